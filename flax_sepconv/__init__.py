@@ -1,0 +1,1 @@
+"""Depthwise-separable 1-D convolution for Flax."""
