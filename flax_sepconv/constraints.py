@@ -42,8 +42,9 @@ class MaxNorm:
     Raises:
         ValueError, TypeError: an argument breaks its rule; on the call, the weight lacks an axis.
 
-    >>> MaxNorm(max_value=2.0)(jnp.array([[3.0, 0.3], [4.0, 0.4]])).round(4).tolist()
-    [[1.2000000476837158, 0.30000001192092896], [1.600000023841858, 0.4000000059604645]]
+    >>> print(MaxNorm(max_value=2.0)(jnp.array([[3.0, 0.3], [4.0, 0.4]])).round(3))
+    [[1.2 0.3]
+     [1.6 0.4]]
     """
 
     max_value: float = 2
@@ -94,8 +95,8 @@ class UnitNorm:
     Raises:
         ValueError, TypeError: the axis is no axis; on the call, the weight lacks it.
 
-    >>> UnitNorm()(jnp.array([3.0, 4.0])).round(4).tolist()
-    [0.6000000238418579, 0.800000011920929]
+    >>> print(UnitNorm()(jnp.array([3.0, 4.0])).round(3))
+    [0.6 0.8]
     """
 
     axis: int | tuple[int, ...] = 0
@@ -125,8 +126,8 @@ class MinMaxNorm:
     Raises:
         ValueError, TypeError: an argument breaks its rule; on the call, the weight lacks an axis.
 
-    >>> MinMaxNorm(max_value=10.0, rate=0.5)(jnp.array([12.0, 16.0])).round(4).tolist()
-    [9.0, 12.0]
+    >>> print(MinMaxNorm(max_value=1.0, rate=0.5)(jnp.array([1.2, 1.6])).round(3))
+    [0.9 1.2]
     """
 
     min_value: float = 0.0
@@ -167,8 +168,9 @@ class Stacked:
     Raises:
         ValueError, TypeError: an argument breaks its rule; on the call, the weight lacks the axis.
 
-    >>> Stacked(MaxNorm(max_value=1.0), axis=0)(jnp.full((3, 4), 2.0)).round(4).tolist()[0]
-    [0.5, 0.5, 0.5, 0.5]
+    >>> print(Stacked(MaxNorm(max_value=1.0), axis=0)(jnp.full((2, 4), 2.0)).round(3))
+    [[0.5 0.5 0.5 0.5]
+     [0.5 0.5 0.5 0.5]]
     """
 
     constraint: Constraint
@@ -190,7 +192,12 @@ class Stacked:
         return jax.vmap(self.constraint, self.axis, self.axis)(w)
 
 
-_KNOWN = registry.named(MaxNorm, NonNeg, UnitNorm, MinMaxNorm, Stacked)
+_KNOWN = registry.named(
+    *(MaxNorm, NonNeg, UnitNorm, MinMaxNorm, Stacked),
+    maxnorm=MaxNorm,  # Keras 2 knows these three too
+    nonneg=NonNeg,
+    unitnorm=UnitNorm,
+)
 
 
 def get(identifier: Any) -> Constraint | None:
@@ -250,8 +257,8 @@ def _resolve(axis: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
 def _norms(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Return the norms over axes, kept with size 1.
 
-    Sums by halves: its error grows with log2 of the count, where a running sum of 16384 squares
-    in float32 is already off by more than 1e-6.
+    Sums by halves: the error of N float32 squares is at most log2(N) * 6e-8 on every backend,
+    which keeps MaxNorm's promise; that of a running sum may grow with N.
     """
     total = jnp.square(w)
     for axis in axes:

@@ -130,9 +130,10 @@ def real(
         rule += f" and <= {high:g}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {rule}, got {value!r}")
-    if not low <= value <= high or (finite and math.isinf(value)):  # also catches NaN
+    number = int(value) if isinstance(value, numbers.Integral) else float(value)
+    if not low <= number <= high or (finite and math.isinf(number)):  # also catches NaN
         raise ValueError(f"{name} must be {rule}, got {value!r}")
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return number
 
 
 def axes(name: str, value: Any) -> int | tuple[int, ...]:
