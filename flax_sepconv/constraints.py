@@ -126,8 +126,8 @@ class MinMaxNorm:
     Raises:
         ValueError, TypeError: an argument breaks its rule; on the call, the weight lacks an axis.
 
-    >>> print(MinMaxNorm(max_value=1.0, rate=0.5)(jnp.array([1.2, 1.6])).round(3))
-    [0.9 1.2]
+    >>> print(MinMaxNorm(min_value=5.0, max_value=6.0)(jnp.array([0.3, 0.4])).round(3))
+    [3. 4.]
     """
 
     min_value: float = 0.0

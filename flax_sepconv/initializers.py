@@ -228,7 +228,9 @@ class GlorotUniform:
     input_axes: Axes = None
     output_axes: Axes = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
+
     __call__ = _preset(1.0, "fan_avg", "uniform")
 
 
@@ -243,7 +245,9 @@ class GlorotNormal:
     input_axes: Axes = None
     output_axes: Axes = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
+
     __call__ = _preset(1.0, "fan_avg", "truncated_normal")
 
 
@@ -258,7 +262,9 @@ class HeUniform:
     input_axes: Axes = None
     output_axes: Axes = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
+
     __call__ = _preset(2.0, "fan_in", "uniform")
 
 
@@ -273,7 +279,9 @@ class HeNormal:
     input_axes: Axes = None
     output_axes: Axes = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
+
     __call__ = _preset(2.0, "fan_in", "truncated_normal")
 
 
@@ -288,7 +296,9 @@ class LecunUniform:
     input_axes: Axes = None
     output_axes: Axes = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
+
     __call__ = _preset(1.0, "fan_in", "uniform")
 
 
@@ -303,7 +313,9 @@ class LecunNormal:
     input_axes: Axes = None
     output_axes: Axes = None
 
-    __post_init__ = _check
+    def __post_init__(self) -> None:
+        _check(self)
+
     __call__ = _preset(1.0, "fan_in", "truncated_normal")
 
 
