@@ -1,1 +1,20 @@
-"""Depthwise-separable 1-D convolution for Flax."""
+"""Depthwise-separable 1-D convolution for Flax, with the semantics of TF1 and Keras."""
+
+from flax_sepconv import activations, constraints, initializers, nnx, ops, regularizers
+from flax_sepconv.functional import separable_conv1d
+from flax_sepconv.linen import SeparableConv1D, constraints_of, regularization_loss
+from flax_sepconv.transforms import keep_params_constrained
+
+__all__ = [
+    "SeparableConv1D",
+    "activations",
+    "constraints",
+    "constraints_of",
+    "initializers",
+    "keep_params_constrained",
+    "nnx",
+    "ops",
+    "regularization_loss",
+    "regularizers",
+    "separable_conv1d",
+]

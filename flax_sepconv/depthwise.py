@@ -1,0 +1,184 @@
+r"""The differentiable depthwise stage, as one trilinear form.
+
+.. math:: T(x, k, y) = \sum_{b,l,i,c,m} x_{b,\,lS + iD - p,\,c} \; k_{i,c,m} \; y_{b,\,l,\,cM + m}
+
+Leaving one argument out gives the three contractions: the output (y left out), the input gradient
+(x left out) and the kernel gradient (k left out). Each is bilinear, and its derivatives and
+transposes are the other two: one JAX primitive with the parameter `result` is closed under
+differentiation, in both modes and to any order.
+
+A lowering is chosen per contraction when a program is lowered, because only then is the platform
+known: one traced (or exported) program may be lowered for several.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.typing import DTypeLike
+
+from flax_sepconv.geometry import Geometry
+from flax_sepconv.lowerings import LOWERINGS, shifted_sum
+from flax_sepconv.selection import CONTRACTIONS, select
+
+Argument = Literal["x", "k", "y"]
+
+OPERANDS: dict[Argument, tuple[Argument, Argument]] = {
+    "y": ("x", "k"),
+    "x": ("y", "k"),
+    "k": ("x", "y"),
+}
+
+depthwise_p = Primitive("depthwise_conv1d")
+
+
+def depthwise(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    *,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M) of `dtype`.
+
+    Low-precision operands are accumulated in float32, here and in every derivative.
+    """
+    return _bind(
+        {"x": x, "k": kernel},
+        result="y",
+        geometry=geometry,
+        implementation=implementation,
+        precision=precision,
+        dtype=jnp.dtype(dtype),
+    )
+
+
+def _bind(operands: dict[Argument, jax.Array], *, result: Argument, **params: Any) -> jax.Array:
+    """Bind the primitive to its two operands."""
+    first, second = OPERANDS[result]
+    a, b = _vary_alike(operands[first], operands[second])
+    return depthwise_p.bind(a, b, result=result, **params)
+
+
+def _vary_alike(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Inside `shard_map`, mark both operands as varying over the mesh axes of either.
+
+    The mark's transpose is the sum over devices that the gradient of a replicated kernel needs.
+    """
+    axes_a, axes_b = _varying_axes(a), _varying_axes(b)
+    if axes_b - axes_a:
+        a = lax.pcast(a, tuple(axes_b - axes_a), to="varying")
+    if axes_a - axes_b:
+        b = lax.pcast(b, tuple(axes_a - axes_b), to="varying")
+    return a, b
+
+
+def _varying_axes(x: jax.Array) -> frozenset[Any]:
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def contract(
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    result: Argument,
+    geometry: Geometry,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+    platform: str,
+) -> jax.Array:
+    """Compute one contraction with the named lowering, or the one selected for the platform."""
+    operand_dtype = jnp.promote_types(a.dtype, b.dtype)
+    name = implementation or select(platform, geometry.kernel_size, operand_dtype).name
+    lowering = getattr(LOWERINGS[name], CONTRACTIONS[result])
+    accumulator = jnp.promote_types(operand_dtype, jnp.float32)
+    return lowering(a, b, geometry, accumulator, precision).astype(dtype)
+
+
+def _abstract(
+    a: Any, b: Any, *, result: Argument, geometry: Geometry, dtype: DTypeLike, **_: Any
+) -> Any:
+    """Infer the result's type (shape, dtype, sharding, varying axes) from a one-tap stand-in.
+
+    The number of taps does not enter any of these but the first axis of a kernel.
+    """
+    one_tap = replace(geometry, kernel_size=1)
+    stand_in = getattr(shifted_sum, CONTRACTIONS[result])
+
+    def typed(a: jax.Array, b: jax.Array) -> jax.Array:
+        if result == "k":
+            out = jnp.repeat(stand_in(a, b, one_tap, dtype, None), geometry.kernel_size, 0)
+        else:
+            out = stand_in(a, b[:1], one_tap, dtype, None)
+        return out.astype(dtype)
+
+    return jax.make_jaxpr(typed)(a, b).out_avals[0]
+
+
+@functools.partial(
+    jax.jit, static_argnames=("result", "geometry", "implementation", "precision", "dtype")
+)
+def _evaluate(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    return depthwise_p.bind(a, b, **params)
+
+
+def _transpose(
+    position: int, cotangent: Any, a: Any, b: Any, *, result: Argument, **params: Any
+) -> jax.Array:
+    """Contract the cotangent with the operand that is known: the result is the other one."""
+    wanted = OPERANDS[result][position]
+    other = OPERANDS[result][1 - position]
+    operand, unknown = (b, a) if position == 0 else (a, b)
+    params["dtype"] = unknown.aval.dtype
+    return _bind({result: cotangent, other: operand}, result=wanted, **params)
+
+
+def _batch(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, result: Argument, **params: Any
+) -> tuple[jax.Array, int]:
+    """Fold the mapped axis into the batch, or, where the kernel carries it, into the channels."""
+    named = dict(zip(OPERANDS[result], zip(operands, axes, strict=True), strict=True))
+    size = next(o.shape[a] for o, a in named.values() if a is not None)
+    if result != "k" and named["k"][1] is None:
+        kernel = named.pop("k")[0]
+        ((letter, (mapped, mapped_axis)),) = named.items()
+        folded = jnp.moveaxis(mapped, mapped_axis or 0, 0)
+        folded = folded.reshape(-1, *folded.shape[2:])
+        out = _bind({letter: folded, "k": kernel}, result=result, **params)
+        return out.reshape(size, -1, *out.shape[1:]), 0
+    # The axis goes in front of the channels: axis 2 of (B, L, C), axis 1 of (K, C, M).
+    channel_first: dict[Argument, jax.Array] = {}
+    for letter, (operand, axis) in named.items():
+        front = 1 if letter == "k" else 2
+        if axis is None:
+            moved = jnp.repeat(jnp.expand_dims(operand, front), size, front)
+        else:
+            moved = jnp.moveaxis(operand, axis, front)
+        channels = size * moved.shape[front + 1]
+        shape = (*moved.shape[:front], channels, *moved.shape[front + 2 :])
+        channel_first[letter] = moved.reshape(shape)
+    out = _bind(channel_first, result=result, **params)
+    if result == "k":
+        return out.reshape(out.shape[0], size, -1, out.shape[2]), 1
+    return out.reshape(*out.shape[:2], size, -1), 2
+
+
+depthwise_p.def_impl(_evaluate)
+depthwise_p.def_abstract_eval(_abstract)
+ad.defbilinear(depthwise_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+batching.primitive_batchers[depthwise_p] = _batch
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
+    mlir.register_lowering(
+        depthwise_p,
+        mlir.lower_fun(functools.partial(contract, platform=_platform), multiple_results=False),
+        platform=_platform,
+    )

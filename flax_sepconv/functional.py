@@ -1,0 +1,158 @@
+"""TF1's functional layer, for use inside an `nn.compact` method."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
+from flax.errors import NameInUseError
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv import ops
+from flax_sepconv.linen import SeparableConv1D
+from flax_sepconv.params import BIAS, Identifier
+
+AUTO_REUSE = "auto"
+
+
+def separable_conv1d(
+    inputs: ArrayLike,
+    filters: int,
+    kernel_size: int | Sequence[int],
+    strides: int | Sequence[int] = 1,
+    padding: str = "valid",
+    data_format: str = "channels_last",
+    dilation_rate: int | Sequence[int] = 1,
+    depth_multiplier: int = 1,
+    activation: Identifier = None,
+    use_bias: bool = True,
+    depthwise_initializer: Identifier = None,
+    pointwise_initializer: Identifier = None,
+    bias_initializer: Identifier = "zeros",
+    depthwise_regularizer: Identifier = None,
+    pointwise_regularizer: Identifier = None,
+    bias_regularizer: Identifier = None,
+    activity_regularizer: Identifier = None,
+    depthwise_constraint: Identifier = None,
+    pointwise_constraint: Identifier = None,
+    bias_constraint: Identifier = None,
+    trainable: bool = True,
+    name: str | None = None,
+    reuse: bool | str | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """Make a `SeparableConv1D` in the calling module, and apply it.
+
+    The arguments are those of `tf.compat.v1.layers.separable_conv1d`, in its order, then those that
+    only Flax has; `SeparableConv1D` explains them.
+
+    Args:
+        inputs: (..., L, C), or (..., C, L) with "channels_first".
+        name: of the layer's parameters in the calling module.
+        reuse: whether the weights of an earlier call with the same name are shared. None and
+            False: never, the name must be new. True: they must exist. "auto": where they exist.
+            What belongs to a weight (shape, initializer, regularizer, constraint, trainable) is
+            settled by the call that made it; strides, dilation, padding and activation may differ.
+
+    Returns:
+        (..., output length, F), or (..., F, output length).
+
+    Raises:
+        ValueError: an argument breaks its rule; the name is taken and `reuse` is not set; `reuse`
+            is True without a name or without weights to share; the shapes to share differ.
+        RuntimeError: the caller is no `nn.compact` method.
+
+    Example:
+        >>> class Twice(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, x):
+        ...         narrow = separable_conv1d(x, 5, 3, padding="same", name="conv")
+        ...         wide = separable_conv1d(
+        ...             x, 5, 3, padding="same", dilation_rate=2, name="conv", reuse=True
+        ...         )
+        ...         return narrow + wide
+        >>> variables = Twice().init(jax.random.key(0), jnp.ones((2, 10, 3)))
+        >>> list(variables["params"]), sorted(variables["params"]["conv"])
+        (['conv'], ['bias', 'depthwise_kernel', 'pointwise_kernel'])
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/compat/v1/layers/separable_conv1d
+    """
+    options: dict[str, Any] = {
+        key: value for key, value in locals().items() if key not in ("inputs", "name", "reuse")
+    }
+    if reuse not in (None, False, True, AUTO_REUSE):
+        raise ValueError(f"reuse must be None, False, True or {AUTO_REUSE!r}, got {reuse!r}")
+    if reuse is True and name is None:
+        raise ValueError("reuse=True needs the name of the layer to share, got name=None")
+    parent = _calling_module()
+    channels = ops.channels_of("inputs", inputs, data_format)
+    collection = None if name is None else _collection_of(parent, name)
+    if reuse and name is not None and collection is not None:
+        layer = _sharing(parent, name, collection, channels, reuse, options)
+    elif reuse is True:
+        raise ValueError(f"reuse=True: there is no layer {name!r} to share in {parent.path}")
+    else:
+        try:
+            layer = SeparableConv1D(**options, name=name)
+        except NameInUseError as error:
+            raise ValueError(
+                f"name {name!r} is taken in {type(parent).__name__}: reuse must be True or "
+                f"{AUTO_REUSE!r} to share its weights, got {reuse!r}"
+            ) from error
+    return layer(inputs)
+
+
+def _calling_module() -> nn.Module:
+    # Flax has no public way to ask for the module whose compact method is running.
+    parent = nn.module._context.module_stack[-1]
+    if parent is None or not parent._state.in_compact_method:
+        raise RuntimeError("separable_conv1d must be called inside an nn.compact method")
+    return parent
+
+
+def _collection_of(parent: nn.Module, name: str) -> str | None:
+    """Return the collection that holds the weights of a layer, if there is one of this name."""
+    for collection in ("params", "non_trainable"):
+        weights = parent.variables.get(collection, {}).get(name, {})
+        if "depthwise_kernel" in weights:
+            return collection
+    return None
+
+
+def _sharing(
+    parent: nn.Module,
+    name: str,
+    collection: str,
+    channels: int,
+    reuse: bool | str,
+    options: dict[str, Any],
+) -> SeparableConv1D:
+    """Make a layer on the scope of the one that made the weights."""
+    owned = dict.fromkeys(
+        f"{weight}_{what}"
+        for weight in ("depthwise", "pointwise", "bias")
+        for what in ("regularizer", "constraint")
+    )
+    options = options | owned | {"trainable": collection == "params"}
+    scope: Any = parent.scope.push(name, reuse=True)  # type: ignore[union-attr]
+    layer = SeparableConv1D(**options, parent=scope, name=name)
+    weights = parent.variables[collection][name]
+    for parameter in layer.arguments().parameters(channels):
+        if parameter.name not in weights:
+            if parameter.name == BIAS and reuse == AUTO_REUSE:
+                continue
+            raise ValueError(f"reuse=True: the layer {name!r} has no {parameter.name} to share")
+        shape = meta.unbox(weights[parameter.name]).shape
+        if shape != parameter.shape:
+            raise ValueError(
+                f"reuse={reuse!r}: the {parameter.name} of layer {name!r} has shape {shape}, "
+                f"this call needs {parameter.shape}"
+            )
+    return layer

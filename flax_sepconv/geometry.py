@@ -1,0 +1,93 @@
+"""Integer geometry of a strided, dilated 1-D convolution.
+
+Everything that "same", "causal", strides and dilation mean is decided here, once, in Python
+integers. Array code only ever sees the resulting `Geometry`.
+"""
+
+import dataclasses
+
+PADDINGS = ("valid", "same", "causal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Which input step meets which output step: `p = l * stride + i * dilation - pad_low`.
+
+    Output step l reads input step p through tap i; steps outside `[0, length)` read zero.
+
+    Attributes:
+        length: L, the number of input steps.
+        kernel_size: K, the number of taps.
+        stride: S, input steps between neighbouring output steps.
+        dilation: D, input steps between neighbouring taps.
+        pad_low: zeros in front of the first input step.
+        output_length: the number of output steps.
+    """
+
+    length: int
+    kernel_size: int
+    stride: int
+    dilation: int
+    pad_low: int
+    output_length: int
+
+    @property
+    def reach(self) -> int:
+        """Steps between the first and the last tap: D * (K - 1)."""
+        return self.dilation * (self.kernel_size - 1)
+
+    @property
+    def pad_high(self) -> int:
+        """Zeros behind the last input step; negative where trailing steps are never read."""
+        last_read = (self.output_length - 1) * self.stride + self.reach - self.pad_low
+        return last_read + 1 - self.length
+
+    @property
+    def input_gradient_padding(self) -> tuple[int, int]:
+        """Padding of the stride-dilated cotangent that yields exactly `length` steps."""
+        low = self.reach - self.pad_low
+        dilated = (self.output_length - 1) * self.stride + 1
+        return low, self.length + self.reach - dilated - low
+
+
+def output_length(length: int, kernel_size: int, stride: int, dilation: int, padding: str) -> int:
+    """Count the output steps; may be zero or negative for "valid".
+
+    Example:
+        >>> output_length(28, 3, 1, 1, "valid"), output_length(28, 3, 2, 1, "same")
+        (26, 14)
+    """
+    window = dilation * (kernel_size - 1) + 1
+    if padding == "valid":
+        return (length - window) // stride + 1
+    return -(-length // stride)
+
+
+def resolve(length: int, kernel_size: int, stride: int, dilation: int, padding: str) -> Geometry:
+    """Resolve a padding rule to integers.
+
+    "same" is TensorFlow's rule: ceil(L / S) output steps, the zeros shared between both ends, the
+    odd one at the right; it depends on L. "causal" puts D * (K - 1) zeros in front.
+
+    Raises:
+        ValueError: if no output step remains.
+
+    Example:
+        >>> resolve(length=10, kernel_size=4, stride=3, dilation=1, padding="same")
+        Geometry(length=10, kernel_size=4, stride=3, dilation=1, pad_low=1, output_length=4)
+    """
+    steps = output_length(length, kernel_size, stride, dilation, padding)
+    if steps <= 0:
+        raise ValueError(
+            f"the output would have no steps: padding={padding!r} with input length L={length}, "
+            f"kernel_size K={kernel_size}, strides S={stride}, dilation_rate D={dilation} gives "
+            f"output length {steps}"
+        )
+    reach = dilation * (kernel_size - 1)
+    if padding == "valid":
+        pad_low = 0
+    elif padding == "same":
+        pad_low = max((steps - 1) * stride + reach + 1 - length, 0) // 2
+    else:
+        pad_low = reach
+    return Geometry(length, kernel_size, stride, dilation, pad_low, steps)

@@ -1,0 +1,247 @@
+"""The layer as a linen module, and what belongs to it: its losses and its constraints."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import core, struct
+from flax.core import meta
+from flax.linen.dtypes import promote_dtype
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv import ops
+from flax_sepconv.constraints import Constraint, Stacked
+from flax_sepconv.params import Arguments, Identifier, scalar_loss
+
+_ARGUMENTS = tuple(field.name for field in dataclasses.fields(Arguments))
+
+
+class SeparableConv1D(nn.Module):
+    """Filter every channel on its own, then mix the channels: Keras' SeparableConv1D in Flax.
+
+    h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
+    y[b, l, f] = activation(sum_j h[b, l, j] * pointwise_kernel[0, j, f] + bias[f])
+
+    Collections: the weights are in "params" (in "non_trainable" with `trainable=False`); the values
+    of the regularizers are recorded in "losses" at each call that makes it mutable, except in
+    `init`. Constraints act after the optimizer's update (`constraints_of`,
+    `keep_params_constrained`), never inside the call.
+
+    Args:
+        filters: F, output channels.
+        kernel_size: K, taps of the depthwise kernels.
+        strides: S, input steps between output steps.
+        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right) or "causal", in any
+            case.
+        data_format: "channels_last", (..., L, C), or "channels_first", (..., C, L).
+        dilation_rate: D, input steps between taps; S and D may not both differ from 1.
+        depth_multiplier: M, depthwise filters per input channel.
+        activation: None, a Keras name or dict, or a callable.
+        use_bias: whether a bias is added after the pointwise stage.
+        depthwise_initializer, pointwise_initializer, bias_initializer: None (Glorot uniform for the
+            kernels, zeros for the bias), a Keras name or dict, or a callable (key, shape, dtype).
+        depthwise_regularizer, pointwise_regularizer, bias_regularizer: None, a Keras name or dict,
+            or a callable: weight -> scalar.
+        activity_regularizer: the same, of the output; its value is divided by the batch size.
+        depthwise_constraint, pointwise_constraint, bias_constraint: None, a Keras name or dict, or
+            a callable: weight -> weight.
+        trainable: whether the weights are in "params" or, invisible to optimizers, in
+            "non_trainable".
+        dtype: of the computation; None promotes inputs and weights.
+        param_dtype: of the weights.
+        precision: of the contractions; None is the platform's default.
+        implementation: the depthwise lowering by name; None takes the best one known.
+        name: of the submodule; None numbers them: "SeparableConv1D_0", ...
+
+    Raises:
+        ValueError, TypeError: an argument or the input breaks its rule.
+
+    Example:
+        >>> layer = SeparableConv1D(filters=5, kernel_size=4, padding="same", depth_multiplier=2)
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 10, 3)))
+        >>> for name, weight in sorted(variables["params"].items()):
+        ...     print(name, weight.shape)
+        bias (5,)
+        depthwise_kernel (4, 3, 2)
+        pointwise_kernel (1, 6, 5)
+        >>> layer.apply(variables, jnp.ones((2, 10, 3))).shape
+        (2, 10, 5)
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/compat/v1/layers/separable_conv1d,
+    https://keras.io/api/layers/convolution_layers/separable_convolution1d/
+    """
+
+    filters: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: str = "valid"
+    data_format: str = "channels_last"
+    dilation_rate: int | Sequence[int] = 1
+    depth_multiplier: int = 1
+    activation: Identifier = None
+    use_bias: bool = True
+    depthwise_initializer: Identifier = None
+    pointwise_initializer: Identifier = None
+    bias_initializer: Identifier = None
+    depthwise_regularizer: Identifier = None
+    pointwise_regularizer: Identifier = None
+    bias_regularizer: Identifier = None
+    activity_regularizer: Identifier = None
+    depthwise_constraint: Identifier = None
+    pointwise_constraint: Identifier = None
+    bias_constraint: Identifier = None
+    trainable: bool = True
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    implementation: str | None = None
+
+    def __post_init__(self) -> None:
+        self.arguments()  # A wrong argument is an error where it is given.
+        super().__post_init__()
+
+    def arguments(self) -> Arguments:
+        """Return the arguments of the layer, checked and resolved."""
+        return Arguments(**{name: _plain(getattr(self, name)) for name in _ARGUMENTS})
+
+    @nn.compact
+    def __call__(self, inputs: ArrayLike) -> jax.Array:
+        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first."""
+        arguments = self.arguments()
+        channels = ops.channels_of("inputs", inputs, arguments.data_format)
+        weights, losses = {}, {}
+        for name, shape, initializer, regularizer, _ in arguments.parameters(channels):
+            weights[name] = self._weight(name, initializer, shape)
+            if regularizer is not None:
+                losses[name] = scalar_loss(name, regularizer(weights[name]))
+        x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
+        y = arguments.apply(x, dict(zip(weights, promoted, strict=True)), self.precision)
+        if not self.is_initializing():
+            for name, loss in losses.items():
+                self.sow("losses", name, loss, _latest, lambda: jnp.zeros(()))
+            if arguments.activity_regularizer is not None:
+                activity = arguments.activity_loss(y)
+                self.sow("losses", "activity", activity, jnp.add, lambda: jnp.zeros(()))
+        return y
+
+    def _weight(self, name: str, initializer: Any, shape: tuple[int, ...]) -> jax.Array:
+        if self.trainable:
+            return self.param(name, initializer, shape, self.param_dtype)
+
+        def initial() -> jax.Array:
+            return initializer(self.make_rng("params"), shape, self.param_dtype)
+
+        return self.variable("non_trainable", name, initial).value
+
+
+def regularization_loss(variables: Mapping[str, Any]) -> jax.Array:
+    """Sum what the layers recorded in the "losses" collection.
+
+    Args:
+        variables: what `apply(..., mutable=["losses"])` returned second; without a "losses"
+            collection the sum is zero.
+
+    Returns:
+        A scalar, float32.
+
+    Example:
+        >>> layer = SeparableConv1D(filters=5, kernel_size=4, bias_regularizer="l2")
+        >>> x = jnp.ones((2, 10, 3))
+        >>> variables = layer.init(jax.random.key(0), x)
+        >>> y, recorded = layer.apply(variables, x, mutable=["losses"])
+        >>> float(regularization_loss(recorded))
+        0.0
+    """
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables must be a dict of collections, got {type(variables).__name__}")
+    losses = jax.tree.leaves(variables.get("losses", {}))
+    return sum((jnp.sum(loss) for loss in losses), jnp.zeros(())).astype(jnp.float32)
+
+
+def constraints_of(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+    """Find the constraint of every weight of every `SeparableConv1D` in a model, however deep.
+
+    Called like `module.init`, whose arrays it never makes (only shapes are computed). Weights
+    stacked by `nn.scan` or `nn.vmap` get their constraint wrapped in `Stacked`, so that it acts on
+    each layer's slice.
+
+    Args:
+        module: any linen module.
+        rngs: a key, or a dict of keys, as for `init`.
+        *args: the inputs, as for `init`.
+        **kwargs: further arguments, as for `init`.
+
+    Returns:
+        A tree shaped like `params` with a constraint or None at each leaf.
+
+    Example:
+        >>> layer = SeparableConv1D(5, 4, depthwise_constraint="non_neg", use_bias=False)
+        >>> constraints_of(layer, jax.random.key(0), jnp.ones((2, 10, 3)))
+        {'depthwise_kernel': NonNeg(), 'pointwise_kernel': None}
+    """
+
+    def box(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        outputs = call(*args, **kwargs)
+        layer = context.module
+        if isinstance(layer, SeparableConv1D) and context.method_name == "__call__":
+            _box_constrained(layer)
+        return outputs
+
+    def initial(rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        with nn.intercept_methods(box):
+            # A filter of its own keeps what `nn.jit` traces here out of its cache for real calls.
+            unused = core.DenyList(("intermediates", "flax_sepconv_constraints"))
+            return module.init(rngs, *args, mutable=unused, **kwargs).get("params", {})
+
+    boxed = jax.eval_shape(initial, rngs, *args, **kwargs)
+    found = jax.tree.map(
+        lambda leaf: leaf.constraint if isinstance(leaf, _Constrained) else None,
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
+    )
+    return core.unfreeze(found)
+
+
+class _Constrained(struct.PyTreeNode, meta.AxisMetadata):
+    """A weight that carries its constraint through the lifted transformations."""
+
+    value: Any
+    constraint: Constraint = struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> "_Constrained":
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: Mapping[Any, Any]) -> "_Constrained":
+        del params
+        return self.replace(constraint=Stacked(self.constraint, index))
+
+    def remove_axis(self, index: int, params: Mapping[Any, Any]) -> "_Constrained":
+        del index, params
+        assert isinstance(self.constraint, Stacked)
+        return self.replace(constraint=self.constraint.constraint)
+
+
+def _box_constrained(layer: SeparableConv1D) -> None:
+    """Put every constrained weight of a bound layer into a box with its constraint."""
+    for name, _, _, _, constraint in layer.arguments().parameters(channels=1):
+        if constraint is not None and layer.has_variable("params", name):
+            weight = meta.unbox(layer.get_variable("params", name))
+            layer.put_variable("params", name, _Constrained(weight, constraint))
+
+
+def _latest(old: jax.Array, new: jax.Array) -> jax.Array:
+    """Count the loss of a weight once, however often its layer is called."""
+    del old
+    return new
+
+
+def _plain(value: Any) -> Any:
+    """Undo what linen does to module fields: dicts become FrozenDicts."""
+    return core.unfreeze(value) if isinstance(value, core.FrozenDict) else value

@@ -1,0 +1,90 @@
+"""The depthwise stage as XLA's grouped convolution: the definition of all other lowerings.
+
+`lax.conv_general_dilated` with `feature_group_count=C`; legal on every platform and for every
+shape. The gradients are written as convolutions of their own, so that they too are single calls.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from flax_sepconv.geometry import Geometry
+
+
+def output(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+    K, C, M = kernel.shape
+    x, kernel = _same_dtype(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel.reshape(K, 1, C * M),
+        window_strides=(geometry.stride,),
+        padding=[(geometry.pad_low, geometry.pad_high)],
+        rhs_dilation=(geometry.dilation,),
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=C,
+        precision=precision,
+        preferred_element_type=accumulator,
+    )
+
+
+def input_gradient(
+    y: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
+    C = kernel.shape[1]
+    y, kernel = _same_dtype(y, kernel)
+    return lax.conv_general_dilated(
+        y,
+        jnp.flip(kernel, 0).swapaxes(1, 2),
+        window_strides=(1,),
+        padding=[geometry.input_gradient_padding],
+        lhs_dilation=(geometry.stride,),
+        rhs_dilation=(geometry.dilation,),
+        dimension_numbers=("NHC", "HIO", "NHC"),
+        feature_group_count=C,
+        precision=precision,
+        preferred_element_type=accumulator,
+    )
+
+
+def kernel_gradient(
+    x: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
+    C = x.shape[-1]
+    x, y = _same_dtype(x, y)
+    # Channels take the role of the batch, examples that of the contracted features.
+    gradient = lax.conv_general_dilated(
+        x,
+        y,
+        window_strides=(geometry.dilation,),
+        padding=[(geometry.pad_low, geometry.pad_high)],
+        rhs_dilation=(geometry.stride,),
+        dimension_numbers=("CHN", "IHO", "NHC"),
+        batch_group_count=C,
+        precision=precision,
+        preferred_element_type=accumulator,
+    )
+    return gradient.reshape(geometry.kernel_size, C, -1)
+
+
+def _same_dtype(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Convert to the common dtype: XLA's convolutions take no mixed operands."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)

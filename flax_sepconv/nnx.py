@@ -1,0 +1,203 @@
+"""The layer as an nnx module, and what belongs to it: its losses and its constraints."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.linen.dtypes import promote_dtype
+from flax.nnx.filterlib import Filter
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv import ops
+from flax_sepconv.constraints import Constraint, Stacked
+from flax_sepconv.params import Arguments, Identifier, scalar_loss
+
+__all__ = [
+    "ActivityLoss",
+    "NonTrainable",
+    "SeparableConv1D",
+    "constraints_of",
+    "regularization_loss",
+]
+
+
+class NonTrainable(nnx.Variable[Any]):
+    """A weight of a layer with `trainable=False`: no `nnx.Param`, so no optimizer sees it."""
+
+
+class ActivityLoss(nnx.Variable[Any]):
+    """What a layer's activity regularizer gave since `regularization_loss` was last called."""
+
+
+class SeparableConv1D(nnx.Module):
+    """Filter every channel on its own, then mix the channels.
+
+    The arguments are those of `flax_sepconv.SeparableConv1D`, and the same weights give the same
+    numbers. Each weight carries its `constraint` and `regularizer` as metadata of its
+    `nnx.Variable`: `constraints_of` and `regularization_loss` read them.
+
+    Args:
+        in_features: C, input channels.
+        filters: F, output channels.
+        kernel_size: K, taps of the depthwise kernels.
+        strides, padding, data_format, dilation_rate, depth_multiplier, activation, use_bias,
+            *_initializer, *_regularizer, *_constraint, dtype, param_dtype, precision,
+            implementation: as for `flax_sepconv.SeparableConv1D`.
+        trainable: whether the weights are `nnx.Param` or, invisible to optimizers, `NonTrainable`.
+        rngs: its "params" stream initializes the weights.
+
+    Raises:
+        ValueError, TypeError: an argument or the input breaks its rule.
+
+    Example:
+        >>> layer = SeparableConv1D(3, 5, kernel_size=4, padding="same", rngs=nnx.Rngs(0))
+        >>> layer.depthwise_kernel.shape, layer.pointwise_kernel.shape, layer.bias.shape
+        ((4, 3, 1), (1, 3, 5), (5,))
+        >>> layer(jnp.ones((2, 10, 3))).shape
+        (2, 10, 5)
+
+    Source: https://keras.io/api/layers/convolution_layers/separable_convolution1d/
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str = "channels_last",
+        dilation_rate: int | Sequence[int] = 1,
+        depth_multiplier: int = 1,
+        activation: Identifier = None,
+        use_bias: bool = True,
+        depthwise_initializer: Identifier = None,
+        pointwise_initializer: Identifier = None,
+        bias_initializer: Identifier = None,
+        depthwise_regularizer: Identifier = None,
+        pointwise_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        depthwise_constraint: Identifier = None,
+        pointwise_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        trainable: bool = True,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        implementation: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        given = dict(locals())
+        own = ("self", "__class__", "in_features", "dtype", "param_dtype", "precision", "rngs")
+        self.arguments = Arguments(**{k: v for k, v in given.items() if k not in own})
+        self.in_features = ops.positive_int("in_features", in_features)
+        self.dtype = dtype
+        self.param_dtype = param_dtype
+        self.precision = precision
+        variable = nnx.Param if trainable else NonTrainable
+        parameters = self.arguments.parameters(self.in_features)
+        for name, shape, initializer, regularizer, constraint in parameters:
+            weight = initializer(rngs.params(), shape, param_dtype)
+            metadata: dict[str, Any] = {
+                "regularizer": regularizer,
+                "constraint": constraint,
+                "rank": len(shape),
+            }
+            setattr(self, name, variable(weight, **metadata))
+        if self.arguments.activity_regularizer is not None:
+            self.activity_loss = ActivityLoss(jnp.zeros(()))
+
+    def __call__(self, inputs: ArrayLike) -> jax.Array:
+        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first."""
+        channels = ops.channels_of("inputs", inputs, self.arguments.data_format)
+        if channels != self.in_features:
+            raise ValueError(
+                f"inputs must have in_features={self.in_features} channels, got {channels}"
+            )
+        names = [parameter.name for parameter in self.arguments.parameters(channels)]
+        weights = [getattr(self, name)[...] for name in names]
+        x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
+        y = self.arguments.apply(x, dict(zip(names, promoted, strict=True)), self.precision)
+        if self.arguments.activity_regularizer is not None:
+            self.activity_loss[...] += self.arguments.activity_loss(y)
+        return y
+
+
+def regularization_loss(model: nnx.Module) -> jax.Array:
+    """Sum the regularizers of all weights, and take what the activity regularizers recorded.
+
+    Call it once in the loss function, after the model: the recorded activity losses are set back
+    to zero.
+
+    Args:
+        model: any nnx module.
+
+    Returns:
+        A scalar, float32.
+
+    Example:
+        >>> layer = SeparableConv1D(3, 5, 4, bias_regularizer="l2", rngs=nnx.Rngs(0))
+        >>> float(regularization_loss(layer))
+        0.0
+    """
+    total = jnp.zeros(())
+    for path, variable in nnx.iter_graph(model):
+        if isinstance(variable, ActivityLoss):
+            total += jnp.sum(variable[...])
+            variable[...] = jnp.zeros_like(variable[...])
+        elif isinstance(variable, nnx.Variable):
+            regularizer = variable.get_metadata().get("regularizer")
+            if regularizer is not None:
+                total += _stacked_loss(str(path[-1]), regularizer, variable)
+    return total.astype(jnp.float32)
+
+
+def constraints_of(model: nnx.Module, wrt: Filter = nnx.Param) -> Any:
+    """Collect the constraints that the weights of a model carry.
+
+    Axes that `nnx.vmap` or `nnx.scan` stacked in front of a weight are not seen by its constraint.
+
+    Args:
+        model: any nnx module.
+        wrt: the filter given to `nnx.Optimizer`.
+
+    Returns:
+        A tree shaped like `nnx.state(model, wrt)` with a constraint or None for each variable, for
+        `keep_params_constrained`.
+
+    Example:
+        >>> layer = SeparableConv1D(3, 5, 4, bias_constraint="non_neg", rngs=nnx.Rngs(0))
+        >>> constraints_of(layer)["bias"]
+        NonNeg()
+    """
+
+    def constraint_of(variable: nnx.Variable[Any]) -> Constraint | None:
+        constraint = variable.get_metadata().get("constraint")
+        if constraint is not None:
+            for _ in range(_stacked_axes(variable)):
+                constraint = Stacked(constraint, 0)
+        return constraint
+
+    state = nnx.state(model, wrt)
+    return jax.tree.map(constraint_of, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def _stacked_axes(variable: nnx.Variable[Any]) -> int:
+    rank = variable.get_metadata().get("rank", variable.ndim)
+    return variable.ndim - rank
+
+
+def _stacked_loss(
+    name: str, regularizer: Callable[[jax.Array], Any], variable: nnx.Variable[Any]
+) -> jax.Array:
+    def loss(weight: jax.Array) -> jax.Array:
+        return scalar_loss(name, regularizer(weight))
+
+    for _ in range(_stacked_axes(variable)):
+        loss = jax.vmap(loss)
+    return jnp.sum(loss(variable[...]))

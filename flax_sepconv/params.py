@@ -1,0 +1,155 @@
+"""The arguments of the layer and the parameters they ask for: one spec for every module system.
+
+Fans (Keras'): a depthwise kernel (K, C, M) has fan_in K*C and fan_out K*M; a pointwise kernel
+(1, C*M, F) has fan_in C*M and fan_out F.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from flax_sepconv import activations, constraints, initializers, ops, regularizers
+from flax_sepconv.constraints import Constraint
+from flax_sepconv.geometry import PADDINGS
+from flax_sepconv.initializers import Initializer
+from flax_sepconv.regularizers import Regularizer
+
+DEPTHWISE_KERNEL = "depthwise_kernel"
+POINTWISE_KERNEL = "pointwise_kernel"
+BIAS = "bias"
+NAMES = (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
+
+# What a caller may give for an object of Keras: None, a name, a dict or the object itself.
+Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
+
+
+class Parameter(NamedTuple):
+    """One weight of the layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: Initializer
+    regularizer: Regularizer | None
+    constraint: Constraint | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The documented arguments of the layer, checked, with names resolved to callables.
+
+    Raises:
+        ValueError, TypeError: names the argument, the rule and what came.
+    """
+
+    filters: Any
+    kernel_size: Any
+    strides: Any = 1
+    padding: Any = "valid"
+    data_format: Any = "channels_last"
+    dilation_rate: Any = 1
+    depth_multiplier: Any = 1
+    activation: Any = None
+    use_bias: Any = True
+    depthwise_initializer: Any = None
+    pointwise_initializer: Any = None
+    bias_initializer: Any = None
+    depthwise_regularizer: Any = None
+    pointwise_regularizer: Any = None
+    bias_regularizer: Any = None
+    activity_regularizer: Any = None
+    depthwise_constraint: Any = None
+    pointwise_constraint: Any = None
+    bias_constraint: Any = None
+    trainable: Any = True
+    implementation: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("filters", "kernel_size", "strides", "dilation_rate", "depth_multiplier"):
+            self._set(name, ops.positive_int(name, getattr(self, name)))
+        self._set("padding", ops.choice("padding", self.padding, PADDINGS))
+        self._set("data_format", ops.choice("data_format", self.data_format, ops.DATA_FORMATS))
+        for name in ("use_bias", "trainable"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.strides != 1 and self.dilation_rate != 1:
+            raise ValueError(
+                "strides and dilation_rate must not both differ from 1, got "
+                f"strides={self.strides} and dilation_rate={self.dilation_rate}"
+            )
+        ops.check_implementation(self.implementation)
+        self._resolve("activation", activations.get)
+        for weight, default in (
+            ("depthwise", initializers.GlorotUniform()),
+            ("pointwise", initializers.GlorotUniform()),
+            ("bias", initializers.Zeros()),
+        ):
+            self._resolve(f"{weight}_initializer", initializers.get, default)
+            self._resolve(f"{weight}_regularizer", regularizers.get)
+            self._resolve(f"{weight}_constraint", constraints.get)
+        self._resolve("activity_regularizer", regularizers.get)
+
+    def parameters(self, channels: int) -> tuple[Parameter, ...]:
+        """List the weights of the layer for C input channels."""
+        mixed = channels * self.depth_multiplier
+        shapes = {
+            "depthwise": (self.kernel_size, channels, self.depth_multiplier),
+            "pointwise": (1, mixed, self.filters),
+            "bias": (self.filters,),
+        }
+        if not self.use_bias:
+            del shapes["bias"]
+        return tuple(
+            Parameter(
+                weight if weight == BIAS else f"{weight}_kernel",
+                shape,
+                getattr(self, f"{weight}_initializer"),
+                getattr(self, f"{weight}_regularizer"),
+                getattr(self, f"{weight}_constraint"),
+            )
+            for weight, shape in shapes.items()
+        )
+
+    def apply(
+        self, x: jax.Array, weights: Mapping[str, jax.Array], precision: jax.lax.PrecisionLike
+    ) -> jax.Array:
+        """Run the operation and the activation."""
+        y = ops.separable_conv1d(
+            x,
+            weights[DEPTHWISE_KERNEL],
+            weights[POINTWISE_KERNEL],
+            weights.get(BIAS),
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            implementation=self.implementation,
+            precision=precision,
+        )
+        return self.activation(y)
+
+    def activity_loss(self, y: jax.Array) -> jax.Array:
+        """Return the activity regularizer's value per example of the batch."""
+        examples = max(y[..., 0, 0].size, 1)
+        return scalar_loss("activity_regularizer", self.activity_regularizer(y)) / examples
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _resolve(self, name: str, get: Callable[[Any], Any], default: Any = None) -> None:
+        try:
+            found = get(getattr(self, name))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        self._set(name, default if found is None else found)
+
+
+def scalar_loss(name: str, value: Any, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Return what a regularizer returned as a scalar of at least float32."""
+    loss = jnp.asarray(value)
+    if loss.shape != ():
+        raise ValueError(f"{name} must return a scalar, got shape {loss.shape}")
+    return loss.astype(jnp.promote_types(loss.dtype, dtype))

@@ -1,0 +1,55 @@
+"""Which lowering computes a contraction when none is named: static facts in, a name and why out."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+CPU_REASON = (
+    "on CPU the shifted sum was measured faster than the grouped convolution for every "
+    "contraction and kernel size tried (K from 4 to 768)"
+)
+GPU_HALF_REASON = (
+    "16-bit 1-D convolutions are reported to fail on CUDA (jax-ml/jax#37922); the shifted sum is "
+    "not a convolution to XLA"
+)
+GPU_REASON = "not measured on a GPU yet: the definition"
+TPU_SMALL_REASON = (
+    "compiled for TPU (not run), up to 5 taps the shifted sum fuses into the pointwise "
+    "contraction and needs the least time and memory traffic"
+)
+TPU_REASON = "compiled for TPU (not run), the convolution uses the matrix unit from 6 taps up"
+OTHER_REASON = "not measured on this platform: the definition"
+
+TPU_SHIFTED_SUM_TAPS = 5
+
+# The three contractions, by the argument of the trilinear form that each leaves out.
+CONTRACTIONS = {"y": "output", "x": "input_gradient", "k": "kernel_gradient"}
+
+
+class Selection(NamedTuple):
+    """A lowering's name and the reason it was taken."""
+
+    name: str
+    reason: str
+
+
+def select(platform: str, kernel_size: int, dtype: DTypeLike) -> Selection:
+    """Select a lowering for one contraction.
+
+    Args:
+        platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
+        kernel_size: K.
+        dtype: of the operands (their promotion, where they differ).
+    """
+    if platform == "cpu":
+        return Selection("shifted_sum", CPU_REASON)
+    if platform in ("cuda", "rocm", "gpu"):
+        if jnp.dtype(dtype).itemsize == 2:
+            return Selection("shifted_sum", GPU_HALF_REASON)
+        return Selection("grouped_conv", GPU_REASON)
+    if platform == "tpu":
+        if kernel_size <= TPU_SHIFTED_SUM_TAPS:
+            return Selection("shifted_sum", TPU_SMALL_REASON)
+        return Selection("grouped_conv", TPU_REASON)
+    return Selection("grouped_conv", OTHER_REASON)
