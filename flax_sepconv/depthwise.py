@@ -148,28 +148,33 @@ def _batch(
     """Fold the mapped axis into the batch, or, where the kernel carries it, into the channels."""
     named = dict(zip(OPERANDS[result], zip(operands, axes, strict=True), strict=True))
     size = next(o.shape[a] for o, a in named.values() if a is not None)
-    if result != "k" and named["k"][1] is None:
-        kernel = named.pop("k")[0]
-        ((letter, (mapped, mapped_axis)),) = named.items()
-        folded = jnp.moveaxis(mapped, mapped_axis or 0, 0)
-        folded = folded.reshape(-1, *folded.shape[2:])
-        out = _bind({letter: folded, "k": kernel}, result=result, **params)
-        return out.reshape(size, -1, *out.shape[1:]), 0
-    # The axis goes in front of the channels: axis 2 of (B, L, C), axis 1 of (K, C, M).
-    channel_first: dict[Argument, jax.Array] = {}
+    into_batch = result != "k" and named["k"][1] is None
+    folded: dict[Argument, jax.Array] = {}
     for letter, (operand, axis) in named.items():
-        front = 1 if letter == "k" else 2
-        if axis is None:
-            moved = jnp.repeat(jnp.expand_dims(operand, front), size, front)
+        if into_batch and letter == "k":
+            folded[letter] = operand
         else:
-            moved = jnp.moveaxis(operand, axis, front)
-        channels = size * moved.shape[front + 1]
-        shape = (*moved.shape[:front], channels, *moved.shape[front + 2 :])
-        channel_first[letter] = moved.reshape(shape)
-    out = _bind(channel_first, result=result, **params)
-    if result == "k":
-        return out.reshape(out.shape[0], size, -1, out.shape[2]), 1
-    return out.reshape(*out.shape[:2], size, -1), 2
+            folded[letter] = _fold(operand, axis, size, _fold_axis(letter, into_batch))
+    axis = _fold_axis(result, into_batch)
+    out = _bind(folded, result=result, **params)
+    return out.reshape(
+        *out.shape[:axis], size, out.shape[axis] // size, *out.shape[axis + 1 :]
+    ), axis
+
+
+def _fold_axis(letter: Argument, into_batch: bool) -> int:
+    """Return the axis that is folded into: the batch, or the channels of (B, L, C) or (K, C, M)."""
+    return 0 if into_batch else 1 if letter == "k" else 2
+
+
+def _fold(operand: jax.Array, mapped: int | None, size: int, axis: int) -> jax.Array:
+    """Merge the mapped axis (or, unmapped, copies) into the front of another one."""
+    if mapped is None:
+        moved = jnp.repeat(jnp.expand_dims(operand, axis), size, axis)
+    else:
+        moved = jnp.moveaxis(operand, mapped, axis)
+    shape = moved.shape
+    return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
 
 
 depthwise_p.def_impl(_evaluate)

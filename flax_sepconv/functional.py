@@ -135,15 +135,16 @@ def _sharing(
     options: dict[str, Any],
 ) -> SeparableConv1D:
     """Make a layer on the scope of the one that made the weights."""
-    owned = dict.fromkeys(
-        f"{weight}_{what}"
-        for weight in ("depthwise", "pointwise", "bias")
+    weights = parent.variables[collection][name]
+    # A weight keeps the regularizer and the constraint of the call that made it.
+    settled = {
+        f"{weight.removesuffix('_kernel')}_{what}": None
+        for weight in weights
         for what in ("regularizer", "constraint")
-    )
-    options = options | owned | {"trainable": collection == "params"}
+    }
+    options = options | settled | {"trainable": collection == "params"}
     scope: Any = parent.scope.push(name, reuse=True)  # type: ignore[union-attr]
     layer = SeparableConv1D(**options, parent=scope, name=name)
-    weights = parent.variables[collection][name]
     for parameter in layer.arguments().parameters(channels):
         if parameter.name not in weights:
             if parameter.name == BIAS and reuse == AUTO_REUSE:

@@ -81,7 +81,7 @@ def kernel_gradient(
         precision=precision,
         preferred_element_type=accumulator,
     )
-    return gradient.reshape(geometry.kernel_size, C, -1)
+    return gradient.reshape(geometry.kernel_size, C, y.shape[-1] // C)
 
 
 def _same_dtype(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -61,7 +61,7 @@ def input_gradient(
     ]
     first = min(start for _, _, start in met)
     last = max(start for _, _, start in met) + phases
-    padded = _pad(y, -first, last - y.shape[1]).reshape(y.shape[0], -1, C, M)
+    padded = _pad(y, -first, last - y.shape[1]).reshape(y.shape[0], last - first, C, M)
     taps = kernel.astype(accumulator)
     sums = [jnp.zeros((y.shape[0], phases, C), accumulator)] * S
     for r, i, start in met:
@@ -82,7 +82,7 @@ def kernel_gradient(
     del precision
     C = x.shape[-1]
     padded = _pad(x, geometry.pad_low, geometry.pad_high)
-    cotangent = y.reshape(*y.shape[:2], C, -1).astype(accumulator)
+    cotangent = y.reshape(*y.shape[:2], C, y.shape[-1] // C).astype(accumulator)
     terms = [
         _shift(padded, i, geometry).astype(accumulator)[..., None] * cotangent
         for i in range(geometry.kernel_size)
@@ -90,13 +90,14 @@ def kernel_gradient(
     sums: list[jax.Array] = []
     for i in range(0, len(terms), TAPS_PER_REDUCTION):
         sums += _sum_together(terms[i : i + TAPS_PER_REDUCTION])
-    return jnp.stack(sums)
+    # The batch is summed by an operation of its own: one all-reduce where it is sharded.
+    return jnp.stack(sums).sum(1)
 
 
 def _sum_together(terms: list[jax.Array]) -> tuple[jax.Array, ...]:
-    """Sum each of (B, L, C, M) over B and L, all in one pass over the shared operands."""
+    """Sum each of (B, L, C, M) over L, all in one pass over the operands they share."""
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-    return lax.reduce(tuple(terms), zeros, lambda a, b: tuple(map(operator.add, a, b)), (0, 1))
+    return lax.reduce(tuple(terms), zeros, lambda a, b: tuple(map(operator.add, a, b)), (1,))
 
 
 def _pad(x: jax.Array, low: int, high: int) -> jax.Array:
