@@ -400,7 +400,12 @@ class STFT:
         if isinstance(self.window, str):
             import scipy.signal  # type: ignore[import-untyped]  # slow, and needed here alone
 
-            window = scipy.signal.get_window(self.window, length, self.periodic)
+            try:
+                window = scipy.signal.get_window(self.window, length, self.periodic)
+            except ValueError as error:
+                raise ValueError(
+                    f"window must be a name that scipy.signal.get_window knows, got {self.window!r}"
+                ) from error
         else:
             window = np.asarray(self.window, np.float64)
         if window.shape != (length,):

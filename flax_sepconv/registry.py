@@ -78,7 +78,7 @@ def lookup(kind: str, known: Mapping[str, Any], name: str) -> Any:
     if name in known:
         return known[name]
     close = difflib.get_close_matches(snake_case(name), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     raise ValueError(f"unknown {kind} {name!r}{hint} Known: {', '.join(sorted(known))}")
 
 
