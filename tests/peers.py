@@ -8,10 +8,10 @@ import warnings
 
 import pytest
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("KERAS_BACKEND", "jax")
+# Read once, at import: whatever the shell says, the tests need these two.
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
 @functools.cache
@@ -33,19 +33,31 @@ def _load_or_skip(name: str) -> types.ModuleType:
     return module
 
 
+@functools.cache
+def _keep_off_the_gpu(tensorflow: types.ModuleType) -> None:
+    """Leave the GPU to JAX; an environment variable would hide it from both."""
+    tensorflow.config.set_visible_devices([], "GPU")
+
+
 def tf() -> types.ModuleType:
-    """TensorFlow, with tf.keras = tf_keras."""
-    return _load_or_skip("tensorflow")
+    """TensorFlow on the CPU, with tf.keras = tf_keras."""
+    module = _load_or_skip("tensorflow")
+    _keep_off_the_gpu(module)
+    return module
 
 
 def tf_keras() -> types.ModuleType:
-    """Keras 2."""
+    """Keras 2 on the CPU."""
+    tf()
     return _load_or_skip("tf_keras")
 
 
 def keras() -> types.ModuleType:
     """Keras 3 on the JAX backend."""
-    return _load_or_skip("keras")
+    module = _load_or_skip("keras")
+    backend = module.backend.backend()
+    assert backend == "jax", f"keras was imported with the backend {backend} before the tests"
+    return module
 
 
 def torch() -> types.ModuleType:

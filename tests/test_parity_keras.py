@@ -1,0 +1,171 @@
+"""The layer against Keras 2 on TensorFlow and Keras 3 on JAX: outputs, losses, all gradients."""
+
+import functools
+from typing import Any
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from jax import lax
+
+import flax_sepconv as fsc
+from tests import peers, settings
+from tests.settings import Answer, Setting
+
+
+def ours(setting: Setting) -> Answer:
+    layer = fsc.SeparableConv1D(
+        **setting.arguments(fsc), dtype=setting.dtype, param_dtype=setting.dtype
+    )
+
+    def apply(weights: dict[str, Any], x: Any) -> tuple[Any, Any]:
+        return layer.apply({"params": weights}, x, mutable=["losses"])
+
+    return settings.answer_of_jax(apply, setting)
+
+
+def sparsemax(x: jax.Array) -> jax.Array:
+    """max(x - t, 0), its sum 1, by bisection: Keras up to 3.15 sums to less than 1."""
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bounds
+        t = (low + high) / 2
+        above = jnp.sum(jnp.maximum(x - t, 0), -1, keepdims=True) > 1
+        return jnp.where(above, t, low), jnp.where(above, high, t)
+
+    top = jnp.max(x, -1, keepdims=True)
+    low, high = lax.stop_gradient(lax.fori_loop(0, 40, halve, (top - 1, top)))
+    kept = jnp.where(x > (low + high) / 2, 1, 0)
+    return kept * (x - (jnp.sum(kept * x, -1, keepdims=True) - 1) / kept.sum(-1, keepdims=True))
+
+
+def keras_3(setting: Setting) -> Answer:
+    keras = peers.keras()
+    _, x = setting.numbers()
+    arguments = setting.arguments(keras)
+    if setting.activation == "sparsemax":
+        arguments["activation"] = sparsemax
+    layer = keras.layers.SeparableConv1D(**arguments, dtype=setting.dtype)
+    layer.build(x.shape)
+
+    def apply(weights: dict[str, Any], x: Any) -> tuple[Any, Any]:
+        # layer.stateless_call would leave out the activity regularizer.
+        values = [(variable, weights[variable.name]) for variable in layer.trainable_variables]
+        with keras.StatelessScope(values, collect_losses=True):
+            y = layer(x)
+            return y, layer.losses
+
+    return settings.answer_of_jax(apply, setting)
+
+
+@functools.cache
+def tensorflow_convolves_channels_first() -> bool:
+    tf, keras = peers.tf(), peers.tf_keras()
+    layer = keras.layers.SeparableConv1D(1, 1, data_format="channels_first")
+    try:
+        layer(np.ones((2, 3, 4), np.float32))
+    except tf.errors.UnimplementedError:
+        return False
+    return True
+
+
+def keras_2(setting: Setting) -> Answer:
+    tf, keras = peers.tf(), peers.tf_keras()
+    weights, x = setting.numbers()
+    arguments = setting.arguments(keras)
+    # TensorFlow on the CPU has no channels_first in float64, and in float32 only through oneDNN:
+    # elsewhere its channels_last layer is asked, between two transpositions.
+    transposed = setting.data_format == "channels_first" and not (
+        setting.dtype == "float32" and tensorflow_convolves_channels_first()
+    )
+    if transposed:
+        hypothesis.assume(setting.activation not in settings.ALONG_LAST_AXIS)
+        arguments["data_format"] = "channels_last"
+    layer = keras.layers.SeparableConv1D(**arguments, dtype=setting.dtype)
+    layer.build(tf.TensorShape(np.swapaxes(x, 1, 2).shape if transposed else x.shape))
+    layer.set_weights(list(weights.values()))
+    inputs = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = layer(tf.transpose(inputs, (0, 2, 1)) if transposed else inputs)
+        y = tf.transpose(y, (0, 2, 1)) if transposed else y
+        total = tf.reduce_sum(y * setting.cotangent(y.shape)) + sum(layer.losses)
+    gradients = tape.gradient(total, [inputs, *layer.trainable_weights])
+    return Answer.of(y, layer.losses, dict(zip(["inputs", *weights], gradients, strict=True)))
+
+
+def check(setting: Setting) -> None:
+    """Ask every Keras that can express the setting."""
+    answer = ours(setting)
+    asked = 0
+    if setting.activation is None or setting.activation in settings.KERAS_2_ACTIVATIONS:
+        settings.assert_same_answer(answer, keras_2(setting), setting)
+        asked += 1
+    # Keras 3 has no causal separable convolution, and computes tanh in float32 for float64.
+    if setting.padding != "causal" and setting.dtype == "float32":
+        settings.assert_same_answer(answer, keras_3(setting), setting)
+        asked += 1
+    assert asked
+
+
+@pytest.mark.parametrize("steps", settings.STEPS)
+@pytest.mark.parametrize("data_format", settings.DATA_FORMATS)
+@pytest.mark.parametrize("padding", settings.PADDINGS)
+@settings.examples(6)
+@hypothesis.given(data=st.data())
+def test_random_layers(padding: str, data_format: str, steps: str, data: st.DataObject) -> None:
+    layers = settings.layers(
+        paddings=[padding],
+        data_formats=[data_format],
+        steps=[settings.STEPS[steps]],
+        activations=[None, *settings.KERAS_2_ACTIVATIONS],
+        dtypes=["float32", "float64"],
+    )
+    check(data.draw(layers))
+
+
+@pytest.mark.parametrize("activation", settings.ACTIVATIONS)
+@settings.examples(2)
+@hypothesis.given(data=st.data())
+def test_every_activation(activation: str, data: st.DataObject) -> None:
+    check(data.draw(settings.layers(paddings=["valid", "same"], activations=[activation])))
+
+
+def test_activations_are_all_that_keras_names() -> None:
+    from keras.src.activations import ALL_OBJECTS_DICT  # the public face has no list
+
+    assert set(settings.ACTIVATIONS) == set(ALL_OBJECTS_DICT)
+
+
+@pytest.mark.parametrize("data_format", settings.DATA_FORMATS)
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@settings.examples(3)
+@hypothesis.given(data=st.data())
+def test_stride_and_dilation_together(padding: str, data_format: str, data: st.DataObject) -> None:
+    """The layer refuses them, as Keras 2 does; both operations compute them."""
+    layers = settings.layers(
+        paddings=[padding], data_formats=[data_format], steps=[((2, 3), (2, 3))]
+    )
+    setting = data.draw(layers)
+    options = {
+        "strides": setting.strides,
+        "padding": setting.padding,
+        "data_format": setting.data_format,
+        "dilation_rate": setting.dilation_rate,
+    }
+
+    def ours(weights: dict[str, Any], x: Any) -> tuple[Any, Any]:
+        return fsc.ops.separable_conv1d(x, **weights, **options), ()
+
+    def theirs(weights: dict[str, Any], x: Any) -> tuple[Any, Any]:
+        kernels = weights["depthwise_kernel"], weights["pointwise_kernel"]
+        y = peers.keras().ops.separable_conv(x, *kernels, **options)
+        bias = weights.get("bias", jnp.zeros(()))
+        return y + (bias[:, None] if bias.ndim and data_format == "channels_first" else bias), ()
+
+    settings.assert_same_answer(
+        settings.answer_of_jax(ours, setting), settings.answer_of_jax(theirs, setting), setting
+    )
