@@ -320,7 +320,15 @@ def get(identifier: Any) -> Activation:
     if identifier is None:
         return linear
     if isinstance(identifier, str):
-        return registry.lookup("activation", _KNOWN, identifier)
+        found = registry.lookup("activation", _KNOWN, identifier)
+        _, *others = inspect.signature(found).parameters.values()
+        needed = [other.name for other in others if other.default is other.empty]
+        if needed:
+            raise ValueError(
+                f"activation {identifier!r} needs arguments, give a dict: "
+                f"{{'class_name': {identifier!r}, 'config': {dict.fromkeys(needed, 0.0)}}}"
+            )
+        return found
     if not isinstance(identifier, Mapping):
         if callable(identifier):
             return identifier

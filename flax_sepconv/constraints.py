@@ -8,7 +8,7 @@ Source: https://keras.io/api/layers/constraints/
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ class MaxNorm:
     """
 
     max_value: float = 2
-    axis: int | tuple[int, ...] = 0
+    axis: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
         _set(self, max_value=registry.real("max_value", self.max_value, low=0, finite=False))
@@ -99,7 +99,7 @@ class UnitNorm:
     [0.6 0.8]
     """
 
-    axis: int | tuple[int, ...] = 0
+    axis: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
         _set(self, axis=registry.axes("axis", self.axis))
@@ -134,7 +134,7 @@ class MinMaxNorm:
     min_value: float = 0.0
     max_value: float = 1.0
     rate: float = 1.0
-    axis: int | tuple[int, ...] = 0
+    axis: int | Sequence[int] = 0
 
     def __post_init__(self) -> None:
         _set(self, min_value=registry.real("min_value", self.min_value, low=0))
@@ -239,7 +239,7 @@ def _floating(w: jax.Array) -> jax.Array:
 
 
 def _prepare(
-    w: jax.Array, axis: int | tuple[int, ...]
+    w: jax.Array, axis: int | Sequence[int]
 ) -> tuple[jax.Array, jax.Array, tuple[int, ...]]:
     """Return the weight, the weight in the dtype to compute in, and non-negative axes."""
     w = _floating(w)
@@ -247,7 +247,7 @@ def _prepare(
     return w, w.astype(jnp.promote_types(w.dtype, jnp.float32)), axes
 
 
-def _resolve(axis: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+def _resolve(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
     axes = (axis,) if isinstance(axis, int) else axis
     resolved = tuple(a + rank if a < 0 else a for a in axes)
     if not all(0 <= a < rank for a in resolved) or len(set(resolved)) != len(resolved):

@@ -6,14 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import meta
 from flax.errors import NameInUseError
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import ops
 from flax_sepconv.linen import SeparableConv1D
-from flax_sepconv.params import BIAS, Identifier
+from flax_sepconv.params import Identifier
 
 AUTO_REUSE = "auto"
 
@@ -87,17 +86,17 @@ def separable_conv1d(
     options: dict[str, Any] = {
         key: value for key, value in locals().items() if key not in ("inputs", "name", "reuse")
     }
-    if reuse not in (None, False, True, AUTO_REUSE):
+    if not (reuse is None or isinstance(reuse, bool) or reuse == AUTO_REUSE):
         raise ValueError(f"reuse must be None, False, True or {AUTO_REUSE!r}, got {reuse!r}")
     if reuse is True and name is None:
         raise ValueError("reuse=True needs the name of the layer to share, got name=None")
     parent = _calling_module()
     channels = ops.channels_of("inputs", inputs, data_format)
-    collection = None if name is None else _collection_of(parent, name)
-    if reuse and name is not None and collection is not None:
-        layer = _sharing(parent, name, collection, channels, reuse, options)
+    maker = parent._state.children.get(name)
+    if reuse and isinstance(maker, SeparableConv1D):
+        layer = _sharing(parent, maker, channels, reuse, options)
     elif reuse is True:
-        raise ValueError(f"reuse=True: there is no layer {name!r} to share in {parent.path}")
+        raise ValueError(f"reuse=True: no earlier call made a layer {name!r} to share")
     else:
         try:
             layer = SeparableConv1D(**options, name=name)
@@ -117,43 +116,32 @@ def _calling_module() -> nn.Module:
     return parent
 
 
-def _collection_of(parent: nn.Module, name: str) -> str | None:
-    """Return the collection that holds the weights of a layer, if there is one of this name."""
-    for collection in ("params", "non_trainable"):
-        weights = parent.variables.get(collection, {}).get(name, {})
-        if "depthwise_kernel" in weights:
-            return collection
-    return None
-
-
 def _sharing(
     parent: nn.Module,
-    name: str,
-    collection: str,
+    maker: SeparableConv1D,
     channels: int,
     reuse: bool | str,
     options: dict[str, Any],
 ) -> SeparableConv1D:
-    """Make a layer on the scope of the one that made the weights."""
-    weights = parent.variables[collection][name]
+    """Make a layer on the scope of the one that made the weights in this call of the parent."""
+    made = {weight.name: weight for weight in maker.arguments().parameters(channels)}
     # A weight keeps the regularizer and the constraint of the call that made it.
     settled = {
-        f"{weight.removesuffix('_kernel')}_{what}": None
-        for weight in weights
+        f"{name.removesuffix('_kernel')}_{what}": None
+        for name in made
         for what in ("regularizer", "constraint")
     }
-    options = options | settled | {"trainable": collection == "params"}
-    scope: Any = parent.scope.push(name, reuse=True)  # type: ignore[union-attr]
-    layer = SeparableConv1D(**options, parent=scope, name=name)
-    for parameter in layer.arguments().parameters(channels):
-        if parameter.name not in weights:
-            if parameter.name == BIAS and reuse == AUTO_REUSE:
-                continue
-            raise ValueError(f"reuse=True: the layer {name!r} has no {parameter.name} to share")
-        shape = meta.unbox(weights[parameter.name]).shape
-        if shape != parameter.shape:
+    options = options | settled | {"trainable": maker.trainable}
+    scope: Any = parent.scope.push(maker.name, reuse=True)  # type: ignore[union-attr]
+    layer = SeparableConv1D(**options, parent=scope, name=maker.name)
+    for weight in layer.arguments().parameters(channels):
+        if weight.name in made and made[weight.name].shape != weight.shape:
             raise ValueError(
-                f"reuse={reuse!r}: the {parameter.name} of layer {name!r} has shape {shape}, "
-                f"this call needs {parameter.shape}"
+                f"reuse={reuse!r}: the {weight.name} of layer {maker.name!r} has shape "
+                f"{made[weight.name].shape}, this call needs {weight.shape}"
             )
+        if weight.name not in made and reuse is True:
+            raise ValueError(f"reuse=True: layer {maker.name!r} has no {weight.name} to share")
+    if layer.use_bias:
+        parent._state.children[str(maker.name)] = layer  # It has made all weights there can be.
     return layer

@@ -104,6 +104,7 @@ class SeparableConv1D(nn.Module):
         self.arguments()  # A wrong argument is an error where it is given.
         super().__post_init__()
 
+    @nn.nowrap
     def arguments(self) -> Arguments:
         """Return the arguments of the layer, checked and resolved."""
         return Arguments(**{name: _plain(getattr(self, name)) for name in _ARGUMENTS})

@@ -68,26 +68,30 @@ def keep_params_constrained(constraints: Any) -> optax.GradientTransformation:
 
 
 def _landing_update(constraint: Constraint, param: jax.Array, update: jax.Array) -> jax.Array:
-    """Return the update that takes a parameter to its projection, in the update's dtype."""
-    target = jnp.asarray(constraint(_applied(param, update)), param.dtype)
-    exact = (target.astype(_wide(update)) - param.astype(_wide(update))).astype(update.dtype)
+    """Return the update that takes a parameter to its projection.
+
+    It has the update's dtype, or the parameter's where that is wider: a coarser update could not
+    land on zero.
+    """
+    proposed = _applied(param, update)
+    target = jnp.asarray(constraint(proposed), param.dtype)
+    dtype = jnp.promote_types(param.dtype, update.dtype)
+    wide = jnp.promote_types(dtype, jnp.float32)
+    exact = (target.astype(wide) - param.astype(wide)).astype(dtype)
 
     def beyond(candidate: jax.Array) -> jax.Array:
         return jnp.abs(_applied(param, candidate)) > jnp.abs(target)
 
     # One step of the update's last bit toward zero; where even that is too coarse, zero itself.
-    inward = jnp.nextafter(exact, -jnp.sign(target).astype(update.dtype) * jnp.inf)
-    inward = jnp.where(beyond(inward), -param.astype(update.dtype), inward)
-    return jnp.where(beyond(exact), inward, exact)
+    inward = jnp.nextafter(exact, jnp.where(target > 0, -jnp.inf, jnp.inf).astype(dtype))
+    inward = jnp.where(beyond(inward), -param.astype(dtype), inward)
+    landing = jnp.where(beyond(exact), inward, exact)
+    return jnp.where(proposed == target, update.astype(dtype), landing)
 
 
 def _applied(param: jax.Array, update: jax.Array) -> jax.Array:
     """Return exactly what `optax.apply_updates` makes of one leaf."""
     return (param + update).astype(param.dtype)
-
-
-def _wide(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def _match(constraints: Any, params: Any) -> list[Constraint | None]:
@@ -99,7 +103,7 @@ def _match(constraints: Any, params: Any) -> list[Constraint | None]:
             raise ValueError(
                 f"constraints must be callables or None, got {constraint!r} at {_show(path)}"
             )
-        if not any(_starts(path, other) or _starts(other, path) for other in present):
+        if not any(_covers(path, other, leaf) for other, leaf in present.items()):
             raise ValueError(f"constraints have an entry at {_show(path)}, params have none")
     matched = []
     for path, leaf in present.items():
@@ -120,8 +124,10 @@ def _leaves(tree: Any, is_leaf: Callable[[Any], bool]) -> dict[Path, Any]:
     }
 
 
-def _starts(path: Path, prefix: Path) -> bool:
-    return path[: len(prefix)] == prefix
+def _covers(path: Path, other: Path, leaf: Any) -> bool:
+    """Tell whether a leaf of params is at or below a path, or masks all that is there."""
+    below = other[: len(path)] == path
+    return below or (isinstance(leaf, optax.MaskedNode) and path[: len(other)] == other)
 
 
 def _show(path: Path) -> str:
