@@ -320,15 +320,7 @@ def get(identifier: Any) -> Activation:
     if identifier is None:
         return linear
     if isinstance(identifier, str):
-        found = registry.lookup("activation", _KNOWN, identifier)
-        _, *others = inspect.signature(found).parameters.values()
-        needed = [other.name for other in others if other.default is other.empty]
-        if needed:
-            raise ValueError(
-                f"activation {identifier!r} needs arguments, give a dict: "
-                f"{{'class_name': {identifier!r}, 'config': {dict.fromkeys(needed, 0.0)}}}"
-            )
-        return found
+        return registry.lookup("activation", _KNOWN, identifier)
     if not isinstance(identifier, Mapping):
         if callable(identifier):
             return identifier

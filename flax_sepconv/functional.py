@@ -92,7 +92,7 @@ def separable_conv1d(
         raise ValueError("reuse=True needs the name of the layer to share, got name=None")
     parent = _calling_module()
     channels = ops.channels_of("inputs", inputs, data_format)
-    maker = parent._state.children.get(name)
+    maker = parent._state.children.get(name or "")
     if reuse and isinstance(maker, SeparableConv1D):
         layer = _sharing(parent, maker, channels, reuse, options)
     elif reuse is True:

@@ -81,6 +81,11 @@ class Arguments:
                 f"strides={self.strides} and dilation_rate={self.dilation_rate}"
             )
         ops.check_implementation(self.implementation)
+        if self.activation == "threshold":
+            raise ValueError(
+                "activation 'threshold' needs arguments, give a dict: {'class_name': 'threshold', "
+                "'config': {'threshold': 0.0, 'default_value': 0.0}}"
+            )
         self._resolve("activation", activations.get)
         for weight, default in (
             ("depthwise", initializers.GlorotUniform()),

@@ -1,0 +1,122 @@
+"""Who may import whom, and what an import of the package brings with it."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "flax_sepconv"
+KERAS_NAMED = {"activations", "constraints", "initializers", "regularizers"}
+
+ALLOWED = {
+    "geometry": set(),
+    "registry": set(),
+    "selection": set(),
+    "lowerings": {"geometry", "lowerings"},
+    "depthwise": {"geometry", "lowerings", "selection"},
+    "ops": {"depthwise", "geometry", "lowerings", "selection"},
+    "stft": {"registry"},
+    **{name: {"registry", "stft"} for name in KERAS_NAMED},
+    "params": {"geometry", "ops", *KERAS_NAMED},
+    "linen": {"constraints", "ops", "params"},
+    "nnx": {"constraints", "ops", "params"},
+    "functional": {"linen", "ops", "params"},
+    "transforms": {"constraints"},
+    "__init__": {*KERAS_NAMED, "functional", "linen", "nnx", "ops", "transforms"},
+}
+FOREIGN = {
+    "geometry": set(),
+    "registry": set(),
+    "selection": {"jax"},
+    "lowerings": {"jax"},
+    "depthwise": {"jax"},
+    "ops": {"jax"},
+    "stft": {"jax", "numpy", "scipy"},
+    **{name: {"jax", "numpy"} for name in KERAS_NAMED},
+    "params": {"jax"},
+    "linen": {"jax", "flax"},
+    "nnx": {"jax", "flax"},
+    "functional": {"jax", "flax"},
+    "transforms": {"jax", "optax"},
+    "__init__": set(),
+}
+
+
+def imports(path):
+    """Return the rooms of ours and the foreign packages that a file imports."""
+    ours, foreign = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "flax_sepconv":
+                ours.add(rest[0] if rest else "__init__")
+            elif top not in sys.stdlib_module_names:
+                foreign.add(top)
+    return ours, foreign
+
+
+def room(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if room(path) != "training"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    ours, foreign = imports(path)
+    assert ours <= ALLOWED[room(path)]
+    assert foreign <= FOREIGN[room(path)]
+
+
+def test_lowerings_do_not_import_each_other():
+    for path in (PACKAGE / "lowerings").glob("*.py"):
+        if path.name != "__init__.py":
+            assert "lowerings" not in imports(path)[0]
+
+
+def test_nothing_imports_training():
+    for path in FILES:
+        assert "training" not in imports(path)[0]
+
+
+def test_oracle_shares_no_code_with_the_package():
+    assert imports(ROOT / "tests" / "oracle.py") == (set(), {"numpy"})
+
+
+def test_import_brings_only_the_core():
+    """TensorFlow, Keras, PyTorch and what training needs stay out, though they are installed."""
+    program = """
+        import sys
+        import flax
+        before = {name.split(".")[0] for name in sys.modules}
+        import flax_sepconv
+        after = {name.split(".")[0] for name in sys.modules}
+        heavy = "tensorflow keras tf_keras torch aeon orbax grain matplotlib tqdm pandas sklearn"
+        found = [name for name in heavy.split() if name in after - before]
+        assert not found, found
+        assert "flax_sepconv.training" not in sys.modules
+    """
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, env=environment)
+
+
+def test_no_file_is_too_long_to_read():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in PACKAGE.rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 450
+    }
+    assert not long
