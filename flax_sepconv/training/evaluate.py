@@ -1,0 +1,46 @@
+"""Score a split, and say what one evaluation costs."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_sepconv.training import step as steps
+from flax_sepconv.training.data import Split, eval_batches
+from flax_sepconv.training.model import SeparableResNet
+
+
+class Evaluator:
+    """Mean loss, accuracy and logits of a split, by one compilation for all its batches."""
+
+    def __init__(self, apply_fn: Callable[..., Any], batch_size: int) -> None:
+        self._step = jax.jit(functools.partial(steps.eval_step, apply_fn))
+        self._batch_size = batch_size
+
+    def __call__(self, variables: steps.Variables, split: Split) -> steps.Arrays:
+        """Return ``loss``, ``accuracy`` and ``logits`` (N, classes) as arrays not waited for."""
+        size = min(self._batch_size, len(split))
+        parts = [self._step(variables, batch) for batch in eval_batches(split, size)]
+        logits = jnp.concatenate([part["logits"] for part in parts])[: len(split)]
+        loss, correct = (sum(part[name] for part in parts) for name in ("loss", "correct"))
+        return {"loss": loss / len(split), "accuracy": correct / len(split), "logits": logits}
+
+
+def forward_flops(model: SeparableResNet, variables: Any, split: Split) -> int:
+    """Return the FLOPs of one example's forward pass at the padded length.
+
+    XLA's count for the unoptimised program, with the defining lowering of the layer, so that the
+    number says something about the model and nothing about the machine.
+    """
+    plain = model.clone(implementation="grouped_conv")
+    shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype), variables)
+    example = (
+        jax.ShapeDtypeStruct((1, *split.inputs.shape[1:]), np.float32),
+        jax.ShapeDtypeStruct((1,), np.int32),
+    )
+    cost = jax.jit(functools.partial(plain.apply, train=False)).lower(shapes, *example)
+    analysis: Any = cost.cost_analysis()
+    return round(analysis["flops"])

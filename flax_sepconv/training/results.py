@@ -1,0 +1,80 @@
+"""What a run ends with: results.json, two pictures and a few lines to print."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_sepconv.training import step as steps
+from flax_sepconv.training.config import Config
+from flax_sepconv.training.data import Split
+from flax_sepconv.training.evaluate import Evaluator, forward_flops
+from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.plots import confusion_matrix, learning_curves
+from flax_sepconv.training.record import Row
+from flax_sepconv.training.workdir import write_atomically
+
+Results = dict[str, Any]
+
+
+def finish(
+    state: steps.TrainState,
+    config: Config,
+    model: SeparableResNet,
+    test: Split,
+    rows: Sequence[Row],
+    workdir: Path,
+) -> Results:
+    """Evaluate the weights the config chooses on the test split; write and return the results."""
+    best = config.train.evaluate == "best"
+    variables = state.best if best else state.averaged
+    scores = Evaluator(model.apply, config.train.eval_batch_size)(variables, test)
+    predicted = np.asarray(scores["logits"]).argmax(-1)
+    accuracy = float(np.mean(predicted == test.labels))
+    weights = (state.params, variables["params"])
+    violation = max(float(steps.violation(state.constraints, params)) for params in weights)
+    results: Results = {
+        "data_set": config.data.name,
+        "seed": config.train.seed,
+        "weights": f"averaged, {config.train.evaluate} (step "
+        f"{int(state.best_step if best else state.step)})",
+        "test_accuracy": accuracy,
+        "test_loss": float(scores["loss"]),
+        "test_errors": int((predicted != test.labels).sum()),
+        "test_examples": len(test),
+        "largest_constraint_violation": violation,
+        "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
+        "forward_flops_per_example": forward_flops(model, variables, test),
+        "padded_length": test.inputs.shape[1],
+        "training_examples_per_second": float(
+            np.median([row["examples_per_second"] for row in rows])
+        ),
+    }
+    write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    per_epoch = rows[-1]["step"] / rows[-1]["epoch"]
+    title = f"{config.data.name}, seed {config.train.seed}"
+    curves = workdir / "learning_curves.png"
+    learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title, curves)
+    title += f": {100 * accuracy:.1f} % of {len(test)} test series"
+    picture = workdir / "confusion_matrix.png"
+    confusion_matrix(test.labels, predicted, test.classes, title, picture)
+    return results
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """Return the results as lines to print."""
+    right = results["test_examples"] - results["test_errors"]
+    lines = {
+        "test accuracy": f"{results['test_accuracy']:.4f} "
+        f"({right} of {results['test_examples']}; weights: {results['weights']})",
+        "largest constraint violation": f"{results['largest_constraint_violation']:.1e}",
+        "parameters": f"{results['parameters']:,}",
+        "FLOPs": f"{results['forward_flops_per_example']:,} "
+        f"(forward pass of one series of length {results['padded_length']})",
+        "training speed": f"{results['training_examples_per_second']:,.0f} examples/s",
+    }
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in lines.items())

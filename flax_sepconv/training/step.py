@@ -1,0 +1,187 @@
+"""The train state and the pure functions that move it; `loop` jits them, once each.
+
+Every function takes arrays and returns arrays: sums of metrics, the averaged weights and the best
+ones so far live in the state, so that the host never has to wait for a step and a checkpoint of the
+state is a checkpoint of everything.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training import train_state
+
+import flax_sepconv as fsc
+from flax_sepconv.training.augment import augment
+from flax_sepconv.training.config import Config
+from flax_sepconv.training.data import Batch
+from flax_sepconv.training.model import SeparableResNet
+
+Arrays = dict[str, jax.Array]
+Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
+
+
+class TrainState(train_state.TrainState):
+    """Flax's train state with all else that a step reads or writes."""
+
+    batch_stats: Any
+    averaged: Variables  # exponential moving average of params and batch_stats
+    best: Variables  # the averaged ones that scored best so far
+    best_score: jax.Array
+    best_step: jax.Array
+    key: jax.Array  # raw key data, the same all run long; folded with the step's number
+    sums: Arrays  # of the metrics since the last report
+    constraints: Any = flax.struct.field(pytree_node=False)
+
+
+def _zeros() -> Arrays:
+    return {name: jnp.zeros(()) for name in ("steps", "examples", "loss", "correct", "grad_norm")}
+
+
+def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
+    """Return the learning rate by step: linear warm-up, then cosine down to zero."""
+    train = config.train
+    total = train.epochs * steps_per_epoch
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=train.learning_rate,
+        warmup_steps=int(train.warmup * total),
+        decay_steps=total,
+    )
+
+
+def create_state(config: Config, model: SeparableResNet, batch: Batch, steps: int) -> TrainState:
+    """Initialise weights and optimiser; `steps` is the number of steps an epoch has."""
+    init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
+    arguments = (jnp.asarray(batch["inputs"]), jnp.asarray(batch["lengths"]))
+    variables = jax.jit(model.init)(init_key, *arguments)
+    constraints = fsc.constraints_of(model, init_key, *arguments)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.train.clip_norm),
+        optax.adamw(schedule(config, steps), weight_decay=config.train.weight_decay),
+        fsc.keep_params_constrained(constraints),
+    )
+    kept = {name: variables[name] for name in ("params", "batch_stats")}
+    copy = lambda: jax.tree.map(jnp.copy, kept)  # noqa: E731 - donated buffers cannot be shared
+    state = TrainState.create(
+        apply_fn=model.apply,
+        params=kept["params"],
+        tx=optimizer,
+        batch_stats=kept["batch_stats"],
+        averaged=copy(),
+        best=copy(),
+        best_score=jnp.float32(jnp.inf),
+        best_step=jnp.int32(-1),
+        key=jax.random.key_data(run_key),
+        sums=_zeros(),
+        constraints=constraints,
+    )
+    return state.replace(step=jnp.int32(0))  # a Python 0 would change its type on the way
+
+
+def make_train_step(config: Config) -> Callable[[TrainState, Arrays], TrainState]:
+    """Return the function of one step: loss, gradients, projected update, averages, metrics."""
+    train = config.train
+
+    def train_step(state: TrainState, batch: Arrays) -> TrainState:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        augment_key, dropout_key = jax.random.split(key)
+        inputs, lengths = augment(augment_key, batch["inputs"], batch["lengths"], config.augment)
+
+        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
+            logits, changed = state.apply_fn(
+                {"params": params, "batch_stats": state.batch_stats},
+                inputs,
+                lengths,
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=["batch_stats", "losses"],
+            )
+            targets = optax.smooth_labels(
+                jax.nn.one_hot(batch["labels"], logits.shape[-1]), train.label_smoothing
+            )
+            entropy = optax.softmax_cross_entropy(logits, targets).mean()
+            return entropy + fsc.regularization_loss(changed), (logits, changed)
+
+        (loss, (logits, changed)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        hits = (logits.argmax(-1) == batch["labels"]).sum()
+        state = state.apply_gradients(grads=grads, batch_stats=changed["batch_stats"])
+        new = {
+            "steps": 1.0,
+            "examples": batch["labels"].size,
+            "loss": loss,
+            "correct": hits,
+            "grad_norm": optax.tree.norm(grads),
+        }
+        decay = jnp.minimum(train.ema_decay, state.step / (state.step + 10.0))
+        current = {"params": state.params, "batch_stats": state.batch_stats}
+        return state.replace(
+            averaged=optax.incremental_update(current, state.averaged, 1 - decay),
+            sums=jax.tree.map(jnp.add, state.sums, new),
+        )
+
+    return train_step
+
+
+def eval_step(apply_fn: Callable[..., Any], variables: Variables, batch: Arrays) -> Arrays:
+    """Return logits and, over the rows with ``valid``, the sums of loss and of correct answers."""
+    logits = apply_fn(variables, batch["inputs"], batch["lengths"], train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
+    correct = logits.argmax(-1) == batch["labels"]
+    valid = batch["valid"]
+    return {
+        "logits": logits,
+        "loss": jnp.where(valid, losses, 0).sum(),
+        "correct": (correct & valid).sum(),
+        "examples": valid.sum(),
+    }
+
+
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+    """Return whether the metrics since the last report and the weights are all finite."""
+    return jnp.isfinite(optax.tree.norm((state.sums, state.params)))
+
+
+def report(state: TrainState, validation_loss: jax.Array | None) -> tuple[TrainState, Arrays]:
+    """Return the means since the last report, set the sums to zero and keep the best weights.
+
+    The score is the validation loss where there is one, else the mean training loss. It is
+    compared on the device: the host reads the report when it pleases.
+    """
+    sums = state.sums
+    loss = sums["loss"] / sums["steps"]
+    score = loss if validation_loss is None else validation_loss
+    finite = is_finite(state)
+    better = finite & (score < state.best_score)
+    pick = lambda new, old: jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)  # noqa: E731
+    state = state.replace(
+        best=pick(state.averaged, state.best),
+        best_score=pick(score, state.best_score),
+        best_step=pick(state.step, state.best_step),
+        sums=_zeros(),
+    )
+    metrics = {
+        "step": state.step,
+        "examples": sums["examples"],
+        "loss": loss,
+        "accuracy": sums["correct"] / sums["examples"],
+        "grad_norm": sums["grad_norm"] / sums["steps"],
+        "best_step": state.best_step,
+        "finite": finite,
+    }
+    return state, metrics
+
+
+def violation(constraints: Any, params: Any) -> jax.Array:
+    """Return how far projecting `params` once more would move any of them."""
+    moved = jax.tree.map(
+        lambda c, p: jnp.zeros(()) if c is None else jnp.abs(c(p) - p).max(),
+        constraints,
+        params,
+        is_leaf=lambda c: c is None or callable(c),
+    )
+    return jnp.max(jnp.stack(jax.tree.leaves(moved)))

@@ -1,0 +1,307 @@
+"""The command line and a whole run: results, interruption, resumption, refusals."""
+
+import json
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from tensorboardX.proto import event_pb2
+
+from flax_sepconv.training import data
+from flax_sepconv.training.__main__ import main
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+TINY = """
+from flax_sepconv.training.config import default_config
+
+def get_config():
+    config = default_config()
+    config.data.name = "ItalyPowerDemand"
+    config.data.validation_fraction = 0.25
+    config.augment.noise = 0.1
+    config.model.width = 8
+    config.model.dropout = 0.1
+    config.model.blocks = 1
+    config.model.kernel_size = 3
+    config.train.epochs = 40
+    config.train.batch_size = 16
+    config.train.learning_rate = 0.05
+    config.train.ema_decay = 0.9
+    config.train.checkpoint_every = 7
+    return config
+"""
+
+
+STEPS = 40 * 3  # 67 series, a quarter held out, batches of 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_once_for_all_runs(tmp_path_factory):
+    """Compiling is most of what these runs cost, and they all compile the same."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("configs") / "tiny.py"
+    file.write_text(TINY)
+    return file
+
+
+@pytest.fixture(scope="module")
+def whole(config_file, tmp_path_factory):
+    """Return the folder of a finished run, not to be changed."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    assert main(command(config_file, workdir)) == 0
+    return workdir
+
+
+def command(config_file, workdir, *more):
+    return ["train", f"--config={config_file}", f"--workdir={workdir}", *more]
+
+
+def weights(workdir, kind="last"):
+    (step,) = (p for p in (workdir / "checkpoints" / kind).iterdir() if p.name.isdigit())
+    with ocp.StandardCheckpointer() as checkpointer:
+        return int(step.name), checkpointer.restore(step / "default")
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def event_steps(workdir, tag):
+    """Read the TensorBoard files by their definition: length, its CRC, a proto, its CRC."""
+    found = []
+    for file in (workdir / "tensorboard").iterdir():
+        raw = file.read_bytes()
+        while raw:
+            (length,) = struct.unpack("<Q", raw[:8])
+            event = event_pb2.Event.FromString(raw[12 : 12 + length])
+            found += [event.step for value in event.summary.value if value.tag == tag]
+            raw = raw[16 + length :]
+    return found
+
+
+def same_run(a, b):
+    """Check that two runs left the same weights, bit for bit, and the same metrics."""
+    for kind in ("last", "best"):
+        (step_a, tree_a), (step_b, tree_b) = weights(a, kind), weights(b, kind)
+        assert step_a == step_b
+        assert len(jax.tree.leaves(tree_a)) > 10
+        chex.assert_trees_all_equal(tree_a, tree_b)
+    timing = {"time", "steps_per_second", "examples_per_second"}
+    metrics = [[{k: v for k, v in r.items() if k not in timing} for r in rows(w)] for w in (a, b)]
+    assert metrics[0] == metrics[1]
+    assert event_steps(a, "loss") == event_steps(b, "loss") == [r["step"] for r in rows(a)]
+
+
+def test_a_run_leaves_everything(whole):
+    results = json.loads((whole / "results.json").read_text())
+    assert results["test_accuracy"] == pytest.approx(1 - results["test_errors"] / 1029)
+    assert results["test_accuracy"] > 0.8
+    assert results["largest_constraint_violation"] < 1e-6
+    for picture in ("learning_curves.png", "confusion_matrix.png"):
+        assert (whole / picture).read_bytes().startswith(b"\x89PNG")
+    recorded = rows(whole)
+    assert [row["step"] for row in recorded] == list(range(3, STEPS + 1, 3))
+    assert event_steps(whole, "validation_loss") == list(range(3, STEPS + 1, 3))
+    best = min(recorded, key=lambda row: row["validation_loss"])
+    assert weights(whole, "best")[0] == best["step"] == recorded[-1]["best_step"]
+    assert weights(whole)[0] == STEPS
+    assert not list(whole.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_cleanly_and_it_continues_bit_for_bit(
+    config_file, whole, tmp_path, capsys, monkeypatch, number
+):
+    workdir = tmp_path / "run"
+    at = 52  # in the middle of an epoch, between two checkpoints
+    batches = data.train_batches
+
+    def interrupted(split, size, seed, start, stop):
+        for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+            if step == at:
+                signal.raise_signal(number)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "train_batches", interrupted)
+        assert main(command(config_file, workdir)) == 128 + number
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith(f"stopped at step {at} of {STEPS}; continue with")
+    assert "Traceback" not in err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert weights(workdir)[0] == at
+    assert not (workdir / "results.json").exists()
+    assert main(command(config_file, workdir, "--resume")) == 0
+    same_run(whole, workdir)
+
+
+def test_a_killed_run_continues_bit_for_bit(config_file, whole, tmp_path):
+    """SIGKILL at a random moment: nothing the process could do about it."""
+    workdir = tmp_path / "run"
+    line = [sys.executable, "-m", "flax_sepconv.training", *command(config_file, workdir)[1:]]
+    wanted = int(np.random.default_rng().integers(1, 35))
+    with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
+        metrics = workdir / "metrics.jsonl"
+        deadline = time.monotonic() + 300
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < wanted:
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (workdir / "results.json").exists()
+    assert main(command(config_file, workdir, "--resume")) == 0
+    same_run(whole, workdir)
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_last_good_checkpoint(
+    config_file, tmp_path, capsys, monkeypatch
+):
+    batches = data.train_batches
+
+    def poisoned(split, size, seed, start, stop):
+        for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+            yield batch | {"inputs": batch["inputs"] * np.float32(np.nan if step > 28 else 1)}
+
+    monkeypatch.setattr(data, "train_batches", poisoned)
+    workdir = tmp_path / "run"
+    assert main(command(config_file, workdir)) == 1
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("error: training diverged: not finite any more between steps 27 and 30")
+    assert str(workdir / "checkpoints" / "last" / "21") in err
+    step, tree = weights(workdir)
+    assert step == 21
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree["params"]))
+    assert [row["step"] for row in rows(workdir)] == list(range(3, 28, 3))
+
+
+def test_a_finished_run_can_be_evaluated_again(config_file, whole, tmp_path, capsys):
+    workdir = tmp_path / "copy"
+    shutil.copytree(whole, workdir)
+    (workdir / "results.json").unlink()
+    assert main(command(config_file, workdir, "--resume")) == 0
+    assert (workdir / "results.json").read_text() == (whole / "results.json").read_text()
+    same_run(whole, workdir)
+    out = capsys.readouterr().out
+    for words in ("test accuracy", "constraint violation", "parameters", "FLOPs", "examples/s"):
+        assert words in out
+
+
+BAD = {
+    "no config": ([], "--config FILE is required"),
+    "missing file": (["--config=nowhere.py"], "nowhere.py"),
+    "unknown setting": (["--config={file}", "--config.train.epoch=3"], "epoch"),
+    "unknown group": (["--config={file}", "--config.trian.epochs=3"], "trian"),
+    "wrong type": (["--config={file}", "--config.train.epochs=many"], "many"),
+    "fraction for int": (["--config={file}", "--config.train.epochs=2.5"], "2.5"),
+    "out of range": (["--config={file}", "--config.train.epochs=0"], "must be > 0, got 0"),
+    "even kernel": (["--config={file}", "--config.model.kernel_size=4"], "must be odd"),
+    "not finite": (["--config={file}", "--config.train.learning_rate=nan"], "must be finite"),
+    "warm-up too long": (["--config={file}", "--config.train.warmup=1.0"], "must be in [0, 1)"),
+    "unknown choice": (["--config={file}", "--config.train.evaluate=worst"], "one of last, best"),
+    "unknown flag": (["--config={file}", "--wrokdir=x"], "wrokdir"),
+    "stray word": (["--config={file}", "resume"], "'resume'"),
+    "missing data set": (["--config={file}", "--config.data.name=Nothing"], "ItalyPowerDemand"),
+    "missing data folder": (["--config={file}", "--config.data.path=/no"], "found in /no: none"),
+    "path for a name": (["--config={file}", "--config.data.name=../x"], "plain name"),
+    "unwritable workdir": (["--config={file}", "--workdir={file}/run"], "cannot write workdir"),
+    "workdir is a file": (["--config={file}", "--workdir={file}"], "cannot write workdir"),
+    "nothing to resume": (["--config={file}", "--workdir={tmp}/x", "--resume"], "holds no run"),
+    "resume what": (["--config={file}", "--resume"], "--resume needs --workdir"),
+    "foreign folder": (["--config={file}", "--workdir={folder}"], "is not empty"),
+}
+
+BAD_FILES = {
+    "syntax error": ("def get_config(:\n", "SyntaxError"),
+    "no get_config": ("x = 1\n", "get_config"),
+    "raises": ("def get_config():\n    raise RuntimeError('a\\nb')\n", "RuntimeError: a b"),
+    "unknown name": ("def get_config():\n    return undefined\n", "undefined"),
+    "returns nothing": ("def get_config():\n    pass\n", "None"),
+    "returns a number": ("def get_config():\n    return 3\n", "must be a mapping"),
+    "unknown setting": (TINY.replace("model.width", "model.widht"), "widht"),
+    "wrong type": (TINY.replace("epochs = 40", "epochs = '40'"), "epochs"),
+    "extra group": ("def get_config():\n    return {'optimizer': {}}\n", "config.optimizer is not"),
+    "bool for int": ("def get_config():\n    return {'train': {'seed': True}}\n", "type int"),
+}
+
+
+def refused(arguments, words, capsys):
+    sys.modules.pop("config_config", None)  # where config_flags loads a file; one per process
+    assert main(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("workdir: ")]
+    assert out == ""
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments_are_one_line_and_status_two(
+    case, config_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments, words = BAD[case]
+    names = {"file": config_file, "folder": config_file.parent, "tmp": tmp_path}
+    refused([a.format(**names) for a in arguments], words, capsys)
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_config_file_is_one_line_and_status_two(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, words = BAD_FILES[case]
+    (tmp_path / "bad.py").write_text(text)
+    refused(["--config=bad.py"], words, capsys)
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_as_another(config_file, whole, capsys):
+    before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    refused(command(config_file, whole)[1:], "already holds a run", capsys)
+    other = command(config_file, whole, "--config.train.epochs=41", "--resume")
+    refused(other[1:], "config.train.epochs was 40 and is now 41", capsys)
+    assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
+
+
+def test_the_default_workdir_is_named_by_set_and_time(config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", f"--config={config_file}"]) == 0
+    (workdir,) = (tmp_path / "runs").iterdir()
+    assert workdir.name.startswith("ItalyPowerDemand-")
+    err = capsys.readouterr().err
+    assert f"workdir: runs/{workdir.name}" in err
+    assert f"epoch 40  step {STEPS}/{STEPS}  loss" in err
+
+
+def test_help_names_every_flag(capsys):
+    assert main(["train", "--help"]) == 0
+    out = capsys.readouterr().out
+    for flag in ("--config", "--workdir", "--resume"):
+        assert flag in out

@@ -1,0 +1,238 @@
+"""The network, the augmentation and the steps, without a data set."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from flax_sepconv.training import step as steps
+from flax_sepconv.training.augment import augment
+from flax_sepconv.training.config import AugmentConfig, Config, ModelConfig, from_config_dict
+from flax_sepconv.training.data import Split
+from flax_sepconv.training.evaluate import Evaluator, forward_flops
+from flax_sepconv.training.model import SeparableResNet
+
+LENGTHS = np.array([1, 5, 11, 7], np.int32)
+CLASSES = 3
+
+
+def series(padding, L=11, C=2):
+    """Return random series whose padding is `padding`, whatever the padded length L."""
+    values = np.random.default_rng(0).normal(size=(len(LENGTHS), max(LENGTHS), C))
+    inputs = np.full((len(LENGTHS), L, C), padding, np.float32)
+    for row, value, length in zip(inputs, values, LENGTHS, strict=True):
+        row[:length] = value[:length]
+    return jnp.asarray(inputs)
+
+
+@functools.cache
+def network(pool):
+    config = ModelConfig(width=5, blocks=2, kernel_size=3, dropout=0.0, pool=pool)
+    model = SeparableResNet(CLASSES, config)
+    return model, jax.jit(model.init)(jax.random.key(1), series(0.0), jnp.asarray(LENGTHS))
+
+
+@functools.cache
+def gradients(pool, train):
+    """Return a jitted function of (params, inputs): gradients by both, and the logits."""
+    model, variables = network(pool)
+
+    def loss(params, inputs):
+        everything = variables | {"params": params}
+        logits = model.apply(everything, inputs, LENGTHS, train=train, mutable=["batch_stats"])[0]
+        labels = jnp.arange(len(LENGTHS)) % CLASSES
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return entropy.sum(), logits
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("padding", [1e30, np.inf, np.nan])
+def test_what_lies_behind_a_series_changes_neither_logits_nor_gradients(train, pool, padding):
+    run, params = gradients(pool, train), network(pool)[1]["params"]
+    (clean_params, clean_inputs), clean_logits = run(params, series(0.0))
+    (dirty_params, dirty_inputs), dirty_logits = run(params, series(padding))
+    np.testing.assert_array_equal(dirty_logits, clean_logits)
+    chex.assert_trees_all_equal(dirty_params, clean_params)
+    np.testing.assert_array_equal(dirty_inputs, clean_inputs)
+    behind = np.arange(11) >= LENGTHS[:, None]
+    assert not np.asarray(dirty_inputs)[behind].any()
+    assert np.abs(np.asarray(dirty_inputs)[~behind]).max() > 0
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("longer", [12, 31])
+def test_how_much_padding_there_is_does_not_matter(pool, longer):
+    model, variables = network(pool)
+    apply = jax.jit(model.apply)
+    logits = apply(variables, series(0.0), LENGTHS)
+    padded = apply(variables, series(np.nan, L=longer), LENGTHS)
+    np.testing.assert_allclose(padded, logits, rtol=1e-5, atol=1e-6)
+    alone = apply(variables, series(0.0)[1:2, :5], LENGTHS[1:2])
+    np.testing.assert_allclose(alone, logits[1:2], rtol=1e-5, atol=1e-6)
+
+
+def test_augmentation_reads_nothing_behind_a_series():
+    config = AugmentConfig(crop=0.4, stretch=0.5, scale=0.1, shift=0.2, noise=0.3)
+    run = jax.jit(lambda inputs: augment(jax.random.key(3), inputs, jnp.asarray(LENGTHS), config))
+    clean, lengths = run(series(0.0))
+    dirty, dirty_lengths = run(series(np.nan))
+    np.testing.assert_array_equal(lengths, dirty_lengths)
+    assert ((lengths >= 1) & (lengths <= 11)).all()
+    before = np.arange(11) < np.asarray(lengths)[:, None]
+    np.testing.assert_array_equal(np.asarray(clean)[before], np.asarray(dirty)[before])
+
+
+def test_augmentation_of_nothing_is_the_identity():
+    inputs, lengths = augment(jax.random.key(3), series(2.0), jnp.asarray(LENGTHS), AugmentConfig())
+    np.testing.assert_array_equal(inputs, series(2.0))
+    np.testing.assert_array_equal(lengths, LENGTHS)
+
+
+def test_cropping_a_ramp_leaves_a_part_of_the_ramp():
+    ramp = jnp.broadcast_to(jnp.arange(11.0)[None, :, None], (200, 11, 1))
+    config = AugmentConfig(crop=0.5, stretch=0.3)
+    lengths = jnp.full(200, 9, jnp.int32)
+    out, lengths = jax.jit(lambda x, n: augment(jax.random.key(0), x, n, config))(ramp, lengths)
+    for values, length in zip(np.asarray(out)[..., 0], np.asarray(lengths), strict=True):
+        used = values[:length]
+        assert (used >= 0).all()
+        assert (used <= 8).all()  # index 8 is the last of nine
+        assert (used[-1] - used[0] >= 4 - 1e-4) or length == 1  # half of 8 at least
+        np.testing.assert_allclose(np.diff(used, 2), 0, atol=1e-4)
+
+
+def tiny_split(n=11):
+    rng = np.random.default_rng(5)
+    return Split(
+        rng.normal(size=(n, 9, 2)).astype(np.float32),
+        rng.integers(1, 10, n).astype(np.int32),
+        rng.integers(0, CLASSES, n).astype(np.int32),
+        tuple("abc"),
+    )
+
+
+def tiny_state(model=None, **train):
+    model = {"width": 5, "blocks": 1, "kernel_size": 3} | (model or {})
+    config = from_config_dict({"model": model, "train": {"epochs": 10} | train})
+    split = tiny_split()
+    batch = {"inputs": split.inputs, "lengths": split.lengths, "labels": split.labels}
+    model = SeparableResNet(CLASSES, config.model)
+    return config, model, steps.create_state(config, model, batch, 5), batch
+
+
+def test_the_constraints_hold_after_every_step():
+    config, _, state, batch = tiny_state(learning_rate=0.5, warmup=0.0)
+    advance = jax.jit(steps.make_train_step(config))
+    for _ in range(5):
+        state = advance(state, batch)
+        for params in (state.params, state.averaged["params"]):
+            kernels = {
+                jax.tree_util.keystr(path): np.asarray(leaf, np.float64)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+            }
+            for path, kernel in kernels.items():
+                if "depthwise_kernel" in path:
+                    norms = np.sqrt((kernel**2).sum(0))
+                    assert norms.max() <= config.model.depthwise_max_norm * (1 + 1e-6)
+                if "pointwise_kernel" in path:
+                    norms = np.sqrt((kernel**2).sum((0, 1)))
+                    assert norms.max() <= config.model.pointwise_max_norm * (1 + 1e-6)
+        assert steps.violation(state.constraints, state.params) < 1e-6
+    assert sum("depthwise_kernel" in path for path in kernels) == 3
+    unprojected = jax.tree.map(lambda p: 100 * p, state.params)
+    assert steps.violation(state.constraints, unprojected) > 1
+
+
+def test_the_loss_is_cross_entropy_plus_l2():
+    config, model, state, batch = tiny_state({"dropout": 0.0, "l2": 0.3})
+    after = jax.jit(steps.make_train_step(config))(state, batch)
+    logits, _ = model.apply(
+        {"params": state.params, "batch_stats": state.batch_stats},
+        batch["inputs"],
+        batch["lengths"],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    logits = np.asarray(logits, np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    squares = sum(
+        (np.asarray(leaf, np.float64) ** 2).sum()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        if "wise_kernel" in jax.tree_util.keystr(path)
+    )
+    expected = -log_p[np.arange(11), batch["labels"]].mean() + 0.3 * squares
+    np.testing.assert_allclose(after.sums["loss"], expected, rtol=1e-5)
+
+
+def test_training_lowers_the_loss_and_compiles_once():
+    chex.clear_trace_counter()
+    config, _, state, batch = tiny_state(learning_rate=0.05, warmup=0.0)
+    advance = jax.jit(chex.assert_max_traces(steps.make_train_step(config), n=1), donate_argnums=0)
+    report = jax.jit(chex.assert_max_traces(steps.report, n=1), donate_argnums=0)
+    losses = []
+    for _ in range(4):
+        for _ in range(10):
+            state = advance(state, batch)
+        state, metrics = report(state, None)
+        losses.append(float(metrics["loss"]))
+        assert metrics["finite"]
+        assert metrics["examples"] == 110
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.best_step) == 10 * (1 + int(np.argmin(losses)))
+
+
+def test_the_best_weights_are_those_of_the_best_score():
+    _, _, state, _ = tiny_state()
+    report = jax.jit(steps.report)
+    kept = []
+    for step, score in enumerate((3.0, 1.0, np.nan, 2.0), 1):
+        averaged = jax.tree.map(lambda leaf, step=step: leaf + step, state.averaged)
+        state = state.replace(step=jnp.int32(step), averaged=averaged)
+        state = state.replace(sums=state.sums | {"steps": jnp.float32(1)})
+        kept.append(state.averaged)
+        state, metrics = report(state, jnp.float32(score))
+    assert int(metrics["best_step"]) == 2
+    assert float(state.best_score) == 1.0
+    chex.assert_trees_all_equal(state.best, kept[1])
+
+
+@pytest.mark.parametrize("what", ["loss", "weights"])
+def test_a_state_with_a_nan_is_not_finite(what):
+    _, _, state, _ = tiny_state()
+    assert steps.is_finite(state)
+    if what == "loss":
+        bad = state.replace(sums=state.sums | {"loss": jnp.float32(np.nan)})
+    else:
+        bad = state.replace(params=jax.tree.map(lambda p: p.at[..., 0].set(jnp.inf), state.params))
+    assert not steps.is_finite(bad)
+
+
+def test_evaluation_does_not_depend_on_the_batch_size():
+    _, model, state, _ = tiny_state()
+    split = tiny_split(23)
+    whole = Evaluator(model.apply, 23)(state.averaged, split)
+    for size in (1, 4, 7, 100):
+        chex.clear_trace_counter()
+        apply = chex.assert_max_traces(lambda *args, **kw: model.apply(*args, **kw), n=1)
+        parts = Evaluator(apply, size)(state.averaged, split)
+        np.testing.assert_allclose(parts["logits"], whole["logits"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(parts["loss"], whole["loss"], rtol=1e-5)
+        assert parts["accuracy"] == whole["accuracy"]
+
+
+def test_flops_count_the_multiplications_of_the_network():
+    _, model, state, _ = tiny_state()
+    L, C, F, K, M = 9, 2, 5, 3, model.config.stem_multiplier
+    stem = C * M * K + C * M * F
+    block = 2 * (F * K + F * F)
+    least = 2 * L * (stem + block) + 2 * 2 * F * CLASSES
+    flops = forward_flops(model, state.averaged, tiny_split())
+    assert 0.8 * least < flops < 2 * least  # "same" padding saves some, normalisation adds some
+    assert Config().model.stem_multiplier == M
