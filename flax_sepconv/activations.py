@@ -19,6 +19,10 @@ import jax.numpy as jnp
 from flax_sepconv import registry
 
 Activation = Callable[[jax.Array], jax.Array]
+
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
 P = ParamSpec("P")
 _Function = Callable[Concatenate[jax.Array, P], jax.Array]
 
@@ -64,8 +68,8 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 def leaky_relu(x: jax.Array, negative_slope: float = 0.2) -> jax.Array:
-    """Return x where x >= 0, else negative_slope * x."""
-    return jax.nn.leaky_relu(x, negative_slope)
+    """Return x where x > 0, else negative_slope * x, whose slope is also TensorFlow's at 0."""
+    return jnp.where(x > 0, x, negative_slope * x)
 
 
 @_in_float32
@@ -76,8 +80,9 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 
 @_in_float32
 def selu(x: jax.Array) -> jax.Array:
-    """Return 1.0507 * elu(x, 1.6733), the constants to all digits."""
-    return jax.nn.selu(x)
+    """Return 1.0507 * elu(x, 1.6733), the constants to all digits; slope 1.0507 at 0."""
+    negative = jnp.minimum(x, 0)
+    return jnp.where(x < 0, _SELU_SCALE * _SELU_ALPHA * jnp.expm1(negative), _SELU_SCALE * x)
 
 
 @_in_float32

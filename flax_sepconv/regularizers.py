@@ -39,7 +39,7 @@ class L1:
 
     def __call__(self, w: jax.Array) -> jax.Array:
         """Return the penalty."""
-        return self.l1 * jnp.sum(jnp.abs(_wide(w)))
+        return self.l1 * _magnitudes(_wide(w))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class L1L2:
     def __call__(self, w: jax.Array) -> jax.Array:
         """Return the penalty."""
         w = _wide(w)
-        return self.l1 * jnp.sum(jnp.abs(w)) + self.l2 * jnp.sum(jnp.square(w))
+        return self.l1 * _magnitudes(w) + self.l2 * jnp.sum(jnp.square(w))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +179,11 @@ def _set_factor(instance: Any, name: str, default: float) -> None:
     value = getattr(instance, name)
     value = default if value is None else registry.real(name, value, low=0)
     object.__setattr__(instance, name, value)
+
+
+def _magnitudes(w: jax.Array) -> jax.Array:
+    """Return sum(|w|) with derivative 0 at 0, as in TensorFlow; that of `jnp.abs` is 1 there."""
+    return jnp.sum(w * jnp.sign(w))
 
 
 def _wide(w: jax.Array) -> jax.Array:

@@ -1,0 +1,48 @@
+# Every target makes the environment it needs, in .venv; PYTHON may name another interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+CONFIG ?= configs/japanese_vowels.py
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint format bench wheel clean
+
+help: ## Show the targets.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+train: $(VENV)/train.stamp ## Train on JapaneseVowels (CONFIG=configs/... for another data set).
+	$(BIN)/python -m flax_sepconv.training --config $(CONFIG) $(ARGS)
+
+test: lint ## Check style and types, run all tests and doctests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## Check style and types only.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## Format the sources.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/bench.stamp ## Time the lowerings of the depthwise stage on published layers.
+	$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(VENV)/dev.stamp ## Build a wheel, install it in an empty environment, import it there.
+	rm -rf build dist $(VENV)/empty
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv $(VENV)/empty
+	$(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/*.whl
+	cd $(VENV)/empty && bin/python -W error ../../tests/empty_environment.py
+
+clean: ## Remove the environment and everything built (not runs/).
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,1 @@
+"""Measurements of the layer; `python -m benchmarks --help`."""
