@@ -1,6 +1,8 @@
 """The layer against Keras 2 on TensorFlow and Keras 3 on JAX: outputs, losses, all gradients."""
 
+import copy
 import functools
+import types
 from typing import Any
 
 import hypothesis
@@ -138,6 +140,96 @@ def test_activations_are_all_that_keras_names() -> None:
     from keras.src.activations import ALL_OBJECTS_DICT  # the public face has no list
 
     assert set(settings.ACTIVATIONS) == set(ALL_OBJECTS_DICT)
+
+
+@pytest.mark.parametrize("part", ["output", "losses", "inputs", *settings.WEIGHTS])
+@settings.examples(5)
+@hypothesis.given(data=st.data())
+def test_comparison_notices_one_wrong_number(part: str, data: st.DataObject) -> None:
+    setting = data.draw(settings.layers())
+    rng = np.random.default_rng(setting.seed)
+    gradients = {name: rng.standard_normal((3, 4)) for name in ("inputs", *settings.WEIGHTS)}
+    answer = Answer.of(rng.standard_normal((2, 5)).astype(np.float32), [1.0, 0.5], gradients)
+    settings.assert_same_answer(answer, answer, setting)
+    wrong = copy.deepcopy(answer)
+    array = getattr(wrong, part) if part in ("output", "losses") else wrong.gradients[part]
+    array.flat[-1] *= 1.003
+    with pytest.raises(AssertionError, match=part):
+        settings.assert_same_answer(wrong, answer, setting)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@settings.examples(4)
+@hypothesis.given(data=st.data())
+def test_mixed_precision(dtype: str, data: st.DataObject) -> None:
+    """Keras rounds after every operation, this layer at the end: they agree roughly."""
+    keras = peers.keras()
+    layers = settings.layers(
+        paddings=["valid", "same"], activations=["tanh", "gelu", None, "softmax"]
+    )
+    setting = data.draw(layers)
+    weights, x = setting.numbers()
+    theirs = keras.layers.SeparableConv1D(**setting.arguments(keras), dtype=f"mixed_{dtype}")
+    theirs.build(x.shape)
+    theirs.set_weights(list(weights.values()))
+    desired = theirs(x)
+    layer = fsc.SeparableConv1D(**setting.arguments(fsc), dtype=dtype)
+    actual = jax.jit(layer.apply)({"params": weights}, x)
+    assert actual.dtype == desired.dtype == jnp.dtype(dtype)
+    settings.assert_close(
+        actual.astype(np.float32), desired.astype(np.float32), terms=1, dtype=dtype, what="output"
+    )
+
+
+@pytest.mark.parametrize("activation", settings.KERAS_2_ACTIVATIONS)
+def test_slope_of_activation_at_zero(activation: str) -> None:
+    """Zero padding and a bias of zeros meet the kinks; Keras 3 on JAX differs for some."""
+    tf, keras = peers.tf(), peers.tf_keras()
+    zeros, cotangent = np.zeros((1, 3), np.float32), np.array([[1, 2, 4]], np.float32)
+    inputs = tf.constant(zeros)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = keras.activations.get(activation)(inputs)
+    desired = tape.gradient(y, inputs, cotangent)
+    ours, pullback = jax.vjp(fsc.activations.get(activation), zeros)
+    np.testing.assert_allclose(ours, y, rtol=1e-6)
+    np.testing.assert_allclose(pullback(jnp.asarray(cotangent))[0], desired, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("regularizer", ["L1", "L1L2"])
+def test_l1_pulls_nothing_at_zero(regularizer: str) -> None:
+    """TensorFlow's |w| is flat at zero, where JAX's has the slope 1, in Keras 3 too."""
+    tf, keras = peers.tf(), peers.tf_keras()
+    kernel, x = np.zeros((4, 3, 2), np.float32), np.ones((2, 9, 3), np.float32)
+    kernel[1] = [[0.5, -0.5], [0.25, 1], [0, -1]]
+    weights = {
+        "depthwise_kernel": kernel,
+        "pointwise_kernel": np.zeros((1, 6, 5), np.float32),
+        "bias": np.zeros(5, np.float32),
+    }
+
+    def arguments(library: types.ModuleType) -> dict[str, Any]:
+        names = ("depthwise", "pointwise", "bias", "activity")
+        penalty = getattr(library.regularizers, regularizer)(l1=0.25)
+        return {f"{name}_regularizer": penalty for name in names}
+
+    theirs = keras.layers.SeparableConv1D(5, 4, depth_multiplier=2, **arguments(keras))
+    theirs.build(tf.TensorShape(x.shape))
+    theirs.set_weights(list(weights.values()))
+    with tf.GradientTape() as tape:
+        theirs(x)
+        loss = sum(theirs.losses)
+    desired = tape.gradient(loss, theirs.trainable_weights)
+
+    layer = fsc.SeparableConv1D(5, 4, depth_multiplier=2, **arguments(fsc))
+
+    def penalties(weights: dict[str, Any]) -> jax.Array:
+        _, recorded = layer.apply({"params": weights}, x, mutable=["losses"])
+        return fsc.regularization_loss(recorded)
+
+    actual = jax.grad(penalties)(weights)
+    for name, gradient in zip(weights, desired, strict=True):
+        np.testing.assert_array_equal(actual[name], gradient, err_msg=name)
 
 
 @pytest.mark.parametrize("data_format", settings.DATA_FORMATS)
