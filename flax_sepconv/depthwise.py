@@ -98,8 +98,9 @@ def contract(
 ) -> jax.Array:
     """Compute one contraction with the named lowering, or the one selected for the platform."""
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
-    name = implementation or select(platform, geometry.kernel_size, operand_dtype).name
-    lowering = getattr(LOWERINGS[name], CONTRACTIONS[result])
+    contraction = CONTRACTIONS[result]
+    name = implementation or select(platform, contraction, geometry.kernel_size, operand_dtype).name
+    lowering = getattr(LOWERINGS[name], contraction)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
     return lowering(a, b, geometry, accumulator, precision).astype(dtype)
 

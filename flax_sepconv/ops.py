@@ -178,7 +178,7 @@ def select_implementation(
             f"contraction must be one of {', '.join(CONTRACTIONS.values())}, got {contraction!r}"
         )
     _check_kernel(tuple(depthwise_kernel_shape), x_shape[-1])
-    return select(platform, depthwise_kernel_shape[0], dtype)
+    return select(platform, contraction, depthwise_kernel_shape[0], dtype)
 
 
 def positive_int(name: str, value: Any) -> int:

@@ -15,10 +15,13 @@ GPU_HALF_REASON = (
 )
 GPU_REASON = "not measured on a GPU yet: the definition"
 TPU_SMALL_REASON = (
-    "compiled for TPU (not run), up to 5 taps the shifted sum fuses into the pointwise "
-    "contraction and needs the least time and memory traffic"
+    "compiled for TPU (not run), up to 5 taps the shifted sum fuses with the pointwise contraction "
+    "and touches the fewest bytes"
 )
-TPU_REASON = "compiled for TPU (not run), the convolution uses the matrix unit from 6 taps up"
+TPU_REASON = (
+    "compiled for TPU (not run), the convolution touches the fewest bytes in input gradients, and "
+    "uses the matrix unit from 6 taps up"
+)
 OTHER_REASON = "not measured on this platform: the definition"
 
 TPU_SHIFTED_SUM_TAPS = 5
@@ -34,11 +37,12 @@ class Selection(NamedTuple):
     reason: str
 
 
-def select(platform: str, kernel_size: int, dtype: DTypeLike) -> Selection:
+def select(platform: str, contraction: str, kernel_size: int, dtype: DTypeLike) -> Selection:
     """Select a lowering for one contraction.
 
     Args:
         platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
+        contraction: one of the values of `CONTRACTIONS`.
         kernel_size: K.
         dtype: of the operands (their promotion, where they differ).
     """
@@ -49,7 +53,7 @@ def select(platform: str, kernel_size: int, dtype: DTypeLike) -> Selection:
             return Selection("shifted_sum", GPU_HALF_REASON)
         return Selection("grouped_conv", GPU_REASON)
     if platform == "tpu":
-        if kernel_size <= TPU_SHIFTED_SUM_TAPS:
+        if kernel_size <= TPU_SHIFTED_SUM_TAPS and contraction != "input_gradient":
             return Selection("shifted_sum", TPU_SMALL_REASON)
         return Selection("grouped_conv", TPU_REASON)
     return Selection("grouped_conv", OTHER_REASON)

@@ -221,19 +221,23 @@ def test_strides_with_dilation_against_torch(padding):
 
 
 @pytest.mark.parametrize(
-    ("platform", "K", "dtype", "name"),
+    ("platform", "contraction", "K", "dtype", "name"),
     [
-        ("cpu", 31, "float32", "shifted_sum"),
-        ("cpu", 768, "bfloat16", "shifted_sum"),
-        ("cuda", 5, "float32", "grouped_conv"),
-        ("gpu", 5, "bfloat16", "shifted_sum"),
-        ("tpu", 5, "bfloat16", "shifted_sum"),
-        ("tpu", 31, "bfloat16", "grouped_conv"),
-        ("metal", 3, "float32", "grouped_conv"),
+        ("cpu", "output", 31, "float32", "shifted_sum"),
+        ("cpu", "kernel_gradient", 768, "bfloat16", "shifted_sum"),
+        ("cuda", "output", 5, "float32", "grouped_conv"),
+        ("gpu", "input_gradient", 5, "bfloat16", "shifted_sum"),
+        ("tpu", "output", 5, "bfloat16", "shifted_sum"),
+        ("tpu", "input_gradient", 5, "bfloat16", "grouped_conv"),
+        ("tpu", "kernel_gradient", 5, "float32", "shifted_sum"),
+        ("tpu", "output", 31, "bfloat16", "grouped_conv"),
+        ("metal", "output", 3, "float32", "grouped_conv"),
     ],
 )
-def test_selection_is_a_function_of_static_facts(platform, K, dtype, name):
-    selection = ops.select_implementation((8, 64, 3), (K, 3, 1), platform=platform, dtype=dtype)
+def test_selection_is_a_function_of_static_facts(platform, contraction, K, dtype, name):
+    selection = ops.select_implementation(
+        (8, 64, 3), (K, 3, 1), platform=platform, contraction=contraction, dtype=dtype
+    )
     assert selection.name == name
     assert len(selection.reason) > 20
 

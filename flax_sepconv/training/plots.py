@@ -37,7 +37,7 @@ def learning_curves(
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     style = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
-    loss.plot(epochs, [r["loss"] for r in rows], color=_TRAINING, label="training", **style)
+    loss.plot(epochs, [r["loss"] for r in rows], color=_TRAINING, label="training, regularized", **style)
     error.plot(
         epochs,
         [100 * (1 - r["accuracy"]) for r in rows],
@@ -58,7 +58,7 @@ def learning_curves(
     label = f"test, at the end: {final:.1f} %"
     error.axhline(final, color=_TEST, linewidth=1.2, linestyle="--", label=label)
     error.set_ylim(bottom=0)
-    _tidy(loss, "loss (with regularization)")
+    _tidy(loss, "loss")
     _tidy(error, "error rate [%]")
     _save(figure, path)
 
