@@ -28,8 +28,9 @@ class SeparableConv1D(nn.Module):
 
     Collections: the weights are in "params" (in "non_trainable" with `trainable=False`); the values
     of the regularizers are recorded in "losses" at each call that makes it mutable, except in
-    `init` (pass no earlier "losses" in: activity losses would be added to them). Constraints act after the optimizer's update (`constraints_of`,
-    `keep_params_constrained`), never inside the call.
+    `init`. Pass no earlier "losses" in: the activity loss would be added to them. Constraints act
+    after the optimizer's update (`constraints_of`, `keep_params_constrained`), never inside the
+    call.
 
     Args:
         filters: F, output channels.
