@@ -64,9 +64,12 @@ def input_gradient(
     padded = _pad(y, -first, last - y.shape[1]).reshape(y.shape[0], last - first, C, M)
     taps = kernel.astype(accumulator)
     sums = [jnp.zeros((y.shape[0], phases, C), accumulator)] * S
-    for r, i, start in met:
-        window = lax.slice_in_dim(padded, start - first, start - first + phases, axis=1)
-        sums[r] += (window.astype(accumulator) * taps[i]).sum(-1)
+    for m in range(M):
+        # One plane at a time: XLA is slow to reduce over so short a last axis.
+        plane = lax.index_in_dim(padded, m, axis=3, keepdims=False)
+        for r, i, start in met:
+            window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
+            sums[r] += window.astype(accumulator) * taps[i, :, m]
     interleaved = jnp.stack(sums, 2).reshape(y.shape[0], phases * S, C)
     return interleaved[:, : geometry.length]
 
