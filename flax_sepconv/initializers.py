@@ -13,7 +13,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,16 +50,6 @@ def _check(instance: Any, **lows: float) -> None:
         for name, given in zip(("input_axes", "output_axes"), pair, strict=True):
             axes = registry.axes(name, given)
             object.__setattr__(instance, name, (axes,) if isinstance(axes, int) else axes)
-
-
-def _preset(scale: float, mode: str, distribution: str) -> Callable[..., jax.Array]:
-    """Return the __call__ of a named case of VarianceScaling."""
-
-    def call(self: Any, key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Return an array of this shape and dtype."""
-        return _scaled(self, scale, mode, distribution, key, shape, dtype)
-
-    return call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +205,25 @@ class VarianceScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class GlorotUniform:
+class _Preset:
+    """A named case of `VarianceScaling`."""
+
+    seed: int | None = None
+    input_axes: Axes = None
+    output_axes: Axes = None
+
+    _case: ClassVar[tuple[float, str, str]]  # scale, mode, distribution
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def __call__(self, key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Return an array of this shape and dtype."""
+        return _scaled(self, *self._case, key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class GlorotUniform(_Preset):
     """Draw uniformly from [-a, a), a = sqrt(6 / (fan_in + fan_out)).
 
     The default of both kernels. Fields as of `VarianceScaling`.
@@ -224,99 +232,42 @@ class GlorotUniform:
     True
     """
 
-    seed: int | None = None
-    input_axes: Axes = None
-    output_axes: Axes = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    __call__ = _preset(1.0, "fan_avg", "uniform")
+    _case = (1.0, "fan_avg", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
-class GlorotNormal:
-    """Draw from a truncated normal of variance 2 / (fan_in + fan_out).
+class GlorotNormal(_Preset):
+    """Draw from a truncated normal of variance 2 / (fan_in + fan_out)."""
 
-    Fields as of `VarianceScaling`.
-    """
-
-    seed: int | None = None
-    input_axes: Axes = None
-    output_axes: Axes = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    __call__ = _preset(1.0, "fan_avg", "truncated_normal")
+    _case = (1.0, "fan_avg", "truncated_normal")
 
 
 @dataclasses.dataclass(frozen=True)
-class HeUniform:
-    """Draw uniformly from [-a, a), a = sqrt(6 / fan_in).
+class HeUniform(_Preset):
+    """Draw uniformly from [-a, a), a = sqrt(6 / fan_in)."""
 
-    Fields as of `VarianceScaling`.
-    """
-
-    seed: int | None = None
-    input_axes: Axes = None
-    output_axes: Axes = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    __call__ = _preset(2.0, "fan_in", "uniform")
+    _case = (2.0, "fan_in", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
-class HeNormal:
-    """Draw from a truncated normal of variance 2 / fan_in.
+class HeNormal(_Preset):
+    """Draw from a truncated normal of variance 2 / fan_in."""
 
-    Fields as of `VarianceScaling`.
-    """
-
-    seed: int | None = None
-    input_axes: Axes = None
-    output_axes: Axes = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    __call__ = _preset(2.0, "fan_in", "truncated_normal")
+    _case = (2.0, "fan_in", "truncated_normal")
 
 
 @dataclasses.dataclass(frozen=True)
-class LecunUniform:
-    """Draw uniformly from [-a, a), a = sqrt(3 / fan_in).
+class LecunUniform(_Preset):
+    """Draw uniformly from [-a, a), a = sqrt(3 / fan_in)."""
 
-    Fields as of `VarianceScaling`.
-    """
-
-    seed: int | None = None
-    input_axes: Axes = None
-    output_axes: Axes = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    __call__ = _preset(1.0, "fan_in", "uniform")
+    _case = (1.0, "fan_in", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
-class LecunNormal:
-    """Draw from a truncated normal of variance 1 / fan_in.
+class LecunNormal(_Preset):
+    """Draw from a truncated normal of variance 1 / fan_in."""
 
-    Fields as of `VarianceScaling`.
-    """
-
-    seed: int | None = None
-    input_axes: Axes = None
-    output_axes: Axes = None
-
-    def __post_init__(self) -> None:
-        _check(self)
-
-    __call__ = _preset(1.0, "fan_in", "truncated_normal")
+    _case = (1.0, "fan_in", "truncated_normal")
 
 
 @dataclasses.dataclass(frozen=True)
