@@ -32,7 +32,7 @@ def programs_of(workload: workloads.Workload, dtype: str) -> dict[str, dict[str,
     rng = np.random.default_rng(0)
     shape = (workload.batch, workload.length, workload.channels)
     kernel = (workload.kernel_size, workload.channels, workload.depth_multiplier)
-    settings = {
+    settings: dict[str, Any] = {
         "strides": workload.strides,
         "dilation_rate": workload.dilation_rate,
         "padding": workload.padding,

@@ -2,7 +2,7 @@
 
 import csv
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 TABLE = pathlib.Path(__file__).with_name("workloads.csv")
 
@@ -58,10 +58,10 @@ def load() -> list[Workload]:
     for row in rows:
         number = seen.get(row["name"], 0)
         seen[row["name"]] = number + 1
-        sizes = {
-            key: int(value) if value else None
-            for key, value in row.items()
-            if key not in ("name", "padding", "source")
-        }
-        workloads.append(Workload(**row | sizes | {"name": f"{row['name']}-{number}"}))
+        values: dict[str, Any] = {"name": f"{row['name']}-{number}"}
+        for key in Workload._fields[1:]:
+            text = row[key]
+            is_size = key not in ("padding", "source")
+            values[key] = (int(text) if text else None) if is_size else text
+        workloads.append(Workload(**values))
     return workloads
