@@ -17,6 +17,9 @@ import flax_sepconv as fsc
 from tests import peers, settings
 from tests.settings import Answer, Setting
 
+# The weights are set afterwards; to draw random ones first costs a compilation each.
+PLAIN = {"depthwise_initializer": "zeros", "pointwise_initializer": "zeros"}
+
 
 def ours(setting: Setting) -> Answer:
     layer = fsc.SeparableConv1D(
@@ -50,7 +53,7 @@ def keras_3(setting: Setting) -> Answer:
     arguments = setting.arguments(keras)
     if setting.activation == "sparsemax":
         arguments["activation"] = sparsemax
-    layer = keras.layers.SeparableConv1D(**arguments, dtype=setting.dtype)
+    layer = keras.layers.SeparableConv1D(**arguments, **PLAIN, dtype=setting.dtype)
     layer.build(x.shape)
 
     def apply(weights: dict[str, Any], x: Any) -> tuple[Any, Any]:
@@ -116,7 +119,7 @@ def check(setting: Setting) -> None:
 @pytest.mark.parametrize("steps", settings.STEPS)
 @pytest.mark.parametrize("data_format", settings.DATA_FORMATS)
 @pytest.mark.parametrize("padding", settings.PADDINGS)
-@settings.examples(6)
+@settings.examples(5)
 @hypothesis.given(data=st.data())
 def test_random_layers(padding: str, data_format: str, steps: str, data: st.DataObject) -> None:
     layers = settings.layers(
@@ -130,7 +133,7 @@ def test_random_layers(padding: str, data_format: str, steps: str, data: st.Data
 
 
 @pytest.mark.parametrize("activation", settings.ACTIVATIONS)
-@settings.examples(2)
+@settings.examples(3)
 @hypothesis.given(data=st.data())
 def test_every_activation(activation: str, data: st.DataObject) -> None:
     check(data.draw(settings.layers(paddings=["valid", "same"], activations=[activation])))
@@ -153,7 +156,7 @@ def test_comparison_notices_one_wrong_number(part: str, data: st.DataObject) -> 
     settings.assert_same_answer(answer, answer, setting)
     wrong = copy.deepcopy(answer)
     array = getattr(wrong, part) if part in ("output", "losses") else wrong.gradients[part]
-    array.flat[-1] *= 1.003
+    array.flat[np.abs(array).argmax()] *= 1.003
     with pytest.raises(AssertionError, match=part):
         settings.assert_same_answer(wrong, answer, setting)
 
@@ -169,10 +172,11 @@ def test_mixed_precision(dtype: str, data: st.DataObject) -> None:
     )
     setting = data.draw(layers)
     weights, x = setting.numbers()
-    theirs = keras.layers.SeparableConv1D(**setting.arguments(keras), dtype=f"mixed_{dtype}")
+    arguments = setting.arguments(keras)
+    theirs = keras.layers.SeparableConv1D(**arguments, **PLAIN, dtype=f"mixed_{dtype}")
     theirs.build(x.shape)
     theirs.set_weights(list(weights.values()))
-    desired = theirs(x)
+    desired = jax.jit(lambda x: theirs(x))(x)
     layer = fsc.SeparableConv1D(**setting.arguments(fsc), dtype=dtype)
     actual = jax.jit(layer.apply)({"params": weights}, x)
     assert actual.dtype == desired.dtype == jnp.dtype(dtype)

@@ -67,7 +67,7 @@ def tensorflow_1(setting: Setting) -> Answer:
 
 @pytest.mark.parametrize("steps", settings.STEPS)
 @pytest.mark.parametrize("padding", settings.PADDINGS)
-@settings.examples(5)
+@settings.examples(4)
 @hypothesis.given(data=st.data())
 def test_random_layers(padding: str, steps: str, data: st.DataObject) -> None:
     layers = settings.layers(

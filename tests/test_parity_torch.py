@@ -54,7 +54,7 @@ def pytorch(setting: Setting) -> Answer:
 
 @pytest.mark.parametrize("data_format", settings.DATA_FORMATS)
 @pytest.mark.parametrize("padding", settings.PADDINGS)
-@settings.examples(10)
+@settings.examples(8)
 @hypothesis.given(data=st.data())
 def test_random_operations(padding: str, data_format: str, data: st.DataObject) -> None:
     layers = settings.layers(
