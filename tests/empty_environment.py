@@ -3,17 +3,22 @@
 import importlib.util
 import pathlib
 
-import jax
-import jax.numpy as jnp
 
-import flax_sepconv as fsc
+def main() -> None:
+    import jax
+    import jax.numpy as jnp
 
-assert "site-packages" in fsc.__file__
-assert (pathlib.Path(fsc.__file__).parent / "py.typed").exists()
-for name in ("tensorflow", "keras", "torch", "aeon", "grain", "matplotlib", "pytest"):
-    assert importlib.util.find_spec(name) is None, f"{name} is installed"
+    import flax_sepconv as fsc
 
-layer = fsc.SeparableConv1D(5, 4, padding="same", depthwise_constraint="max_norm")
-x = jnp.ones((2, 11, 3))
-assert layer.apply(layer.init(jax.random.key(0), x), x).shape == (2, 11, 5)
-print(f"flax_sepconv from the wheel runs on jax {jax.__version__}")
+    assert "site-packages" in fsc.__file__
+    assert (pathlib.Path(fsc.__file__).parent / "py.typed").exists()
+    for name in ("tensorflow", "keras", "torch", "aeon", "grain", "matplotlib", "pytest"):
+        assert importlib.util.find_spec(name) is None, f"{name} is installed"
+    layer = fsc.SeparableConv1D(5, 4, padding="same", depthwise_constraint="max_norm")
+    x = jnp.ones((2, 11, 3))
+    assert layer.apply(layer.init(jax.random.key(0), x), x).shape == (2, 11, 5)
+    print(f"flax_sepconv from the wheel runs on jax {jax.__version__}")
+
+
+if __name__ == "__main__":
+    main()
