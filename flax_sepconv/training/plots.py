@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from flax_sepconv.training.record import Row
 
@@ -37,7 +37,9 @@ def learning_curves(
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     style = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
-    loss.plot(epochs, [r["loss"] for r in rows], color=_TRAINING, label="training, regularized", **style)
+    loss.plot(
+        epochs, [r["loss"] for r in rows], color=_TRAINING, label="training, regularized", **style
+    )
     error.plot(
         epochs,
         [100 * (1 - r["accuracy"]) for r in rows],
@@ -51,8 +53,9 @@ def learning_curves(
         values = [100 * (1 - r["validation_accuracy"]) for r in rows]
         error.plot(epochs, values, color=_VALIDATION, label="validation", **style)
     loss.set_yscale("log")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter(NullFormatter())
     loss.axvline(best_epoch, color="0.5", linewidth=1, linestyle=":", label="best checkpoint")
     final = 100 * (1 - test_accuracy)
     label = f"test, at the end: {final:.1f} %"
