@@ -257,7 +257,7 @@ def refused(arguments, words, capsys):
     sys.modules.pop("config_config", None)  # where config_flags loads a file; one per process
     assert main(["train", *arguments]) == 2
     out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.startswith("workdir: ")]
+    lines = err.splitlines()
     assert out == ""
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")

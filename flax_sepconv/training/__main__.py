@@ -81,7 +81,6 @@ def main(argv: Sequence[str]) -> int:
         from flax_sepconv.training import loop, results
 
         try:
-            print(f"workdir: {workdir}", file=sys.stderr)
             print(results.summary(loop.run(config, workdir, resume=resume)))
         except loop.DivergedError as error:
             print(f"error: training diverged: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -149,6 +150,7 @@ def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
     if config.data.validation_fraction:
         split, validation = data.hold_out(split, config.data.validation_fraction, config.train.seed)
     open_workdir(workdir, config, resume=resume)
+    print(f"workdir: {workdir}", file=sys.stderr)
     model = SeparableResNet(len(split.classes), config.model)
     per_epoch = data.steps_per_epoch(split, config.train.batch_size)
     state = steps.create_state(config, model, next(data.eval_batches(split, 1)), per_epoch)
