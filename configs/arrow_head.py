@@ -1,4 +1,4 @@
-"""ArrowHead: three kinds of projectile points by outline. 36 training, 175 test series of length 251.
+"""ArrowHead: three kinds of projectile points. 36 training, 175 test series of length 251.
 
     python -m flax_sepconv.training --config configs/arrow_head.py
 

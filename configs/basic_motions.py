@@ -1,4 +1,4 @@
-"""BasicMotions: four activities by six channels of a watch. 40 training, 40 test series of length 100.
+"""BasicMotions: four activities by six channels. 40 training, 40 test series of length 100.
 
     python -m flax_sepconv.training --config configs/basic_motions.py
 

@@ -127,29 +127,6 @@ def tiny_state(model=None, **train):
     return config, model, steps.create_state(config, model, batch, 5), batch
 
 
-def test_the_constraints_hold_after_every_step():
-    config, _, state, batch = tiny_state(learning_rate=0.5, warmup=0.0)
-    advance = jax.jit(steps.make_train_step(config))
-    for _ in range(5):
-        state = advance(state, batch)
-        for params in (state.params, state.averaged["params"]):
-            kernels = {
-                jax.tree_util.keystr(path): np.asarray(leaf, np.float64)
-                for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-            }
-            for path, kernel in kernels.items():
-                if "depthwise_kernel" in path:
-                    norms = np.sqrt((kernel**2).sum(0))
-                    assert norms.max() <= config.model.depthwise_max_norm * (1 + 1e-6)
-                if "pointwise_kernel" in path:
-                    norms = np.sqrt((kernel**2).sum((0, 1)))
-                    assert norms.max() <= config.model.pointwise_max_norm * (1 + 1e-6)
-        assert steps.violation(state.constraints, state.params) < 1e-6
-    assert sum("depthwise_kernel" in path for path in kernels) == 3
-    unprojected = jax.tree.map(lambda p: 100 * p, state.params)
-    assert steps.violation(state.constraints, unprojected) > 1
-
-
 def test_the_loss_is_cross_entropy_plus_l2():
     config, model, state, batch = tiny_state({"dropout": 0.0, "l2": 0.3})
     after = jax.jit(steps.make_train_step(config))(state, batch)
@@ -171,21 +148,45 @@ def test_the_loss_is_cross_entropy_plus_l2():
     np.testing.assert_allclose(after.sums["loss"], expected, rtol=1e-5)
 
 
-def test_training_lowers_the_loss_and_compiles_once():
+def check_norms(config, params):
+    """Check each constrained kernel by float64 arithmetic of our own; return the norms."""
+    bounds = {
+        "depthwise_kernel": (config.model.depthwise_max_norm, (0,)),
+        "pointwise_kernel": (config.model.pointwise_max_norm, (0, 1)),
+    }
+    found = {name: [] for name in bounds}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key in bounds:
+            bound, axes = bounds[path[-1].key]
+            norms = np.sqrt((np.asarray(leaf, np.float64) ** 2).sum(axes))
+            assert norms.max() <= bound * (1 + 1e-6), path
+            found[path[-1].key].append(norms.max() / bound)
+    assert [len(norms) for norms in found.values()] == [3, 3]
+    return found
+
+
+def test_training_lowers_the_loss_compiles_once_and_keeps_the_constraints():
     chex.clear_trace_counter()
-    config, _, state, batch = tiny_state(learning_rate=0.05, warmup=0.0)
+    tight = {"depthwise_max_norm": 0.5, "pointwise_max_norm": 0.7}
+    config, _, state, batch = tiny_state(tight, learning_rate=0.05, warmup=0.0)
     advance = jax.jit(chex.assert_max_traces(steps.make_train_step(config), n=1), donate_argnums=0)
     report = jax.jit(chex.assert_max_traces(steps.report, n=1), donate_argnums=0)
     losses = []
     for _ in range(4):
         for _ in range(10):
             state = advance(state, batch)
+            norms = check_norms(config, state.params)
+            check_norms(config, state.averaged["params"])
         state, metrics = report(state, None)
         losses.append(float(metrics["loss"]))
         assert metrics["finite"]
         assert metrics["examples"] == 110
     assert losses[-1] < 0.5 * losses[0]
     assert int(state.best_step) == 10 * (1 + int(np.argmin(losses)))
+    assert all(max(kind) > 0.999 for kind in norms.values())  # else nothing was projected
+    assert steps.violation(state.constraints, state.params) < 1e-6
+    unprojected = jax.tree.map(lambda p: 100 * p, state.params)
+    assert steps.violation(state.constraints, unprojected) > 1
 
 
 def test_the_best_weights_are_those_of_the_best_score():

@@ -53,6 +53,16 @@ def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
+def project(constraints: Any, params: Any) -> Any:
+    """Return `params` with every constraint applied to its weight."""
+    return jax.tree.map(
+        lambda constraint, weight: weight if constraint is None else constraint(weight),
+        constraints,
+        params,
+        is_leaf=lambda node: node is None or callable(node),
+    )
+
+
 def create_state(config: Config, model: SeparableResNet, batch: Batch, steps: int) -> TrainState:
     """Initialise weights and optimiser; `steps` is the number of steps an epoch has."""
     init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
@@ -64,7 +74,11 @@ def create_state(config: Config, model: SeparableResNet, batch: Batch, steps: in
         optax.adamw(schedule(config, steps), weight_decay=config.train.weight_decay),
         fsc.keep_params_constrained(constraints),
     )
-    kept = {name: variables[name] for name in ("params", "batch_stats")}
+    # Projected, for an average of weights is feasible only if every one of them is.
+    kept = {
+        "params": project(constraints, variables["params"]),
+        "batch_stats": variables["batch_stats"],
+    }
     copy = lambda: jax.tree.map(jnp.copy, kept)  # noqa: E731 - donated buffers cannot be shared
     state = TrainState.create(
         apply_fn=model.apply,
@@ -178,10 +192,5 @@ def report(state: TrainState, validation_loss: jax.Array | None) -> tuple[TrainS
 
 def violation(constraints: Any, params: Any) -> jax.Array:
     """Return how far projecting `params` once more would move any of them."""
-    moved = jax.tree.map(
-        lambda c, p: jnp.zeros(()) if c is None else jnp.abs(c(p) - p).max(),
-        constraints,
-        params,
-        is_leaf=lambda c: c is None or callable(c),
-    )
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), project(constraints, params), params)
     return jnp.max(jnp.stack(jax.tree.leaves(moved)))
