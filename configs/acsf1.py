@@ -1,4 +1,11 @@
-"""ACSF1."""
+"""ACSF1: ten kinds of appliances by their current. 100 training, 100 test series of length 1460.
+
+    python -m flax_sepconv.training --config configs/acsf1.py
+
+Expected: 90 to 165 s on two busy cores; test accuracy 0.843 (seeds 0, 1, 2: 0.85, 0.84, 0.84).
+With the augmentation of the other sets it was 0.623 (0.64, 0.60, 0.63); that low score was the
+occasion to try without, on two folds of the training series: 0.70 against 0.65 (crop alone 0.58).
+"""
 
 import ml_collections
 
