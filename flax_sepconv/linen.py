@@ -193,13 +193,21 @@ def constraints_of(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> A
             _box_constrained(layer)
         return outputs
 
-    def initial(rngs: Any, *args: Any, **kwargs: Any) -> Any:
+    leaves, structure = jax.tree.flatten((rngs, args, kwargs))
+
+    def is_array(leaf: Any) -> bool:  # Flags and the like must reach the module as they are.
+        return hasattr(leaf, "dtype")
+
+    def initial(*arrays: Any) -> Any:
+        remaining = iter(arrays)
+        filled = [next(remaining) if is_array(leaf) else leaf for leaf in leaves]
+        rngs, args, kwargs = jax.tree.unflatten(structure, filled)
         with nn.intercept_methods(box):
             # A filter of its own keeps what `nn.jit` traces here out of its cache for real calls.
             unused = core.DenyList(("intermediates", "flax_sepconv_constraints"))
             return module.init(rngs, *args, mutable=unused, **kwargs).get("params", {})
 
-    boxed = jax.eval_shape(initial, rngs, *args, **kwargs)
+    boxed = jax.eval_shape(initial, *filter(is_array, leaves))
     found = jax.tree.map(
         lambda leaf: leaf.constraint if isinstance(leaf, _Constrained) else None,
         boxed,

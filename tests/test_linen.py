@@ -202,6 +202,22 @@ def test_constraints_are_found_under_lifted_transformations():
     assert fsc.constraints_of(model, {"params": KEY}, X) == constraints
 
 
+def test_constraints_of_takes_what_init_takes():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, scale, *, train):
+            x = nn.BatchNorm(use_running_average=not train)(scale * x if scale else x)
+            x = fsc.SeparableConv1D(4, 3, bias_constraint="non_neg", name="conv")(x)
+            return nn.Dropout(0.5, deterministic=not train)(x)
+
+    for train in (True, False):
+        for x in (X, np.asarray(X), jax.ShapeDtypeStruct(X.shape, X.dtype)):
+            rngs = {"params": KEY, "dropout": KEY}
+            constraints = fsc.constraints_of(Net(), rngs, x, None, train=train)
+            assert constraints["conv"]["bias"] == NonNeg()
+            assert set(constraints) == {"BatchNorm_0", "conv"}
+
+
 def test_constraints_of_partitioned_weights():
     layer = fsc.SeparableConv1D(
         5,
