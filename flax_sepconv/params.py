@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from flax_sepconv import activations, constraints, initializers, ops, regularizers
 from flax_sepconv.constraints import Constraint
@@ -21,7 +20,6 @@ from flax_sepconv.regularizers import Regularizer
 DEPTHWISE_KERNEL = "depthwise_kernel"
 POINTWISE_KERNEL = "pointwise_kernel"
 BIAS = "bias"
-NAMES = (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
 
 # What a caller may give for an object of Keras: None, a name, a dict or the object itself.
 Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
@@ -152,9 +150,9 @@ class Arguments:
         self._set(name, default if found is None else found)
 
 
-def scalar_loss(name: str, value: Any, dtype: DTypeLike = jnp.float32) -> jax.Array:
+def scalar_loss(name: str, value: Any) -> jax.Array:
     """Return what a regularizer returned as a scalar of at least float32."""
     loss = jnp.asarray(value)
     if loss.shape != ():
         raise ValueError(f"{name} must return a scalar, got shape {loss.shape}")
-    return loss.astype(jnp.promote_types(loss.dtype, dtype))
+    return loss.astype(jnp.promote_types(loss.dtype, jnp.float32))

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-LOWERINGS = ("grouped_conv", "shifted_sum")
+from flax_sepconv import lowerings
+
+LOWERINGS = tuple(lowerings.LOWERINGS)
 
 
 class Case(NamedTuple):
