@@ -3,24 +3,65 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
+# A visit to a program lasts about so long, after a call that warms the caches ...
+VISIT_SECONDS = 0.05
+# ... or is that call alone where it takes so long that cold caches are lost in it.
+LONG_SECONDS = 0.1
+
+Key = TypeVar("Key")
+Clock = Callable[[int], list[float]]
 
 
-def medians(programs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Return the median time of each program, in seconds.
+def clock(program: Callable[[], Any], count: int) -> list[float]:
+    """Run a program, which must block until it is done, `count` times; the seconds of each."""
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        program()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
-    The programs are asked in turn (A B C, A B C, ...), so that what else the machine does hits all
-    of them alike; at least three rounds, then until `seconds` are over.
+
+def visit(timed: Clock) -> list[float]:
+    """Ask a clock for a few samples in a row, without the call that finds the caches cold.
+
+    Example:
+        >>> visit(lambda count: [0.01] * count)
+        [0.01, 0.01, 0.01, 0.01, 0.01]
+        >>> visit(lambda count: [2.0] * count)
+        [2.0]
     """
-    for program in programs.values():
-        jax.block_until_ready(program())
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    end = time.perf_counter() + seconds
-    while len(next(iter(times.values()))) < 3 or time.perf_counter() < end:
-        for name, program in programs.items():
+    (first,) = timed(1)
+    if first >= LONG_SECONDS:
+        return [first]
+    return timed(max(round(VISIT_SECONDS / max(first, 1e-4)), 1))
+
+
+def interleaved(
+    clocks: Mapping[Key, Clock], seconds: float, rounds: int = 3
+) -> dict[Key, list[float]]:
+    """Visit the clocks in turn (A B C, A B C, ...), so that what else the machine does hits all.
+
+    Every clock is visited in the first `rounds` rounds; after that a clock whose visits have taken
+    `seconds` sits out, and the end is reached when all do.
+
+    Returns:
+        The samples of each clock, in seconds.
+    """
+    samples: dict[Key, list[float]] = {key: [] for key in clocks}
+    spent = dict.fromkeys(clocks, 0.0)
+    done = 0
+    while waiting := [key for key in clocks if done < rounds or spent[key] < seconds]:
+        for key in waiting:
             start = time.perf_counter()
-            jax.block_until_ready(program())
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(measured) for name, measured in times.items()}
+            samples[key] += visit(clocks[key])
+            spent[key] += time.perf_counter() - start
+        done += 1
+    return samples
+
+
+def medians(samples: Mapping[Key, list[float]]) -> dict[Key, float]:
+    """Return the median of each clock's samples."""
+    return {key: statistics.median(values) for key, values in samples.items()}

@@ -4,6 +4,8 @@ import csv
 import pathlib
 from typing import Any, NamedTuple
 
+from flax_sepconv import geometry
+
 TABLE = pathlib.Path(__file__).with_name("workloads.csv")
 
 # One layer of each kind: short and long kernels, dilation, stride, multipliers, small and wide.
@@ -42,6 +44,13 @@ class Workload(NamedTuple):
         """Return the workload with as large a batch as keeps the input within so many elements."""
         fitting = max(elements // (self.length * self.channels), 1)
         return self._replace(batch=min(self.batch, fitting))
+
+    @property
+    def steps(self) -> int:
+        """The number of output steps."""
+        return geometry.output_length(
+            self.length, self.kernel_size, self.strides, self.dilation_rate, self.padding
+        )
 
     def __str__(self) -> str:
         shape = f"B{self.batch} L{self.length} C{self.channels} K{self.kernel_size}"

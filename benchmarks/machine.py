@@ -1,0 +1,46 @@
+"""What a measurement was made on: date, versions, processor, load."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+CPUINFO = pathlib.Path("/proc/cpuinfo")
+
+
+def facts(*packages: str) -> dict[str, Any]:
+    """Tell the date, the versions of Python and of the packages, the processor and its load."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
+        "processor": processor(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+    }
+
+
+def processor() -> str:
+    """Name the processor, with the vector extensions where the system lists them."""
+    if not CPUINFO.exists():
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in CPUINFO.read_text().splitlines())
+    lines = {name.strip(): value.strip() for name, _, value in pairs}
+    extensions = {"avx2", "avx512f", "avx512_bf16", "asimd"} & set(
+        lines.get("flags", lines.get("Features", "")).split()
+    )
+    return " ".join([lines.get("model name", platform.machine()), *sorted(extensions)])
+
+
+def write(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Write the results, and say where."""
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"written to {path}")

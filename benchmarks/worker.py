@@ -1,0 +1,176 @@
+"""A process for each framework, so that none meets another's threads, memory or environment.
+
+A task, named "module:function", is a function that a worker calls to build its programs: a dict
+from a name to a `Program`. It raises NotImplementedError, with the reason, to decline.
+
+    with Worker("torch") as worker:
+        facts = worker.load("benchmarks.peers.torch_ncl:build", workload, seed=0)
+        arrays = worker.numbers("forward")
+        seconds = worker.times("forward", 10)
+
+Workers are asked one at a time: while one is timed the others wait for their pipe.
+"""
+
+import dataclasses
+import gc
+import importlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Self
+
+import numpy as np
+
+from benchmarks import timing
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Before any import. An empty CUDA_VISIBLE_DEVICES keeps TensorFlow and PyTorch on the CPU as well.
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a task builds; it lives in the worker.
+
+    Attributes:
+        run: computes, and returns when the result is there.
+        read: makes named NumPy arrays of what `run` returned, in a layout that all peers share.
+        facts: anything to be reported; by habit "compile_seconds" and "memory_bytes", None where
+            the framework cannot tell.
+    """
+
+    run: Callable[[], Any]
+    read: Callable[[Any], dict[str, np.ndarray]]
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class WorkerError(RuntimeError):
+    """A task failed, or its worker died; the message names the worker and says how."""
+
+
+class Declined(Exception):  # noqa: N818 - an answer, not a failure.
+    """A task cannot build what it was asked for; the message is its reason."""
+
+
+class Worker:
+    """The parent's end of a worker process; leave it by `with`, or call `stop`.
+
+    Args:
+        name: for messages.
+        environment: variables to set before the worker imports anything, over `ENVIRONMENT`.
+    """
+
+    def __init__(self, name: str, environment: Mapping[str, str] | None = None):
+        self.name = name
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.worker", str(theirs.fileno())],
+                cwd=ROOT,
+                env={**os.environ, **ENVIRONMENT, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def load(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+        """Drop what was built, build the programs of a task, and return the facts of each.
+
+        Args:
+            task: "module:function".
+            *args: for the function; they must be picklable.
+            **kwargs: the same.
+
+        Raises:
+            Declined: the function raised NotImplementedError.
+            WorkerError: anything else went wrong.
+        """
+        return self._ask("load", task, *args, **kwargs)
+
+    def numbers(self, program: str) -> dict[str, np.ndarray]:
+        """Run a program and return its result as NumPy arrays."""
+        return self._ask("numbers", program)
+
+    def times(self, program: str, count: int = 1) -> list[float]:
+        """Run a program so many times in a row and return the seconds of each."""
+        return self._ask("times", program, count)
+
+    def drop(self) -> None:
+        """Let go of the programs and their memory."""
+        self._ask("drop")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self._connection.close()
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self._connection.send((method, args, kwargs))
+            kind, answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            status = self._process.wait()
+            raise WorkerError(f"{self.name}: the worker died with status {status}") from None
+        if kind == "declined":
+            raise Declined(answer)
+        if kind == "failed":
+            raise WorkerError(f"{self.name}: {method}{args} failed\n{answer}")
+        return answer
+
+
+class _Programs:
+    """The worker's end: answers by methods of the same names."""
+
+    def __init__(self) -> None:
+        self.programs: dict[str, Program] = {}
+
+    def load(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+        self.drop()
+        module, _, function = task.partition(":")
+        self.programs = getattr(importlib.import_module(module), function)(*args, **kwargs)
+        return {name: dict(program.facts) for name, program in self.programs.items()}
+
+    def numbers(self, program: str) -> dict[str, np.ndarray]:
+        return self.programs[program].read(self.programs[program].run())
+
+    def times(self, program: str, count: int) -> list[float]:
+        return timing.clock(self.programs[program].run, count)
+
+    def drop(self) -> None:
+        self.programs = {}
+        gc.collect()
+
+
+def _serve(connection: Connection) -> None:
+    """Answer until the parent closes its end, or ends."""
+    programs = _Programs()
+    while True:
+        try:
+            method, args, kwargs = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        try:
+            answer = "done", getattr(programs, method)(*args, **kwargs)
+        except NotImplementedError as reason:
+            answer = "declined", str(reason)
+        except Exception:
+            answer = "failed", traceback.format_exc()
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then ends us.
+    # The tasks' `Program` must be the one of the module, not of this script.
+    importlib.import_module("benchmarks.worker")._serve(Connection(int(sys.argv[1])))
