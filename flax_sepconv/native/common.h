@@ -1,0 +1,14 @@
+// All that contractions.h uses from outside: included before an instruction set is switched on, so
+// that the standard library's functions stay ones that every processor runs.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "parallel.h"
+#include "problem.h"
+#include "schedule.h"

@@ -1,0 +1,120 @@
+// The contractions as XLA calls them: buffers checked, threads borrowed from XLA's own pool.
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <new>
+#include <utility>
+
+#include "parallel.h"
+#include "problem.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace sepconv {
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+class XlaPool : public Pool {
+ public:
+  explicit XlaPool(ffi::ThreadPool& pool) : pool_(pool) {}
+  std::int64_t threads() const override { return pool_.num_threads(); }
+  void schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
+
+ private:
+  ffi::ThreadPool& pool_;
+};
+
+// What a call is about: the arrays in the roles of x, k and y, and the attributes.
+struct Call {
+  Buffer x, k, y;
+  std::int64_t stride, dilation, pad_low;
+
+  bool consistent() const {
+    const auto a = x.dimensions(), b = k.dimensions(), c = y.dimensions();
+    return a.size() == 3 && b.size() == 3 && c.size() == 3 && a[0] == c[0] && a[2] == b[1] &&
+           b[1] * b[2] == c[2] && b[0] > 0 && stride > 0 && dilation > 0;
+  }
+
+  Problem problem() const {
+    const auto a = x.dimensions(), b = k.dimensions();
+    return {a[0], a[1], a[2], b[2], b[0], stride, dilation, pad_low, y.dimensions()[1]};
+  }
+};
+
+// Run the contraction that `pick` takes out of the Contractions for the buffers' types.
+template <typename Pick>
+ffi::Error compute(const Call& call, ffi::ThreadPool& threads, Buffer a, Buffer b, Result result,
+                   Pick pick) {
+  if (!call.consistent()) return ffi::Error::InvalidArgument("shapes that do not belong together");
+  const auto from = a.element_type(), to = result->element_type();
+  if (from != b.element_type()) return ffi::Error::InvalidArgument("operands of two types");
+  if (a.element_count() == 0 || b.element_count() == 0) {
+    std::memset(result->untyped_data(), 0, result->size_bytes());
+    return ffi::Error::Success();
+  }
+  XlaPool pool(threads);
+  const auto run = [&](const auto& contractions) {
+    const auto contraction = pick(contractions);
+    using Types = typename std::decay_t<decltype(contractions)>;
+    contraction(call.problem(), static_cast<const typename Types::Operand*>(a.untyped_data()),
+                static_cast<const typename Types::Operand*>(b.untyped_data()),
+                static_cast<typename Types::Result*>(result->untyped_data()), pool);
+    return ffi::Error::Success();
+  };
+  const Kernels& kernels = best_kernels();
+  try {
+    if (from == ffi::F32 && to == ffi::F32) return run(kernels.f32);
+    if (from == ffi::F64 && to == ffi::F64) return run(kernels.f64);
+    if (from == ffi::BF16 && to == ffi::BF16) return run(kernels.bf16);
+    if (from == ffi::BF16 && to == ffi::F32) return run(kernels.bf16_to_f32);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+  return ffi::Error::InvalidArgument("types other than float32, float64 and bfloat16");
+}
+
+ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Result y, std::int64_t stride,
+                  std::int64_t dilation, std::int64_t pad_low) {
+  return compute({x, k, *y, stride, dilation, pad_low}, threads, x, k, y,
+                 [](const auto& contractions) { return contractions.output; });
+}
+
+ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Result x,
+                         std::int64_t stride, std::int64_t dilation, std::int64_t pad_low) {
+  return compute({*x, k, y, stride, dilation, pad_low}, threads, y, k, x,
+                 [](const auto& contractions) { return contractions.input_gradient; });
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Result k,
+                          std::int64_t stride, std::int64_t dilation, std::int64_t pad_low) {
+  return compute({x, *k, y, stride, dilation, pad_low}, threads, x, y, k,
+                 [](const auto& contractions) { return contractions.kernel_gradient; });
+}
+
+auto binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Buffer>()
+      .Arg<Buffer>()
+      .Ret<Buffer>()
+      .Attr<std::int64_t>("stride")
+      .Attr<std::int64_t>("dilation")
+      .Attr<std::int64_t>("pad_low");
+}
+
+}  // namespace
+}  // namespace sepconv
+
+// All that the library exports.
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output, sepconv::Output, sepconv::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient, sepconv::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient, sepconv::binding());
+
+// The name of the instruction set that calls run with.
+extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }
+
+#pragma GCC visibility pop

@@ -1,0 +1,36 @@
+// The contractions for x86-64 with AVX-512.
+#include "common.h"
+
+#if defined(__x86_64__)
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")
+#endif
+
+namespace sepconv::avx512 {
+#define SEPCONV_NAME "avx512"
+#define SEPCONV_VECTOR_BYTES 64
+#define SEPCONV_VECTORS 2
+#include "contractions.h"
+}  // namespace sepconv::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const sepconv::Kernels* sepconv::avx512_kernels() {
+  const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return runs ? &avx512::kKernels : nullptr;
+}
+
+#else
+
+const sepconv::Kernels* sepconv::avx512_kernels() { return nullptr; }
+
+#endif

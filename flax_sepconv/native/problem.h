@@ -1,0 +1,59 @@
+// What is computed, and the functions that compute it, without XLA.
+#pragma once
+
+#include <cstdint>
+
+namespace sepconv {
+
+class Pool;
+
+// A bfloat16 in memory; all arithmetic on it is done in float.
+struct bfloat16 {
+  std::uint16_t bits;
+};
+
+// The trilinear form of depthwise.py: input step p = l * stride + i * dilation - pad_low.
+// Arrays are dense: x (batch, length, channels), k (taps, channels, multiplier),
+// y (batch, output_length, channels * multiplier).
+struct Problem {
+  std::int64_t batch, length, channels, multiplier, taps;
+  std::int64_t stride, dilation, pad_low, output_length;
+
+  std::int64_t lanes() const { return channels * multiplier; }
+};
+
+// The three contractions for operands of type T and a result of type R.
+template <typename T, typename R>
+struct Contractions {
+  using Operand = T;
+  using Result = R;
+  void (*output)(const Problem&, const T* x, const T* k, R* y, Pool&);
+  void (*input_gradient)(const Problem&, const T* y, const T* k, R* x, Pool&);
+  void (*kernel_gradient)(const Problem&, const T* x, const T* y, R* k, Pool&);
+};
+
+// The same source compiled for one instruction set.
+struct Kernels {
+  const char* name;
+  Contractions<float, float> f32;
+  Contractions<double, double> f64;
+  Contractions<bfloat16, bfloat16> bf16;
+  Contractions<bfloat16, float> bf16_to_f32;
+};
+
+// Null where this build or this processor lacks the instruction set.
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
+
+// The widest that this processor runs.
+inline const Kernels& best_kernels() {
+  static const Kernels* best = [] {
+    if (const Kernels* kernels = avx512_kernels()) return kernels;
+    if (const Kernels* kernels = avx2_kernels()) return kernels;
+    return baseline_kernels();
+  }();
+  return *best;
+}
+
+}  // namespace sepconv

@@ -1,0 +1,103 @@
+// Which rows meet which positions through which taps, in integers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "problem.h"
+
+namespace sepconv {
+
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return a >= 0 ? (a + b - 1) / b : -(-a / b);
+}
+
+// Taps tap, tap + tap_step, ... (`count` of them). The first one meets position 0 of its class in
+// row `row`; every further tap, and every further position of the class, is `row_step` rows on.
+struct Run {
+  std::int64_t row, tap, tap_step, count;
+};
+
+// Positions (of the result) fall into classes i, i + classes, i + 2 * classes, ...: within a class
+// positions and taps advance through the rows (of the operand) by the same step.
+struct Schedule {
+  std::int64_t rows, positions;  // lengths of operand and result
+  std::int64_t classes, row_step;
+  std::int64_t interior_first, interior_last;  // positions between these meet rows in range alone
+  std::vector<std::vector<Run>> runs;          // of each class
+
+  // The most rows, in or out of range, that trimmed runs of so many neighbouring positions meet.
+  std::int64_t rows_met(std::int64_t count) const {
+    return rows + 2 * (ceil_div(count, classes) - 1) * row_step;
+  }
+
+  // The part of a run that positions [first, first + count) of a class meet within range.
+  Run trimmed(const Run& run, std::int64_t first, std::int64_t count) const {
+    const std::int64_t row = run.row + first * row_step;
+    const std::int64_t low = std::max<std::int64_t>(0, ceil_div(-row, row_step) - (count - 1));
+    const std::int64_t high = std::min(run.count, ceil_div(rows - row, row_step));
+    return {row + low * row_step, run.tap + low * run.tap_step, run.tap_step,
+            std::max<std::int64_t>(0, high - low)};
+  }
+};
+
+// Positions that are computed together: many enough for their rows to be shared, few enough for
+// those to stay in the first cache.
+inline std::int64_t block_positions(const Schedule& s) {
+  const std::int64_t full_tiles = 8 * s.classes;
+  const std::int64_t block = full_tiles <= 1024 ? ceil_div(128, full_tiles) * full_tiles : 1024;
+  return std::min(block, s.positions);
+}
+
+// From x to y: position l meets row l * S + i * D - pad_low.
+inline Schedule output_schedule(const Problem& p) {
+  const std::int64_t common = std::gcd(p.stride, p.dilation);
+  const std::int64_t reach = (p.taps - 1) * p.dilation;
+  Schedule s;
+  s.rows = p.length;
+  s.positions = p.output_length;
+  s.classes = p.dilation / common;
+  s.row_step = p.stride * s.classes;
+  s.interior_first = std::max<std::int64_t>(0, ceil_div(p.pad_low, p.stride));
+  s.interior_last =
+      std::min(s.positions, ceil_div(p.length + p.pad_low - reach, p.stride));
+  const std::int64_t tap_step = p.stride / common;
+  for (std::int64_t i = 0; i < s.classes; ++i) {
+    s.runs.emplace_back();
+    for (std::int64_t tap = 0; tap < std::min(tap_step, p.taps); ++tap)
+      s.runs.back().push_back({i * p.stride + tap * p.dilation - p.pad_low, tap, tap_step,
+                               ceil_div(p.taps - tap, tap_step)});
+  }
+  return s;
+}
+
+// From y to x: position p meets row (p + pad_low - i * D) / S, where that is whole.
+inline Schedule input_gradient_schedule(const Problem& p) {
+  const std::int64_t common = std::gcd(p.stride, p.dilation);
+  const std::int64_t reach = (p.taps - 1) * p.dilation;
+  Schedule s;
+  s.rows = p.output_length;
+  s.positions = p.length;
+  s.classes = p.stride / common * p.dilation;
+  s.row_step = p.dilation / common;
+  s.interior_first = std::max<std::int64_t>(0, reach - p.pad_low);
+  s.interior_last = std::min(s.positions, p.output_length * p.stride - p.pad_low);
+  const std::int64_t tap_step = p.stride / common;
+  for (std::int64_t i = 0; i < s.classes; ++i) {
+    s.runs.emplace_back();
+    for (std::int64_t tap = 0; tap < std::min(tap_step, p.taps); ++tap) {
+      const std::int64_t meets = i + p.pad_low - tap * p.dilation;
+      if (meets % p.stride != 0) continue;
+      // Higher taps meet earlier rows: the run goes backwards through the taps.
+      const std::int64_t count = ceil_div(p.taps - tap, tap_step);
+      s.runs.back().push_back({meets / p.stride - (count - 1) * s.row_step,
+                               tap + (count - 1) * tap_step, -tap_step, count});
+      break;
+    }
+  }
+  return s;
+}
+
+}  // namespace sepconv

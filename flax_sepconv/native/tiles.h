@@ -1,0 +1,131 @@
+// The innermost loops: everything they add up stays in registers.
+//
+// Where the steps between positions and between taps are equal, position p meets tap t in row
+// p + t: a tile of P positions and T taps loads P + T - 1 rows for P * T products.
+
+constexpr int kVectors = SEPCONV_VECTORS;  // neighbouring vectors of one tile
+constexpr int kPositions = 8;              // positions of an output tile
+constexpr int kTaps = 4;                   // taps of an output tile at a time
+constexpr int kGradientTaps = 8;           // taps of a kernel gradient tile
+constexpr int kGradientPositions = 4;      // positions of a kernel gradient tile at a time
+
+// A run of taps that meets rows of equal distance.
+template <typename A>
+struct TapRun {
+  std::int64_t offset;  // of the row that the first tap meets at the first position, in elements
+  const A* taps;        // the first tap
+  std::int64_t step;    // from tap to tap, in elements; negative where taps run backwards
+  std::int64_t count;
+};
+
+// sums[p] += rows[p + t] * taps[t]
+template <typename A, int P, int T, int V>
+SEPCONV_INLINE void add_taps(Vector<A> (&sums)[P][V], const A* rows, std::int64_t row_step,
+                             const A* taps, std::int64_t tap_step) {
+  Vector<A> tap[T][V];
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < V; ++v) tap[t][v] = load<A>(taps + t * tap_step + v * kWidth<A>);
+#pragma GCC unroll 16
+  for (int r = 0; r < P + T - 1; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vector<A> row = load<A>(rows + r * row_step + v * kWidth<A>);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+        if (r - t >= 0 && r - t < P) sums[r - t][v] += row * tap[t][v];
+    }
+  }
+}
+
+// out[p] = sum over all runs of rows[p + t] * taps[t], for P positions and V vectors of lanes.
+template <typename A, int P, int V>
+SEPCONV_INLINE void output_tile(const A* in, std::int64_t row_step, const TapRun<A>* runs,
+                                int n_runs, std::int64_t lane, A* out, std::int64_t out_step) {
+  Vector<A> sums[P][V] = {};
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < V; ++v) __builtin_prefetch(out + p * out_step + v * kWidth<A>, 1);
+  for (int i = 0; i < n_runs; ++i) {
+    const TapRun<A>& run = runs[i];
+    const A* rows = in + run.offset;
+    const A* taps = run.taps + lane;
+    std::int64_t left = run.count;
+    for (; left >= kTaps; left -= kTaps) {
+      add_taps<A, P, kTaps, V>(sums, rows, row_step, taps, run.step);
+      rows += kTaps * row_step;
+      taps += kTaps * run.step;
+    }
+    if (left == 3) add_taps<A, P, 3, V>(sums, rows, row_step, taps, run.step);
+    if (left == 2) add_taps<A, P, 2, V>(sums, rows, row_step, taps, run.step);
+    if (left == 1) add_taps<A, P, 1, V>(sums, rows, row_step, taps, run.step);
+  }
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < V; ++v) store<A>(out + p * out_step + v * kWidth<A>, sums[p][v]);
+}
+
+// sums[t] += rows[p + t] * cotangents[p]
+template <typename A, int P, int T, int V>
+SEPCONV_INLINE void add_positions(Vector<A> (&sums)[T][V], const A* rows, std::int64_t row_step,
+                                  const A* cotangents, std::int64_t cotangent_step) {
+  Vector<A> cotangent[P][V];
+  for (int p = 0; p < P; ++p)
+    for (int v = 0; v < V; ++v)
+      cotangent[p][v] = load<A>(cotangents + p * cotangent_step + v * kWidth<A>);
+#pragma GCC unroll 16
+  for (int r = 0; r < P + T - 1; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const Vector<A> row = load<A>(rows + r * row_step + v * kWidth<A>);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p)
+        if (r - p >= 0 && r - p < T) sums[r - p][v] += row * cotangent[p][v];
+    }
+  }
+}
+
+// gradient[t] += sum over n positions of rows[p + t] * cotangents[p], for T taps.
+template <typename A, int T, int V>
+SEPCONV_INLINE void gradient_tile(const A* rows, std::int64_t row_step, const A* cotangents,
+                                  std::int64_t cotangent_step, std::int64_t n, A* gradient,
+                                  std::int64_t gradient_step) {
+  Vector<A> sums[T][V];
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < V; ++v)
+      sums[t][v] = load<A>(gradient + t * gradient_step + v * kWidth<A>);
+  for (; n >= kGradientPositions; n -= kGradientPositions) {
+    add_positions<A, kGradientPositions, T, V>(sums, rows, row_step, cotangents, cotangent_step);
+    rows += kGradientPositions * row_step;
+    cotangents += kGradientPositions * cotangent_step;
+  }
+  for (; n > 0; --n) {
+    add_positions<A, 1, T, V>(sums, rows, row_step, cotangents, cotangent_step);
+    rows += row_step;
+    cotangents += cotangent_step;
+  }
+  for (int t = 0; t < T; ++t)
+    for (int v = 0; v < V; ++v)
+      store<A>(gradient + t * gradient_step + v * kWidth<A>, sums[t][v]);
+}
+
+// The same for any number of taps.
+template <typename A, int V>
+SEPCONV_INLINE void gradient_tiles(const A* rows, std::int64_t row_step, const A* cotangents,
+                                   std::int64_t cotangent_step, std::int64_t n, A* gradient,
+                                   std::int64_t gradient_step, std::int64_t taps) {
+#define SEPCONV_TILE(T) \
+  gradient_tile<A, T, V>(rows, row_step, cotangents, cotangent_step, n, gradient, gradient_step)
+  for (; taps >= kGradientTaps; taps -= kGradientTaps) {
+    SEPCONV_TILE(kGradientTaps);
+    rows += kGradientTaps * row_step;
+    gradient += kGradientTaps * gradient_step;
+  }
+  switch (taps) {
+    case 7: return SEPCONV_TILE(7);
+    case 6: return SEPCONV_TILE(6);
+    case 5: return SEPCONV_TILE(5);
+    case 4: return SEPCONV_TILE(4);
+    case 3: return SEPCONV_TILE(3);
+    case 2: return SEPCONV_TILE(2);
+    case 1: return SEPCONV_TILE(1);
+  }
+#undef SEPCONV_TILE
+}
