@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h)
 CONFIG ?= configs/japanese_vowels.py
 
 .DEFAULT_GOAL := help
@@ -40,7 +41,7 @@ clean: ## Remove the environment and everything built (not runs/).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/%.stamp: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/python
 	$(INSTALL) --editable '.[$*]'
 	touch $@
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.typing import DTypeLike
@@ -95,14 +96,19 @@ def contract(
     precision: lax.PrecisionLike,
     dtype: DTypeLike,
     platform: str,
+    exported: bool,
 ) -> jax.Array:
     """Compute one contraction with the named lowering, or the one selected for the platform."""
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
     contraction = CONTRACTIONS[result]
-    name = implementation or select(platform, contraction, geometry.kernel_size, operand_dtype).name
+    name = implementation
+    if name is None:
+        name = select(platform, contraction, geometry.kernel_size, operand_dtype, exported).name
+    elif reason := LOWERINGS[name].declines(platform):
+        raise NotImplementedError(f"implementation={name!r} cannot run here: {reason}")
     lowering = getattr(LOWERINGS[name], contraction)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
-    return lowering(a, b, geometry, accumulator, precision).astype(dtype)
+    return lowering(a, b, geometry, accumulator, dtype, precision)
 
 
 def _abstract(
@@ -117,10 +123,9 @@ def _abstract(
 
     def typed(a: jax.Array, b: jax.Array) -> jax.Array:
         if result == "k":
-            out = jnp.repeat(stand_in(a, b, one_tap, dtype, None), geometry.kernel_size, 0)
-        else:
-            out = stand_in(a, b[:1], one_tap, dtype, None)
-        return out.astype(dtype)
+            out = stand_in(a, b, one_tap, dtype, dtype, None)
+            return jnp.repeat(out, geometry.kernel_size, 0)
+        return stand_in(a, b[:1], one_tap, dtype, dtype, None)
 
     return jax.make_jaxpr(typed)(a, b).out_avals[0]
 
@@ -182,9 +187,18 @@ depthwise_p.def_impl(_evaluate)
 depthwise_p.def_abstract_eval(_abstract)
 ad.defbilinear(depthwise_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[depthwise_p] = _batch
+# A lowering that is partitioned by a rule of its own must know the devices.
+dispatch.prim_requires_devices_during_lowering.add(depthwise_p)
+
+
+def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
+    """Lower the contraction that is chosen now that the platform is known."""
+    exported = ctx.module_context.lowering_parameters.for_export
+    chosen = functools.partial(contract, platform=platform, exported=exported)
+    return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
+
+
 for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(
-        depthwise_p,
-        mlir.lower_fun(functools.partial(contract, platform=_platform), multiple_results=False),
-        platform=_platform,
+        depthwise_p, functools.partial(_lower, platform=_platform), platform=_platform
     )

@@ -5,10 +5,16 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flax_sepconv.lowerings import native
+
 CPU_REASON = (
-    "on CPU the shifted sum was measured faster than the grouped convolution for every "
-    "contraction and kernel size tried (K from 4 to 768)"
+    "on CPU the native kernels were measured fastest, for every contraction and kernel size tried"
 )
+CPU_WITHOUT_NATIVE_REASON = (
+    "the fastest of XLA's own forms on CPU, for every contraction and kernel size tried; the "
+    "native kernels, faster still, are left out: "
+)
+EXPORTED_REASON = "an exported program must not need the library that holds them"
 GPU_HALF_REASON = (
     "16-bit 1-D convolutions are reported to fail on CUDA (jax-ml/jax#37922); the shifted sum is "
     "not a convolution to XLA"
@@ -37,7 +43,9 @@ class Selection(NamedTuple):
     reason: str
 
 
-def select(platform: str, contraction: str, kernel_size: int, dtype: DTypeLike) -> Selection:
+def select(
+    platform: str, contraction: str, kernel_size: int, dtype: DTypeLike, exported: bool = False
+) -> Selection:
     """Select a lowering for one contraction.
 
     Args:
@@ -45,9 +53,13 @@ def select(platform: str, contraction: str, kernel_size: int, dtype: DTypeLike) 
         contraction: one of the values of `CONTRACTIONS`.
         kernel_size: K.
         dtype: of the operands (their promotion, where they differ).
+        exported: whether the program is lowered by `jax.export`.
     """
     if platform == "cpu":
-        return Selection("shifted_sum", CPU_REASON)
+        missing = EXPORTED_REASON if exported else native.declines(platform)
+        if missing:
+            return Selection("shifted_sum", CPU_WITHOUT_NATIVE_REASON + missing)
+        return Selection("native", CPU_REASON)
     if platform in ("cuda", "rocm", "gpu"):
         if jnp.dtype(dtype).itemsize == 2:
             return Selection("shifted_sum", GPU_HALF_REASON)

@@ -266,7 +266,9 @@ def test_named_lowering_runs(lowering):
     f, x, k, y, _ = setup(CASES[0], lowering)
     compiled = jax.jit(lambda x, k, y: jax.vjp(f, x, k)[1](y)).lower(x, k, y)
     convolutions = compiled.as_text().count("stablehlo.convolution")
-    assert convolutions == {"grouped_conv": 2, "shifted_sum": 0}[lowering]
+    assert convolutions == {"grouped_conv": 2, "shifted_sum": 0, "native": 0}[lowering]
+    calls = compiled.as_text().count("@flax_sepconv_")
+    assert calls == {"grouped_conv": 0, "shifted_sum": 0, "native": 2}[lowering]
 
 
 def test_no_second_compilation():

@@ -12,17 +12,22 @@ from jax.typing import DTypeLike
 from flax_sepconv.geometry import Geometry
 
 
+def declines(platform: str) -> None:
+    """Say why the lowering cannot run on the platform: it runs on every one."""
+
+
 def output(
     x: jax.Array,
     kernel: jax.Array,
     geometry: Geometry,
     accumulator: DTypeLike,
+    dtype: DTypeLike,
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
     K, C, M = kernel.shape
     x, kernel = _same_dtype(x, kernel)
-    return lax.conv_general_dilated(
+    out = lax.conv_general_dilated(
         x,
         kernel.reshape(K, 1, C * M),
         window_strides=(geometry.stride,),
@@ -33,6 +38,7 @@ def output(
         precision=precision,
         preferred_element_type=accumulator,
     )
+    return out.astype(dtype)
 
 
 def input_gradient(
@@ -40,12 +46,13 @@ def input_gradient(
     kernel: jax.Array,
     geometry: Geometry,
     accumulator: DTypeLike,
+    dtype: DTypeLike,
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
     C = kernel.shape[1]
     y, kernel = _same_dtype(y, kernel)
-    return lax.conv_general_dilated(
+    out = lax.conv_general_dilated(
         y,
         jnp.flip(kernel, 0).swapaxes(1, 2),
         window_strides=(1,),
@@ -57,6 +64,7 @@ def input_gradient(
         precision=precision,
         preferred_element_type=accumulator,
     )
+    return out.astype(dtype)
 
 
 def kernel_gradient(
@@ -64,6 +72,7 @@ def kernel_gradient(
     y: jax.Array,
     geometry: Geometry,
     accumulator: DTypeLike,
+    dtype: DTypeLike,
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
@@ -81,7 +90,7 @@ def kernel_gradient(
         precision=precision,
         preferred_element_type=accumulator,
     )
-    return gradient.reshape(geometry.kernel_size, C, y.shape[-1] // C)
+    return gradient.reshape(geometry.kernel_size, C, y.shape[-1] // C).astype(dtype)
 
 
 def _same_dtype(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -19,11 +19,16 @@ from flax_sepconv.geometry import Geometry
 TAPS_PER_REDUCTION = 16
 
 
+def declines(platform: str) -> None:
+    """Say why the lowering cannot run on the platform: it runs on every one."""
+
+
 def output(
     x: jax.Array,
     kernel: jax.Array,
     geometry: Geometry,
     accumulator: DTypeLike,
+    dtype: DTypeLike,
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
@@ -33,7 +38,7 @@ def output(
     taps = kernel.astype(accumulator)
     terms = (_shift(padded, i, geometry).astype(accumulator)[..., None] * taps[i] for i in range(K))
     y = functools.reduce(operator.add, terms)
-    return y.reshape(*y.shape[:2], C * M)
+    return y.reshape(*y.shape[:2], C * M).astype(dtype)
 
 
 def input_gradient(
@@ -41,6 +46,7 @@ def input_gradient(
     kernel: jax.Array,
     geometry: Geometry,
     accumulator: DTypeLike,
+    dtype: DTypeLike,
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C).
@@ -71,7 +77,7 @@ def input_gradient(
             window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
             sums[r] += window.astype(accumulator) * taps[i, :, m]
     interleaved = jnp.stack(sums, 2).reshape(y.shape[0], phases * S, C)
-    return interleaved[:, : geometry.length]
+    return interleaved[:, : geometry.length].astype(dtype)
 
 
 def kernel_gradient(
@@ -79,6 +85,7 @@ def kernel_gradient(
     y: jax.Array,
     geometry: Geometry,
     accumulator: DTypeLike,
+    dtype: DTypeLike,
     precision: lax.PrecisionLike,
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
@@ -94,7 +101,7 @@ def kernel_gradient(
     for i in range(0, len(terms), TAPS_PER_REDUCTION):
         sums += _sum_together(terms[i : i + TAPS_PER_REDUCTION])
     # The batch is summed by an operation of its own: one all-reduce where it is sharded.
-    return jnp.stack(sums).sum(1)
+    return jnp.stack(sums).sum(1).astype(dtype)
 
 
 def _sum_together(terms: list[jax.Array]) -> tuple[jax.Array, ...]:

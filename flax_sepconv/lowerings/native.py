@@ -1,0 +1,141 @@
+"""The depthwise stage in C++ (`flax_sepconv/native/`), called through XLA's FFI.
+
+For CPUs. Channels lie in vectors, products are summed in registers, and the work is shared by XLA's
+own threads, cut by shape alone: the same operands give the same bits for any number of threads.
+bfloat16 is summed in float32; float16 is computed as float32.
+"""
+
+import ctypes
+import pathlib
+import sys
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import DTypeLike
+
+from flax_sepconv.geometry import Geometry
+from flax_sepconv.partitioning import partitioned
+
+LIBRARY = (
+    pathlib.Path(__file__)
+    .parents[1]
+    .joinpath("native", "libsepconv.dll" if sys.platform == "win32" else "libsepconv.so")
+)
+CONTRACTIONS = ("output", "input_gradient", "kernel_gradient")
+# Operands' and result's; others are converted.
+DTYPES = (
+    ("float32", "float32"),
+    ("float64", "float64"),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "float32"),
+)
+
+
+def _register() -> str | None:
+    """Make the library known to XLA; return what keeps it from being used, or None."""
+    if not LIBRARY.exists():
+        return "it was not built when flax_sepconv was installed (that takes a C++17 compiler)"
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+        for name in CONTRACTIONS:
+            handler = jax.ffi.pycapsule(getattr(library, f"sepconv_{name}"))
+            jax.ffi.register_ffi_target(f"flax_sepconv_{name}", handler, platform="cpu")
+    except (OSError, AttributeError, RuntimeError) as error:
+        return f"its library cannot be loaded: {error}"
+    return None
+
+
+ABSENCE = _register()
+
+
+def declines(platform: str) -> str | None:
+    """Say why the lowering cannot run on the platform, or None."""
+    if platform != "cpu":
+        return f"it is for CPUs, and the program is lowered for {platform}"
+    return ABSENCE
+
+
+def output(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    dtype: DTypeLike,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+    del precision  # Products and sums of the accumulator's dtype are exact enough.
+    M = kernel.shape[2]
+
+    def shape(x: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
+        return x.shape[0], geometry.output_length, kernel.shape[1] * M
+
+    return _call("output", (x, kernel), geometry, shape, accumulator, dtype)
+
+
+def input_gradient(
+    y: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    dtype: DTypeLike,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
+    del precision
+
+    def shape(y: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
+        return y.shape[0], geometry.length, kernel.shape[1]
+
+    return _call("input_gradient", (y, kernel), geometry, shape, accumulator, dtype)
+
+
+def kernel_gradient(
+    x: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    dtype: DTypeLike,
+    precision: lax.PrecisionLike,
+) -> jax.Array:
+    """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
+    del precision
+    M = y.shape[-1] // x.shape[-1]
+
+    def shape(x: jax.Array, y: jax.Array) -> tuple[int, ...]:
+        return geometry.kernel_size, x.shape[-1], M
+
+    return _call("kernel_gradient", (x, y), geometry, shape, accumulator, dtype)
+
+
+def _call(
+    contraction: str,
+    operands: tuple[jax.Array, jax.Array],
+    geometry: Geometry,
+    shape: Callable[[jax.Array, jax.Array], tuple[int, ...]],
+    accumulator: DTypeLike,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Call the library on operands of one dtype; `shape` is that of the result for their shards."""
+    common = jnp.promote_types(operands[0].dtype, operands[1].dtype)
+    result = jnp.dtype(dtype)
+    if (common.name, result.name) not in DTYPES:
+        common = result = jnp.dtype(accumulator)
+
+    def call(a: jax.Array, b: jax.Array) -> jax.Array:
+        # Of the operands' type but for shape and dtype: in `shard_map` it names the mesh.
+        out = jax.typeof(a).update(shape=shape(a, b), dtype=result)
+        call = jax.ffi.ffi_call(f"flax_sepconv_{contraction}", out)
+        return call(
+            a,
+            b,
+            stride=np.int64(geometry.stride),
+            dilation=np.int64(geometry.dilation),
+            pad_low=np.int64(geometry.pad_low),
+        )
+
+    a, b = (operand.astype(common) for operand in operands)
+    return partitioned(contraction, call)(a, b).astype(dtype)
