@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 # The factors of each axis: two operands, then the result; channels lie outside multipliers.
 AXES = {
@@ -26,24 +27,40 @@ MeshAxes = tuple[str, ...]
 
 
 def partitioned(
-    contraction: str, function: Callable[[jax.Array, jax.Array], jax.Array]
+    contraction: str, function: Callable[[jax.Array, jax.Array], jax.Array], multiplier: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """Return the function with a partitioning rule.
 
     Args:
         contraction: a key of `AXES`.
         function: of two operands, for any batch and any number of channels.
+        multiplier: M.
     """
     wrapped = custom_partitioning(function)
-    first, second, result = (" ".join(axes) for axes in AXES[contraction])
+    # Shardy wants no factor of size 1 beside another.
+    lanes = "c" if multiplier == 1 else "(c m)"
+    first, second, result = (" ".join(axes).replace("(c m)", lanes) for axes in AXES[contraction])
+    rule = f"{first}, {second} -> {result}"
+    whole = sorted(set(rule) & set("lkom"), key=rule.index)
     wrapped.def_partition(
         partition=functools.partial(_partition, contraction, function),
         infer_sharding_from_operands=functools.partial(_infer, contraction),
-        sharding_rule=f"{first}, {second} -> {result}",
-        need_replication_factors=("l", "k", "o", "m"),
+        sharding_rule=rule,
+        need_replication_factors=tuple(whole),
         reduction_factors=("b",) if contraction == "kernel_gradient" else (),
     )
     return wrapped
+
+
+def result_type(
+    contraction: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
+) -> Any:
+    """Return the type of a result that is divided as its operands are, where types tell that."""
+    types = (jax.typeof(a), jax.typeof(b))
+    mesh = types[0].sharding.mesh
+    axes = AXES[contraction]
+    divided = _divided(axes[:2], types, mesh, _channels(axes[:2], types))
+    return types[0].update(shape=shape, dtype=dtype, sharding=_sharding(axes[2], divided, mesh))
 
 
 def _infer(contraction: str, mesh: Mesh, operands: Any, result: Any) -> Any:
@@ -84,7 +101,9 @@ def _channels(axes: Any, arrays: Any) -> int:
     return array.shape[letters.index("c")]
 
 
-def _divided(axes: Any, arrays: Any, mesh: Mesh, channels: int) -> tuple[MeshAxes, MeshAxes]:
+def _divided(
+    axes: Any, arrays: Any, mesh: Mesh | AbstractMesh, channels: int
+) -> tuple[MeshAxes, MeshAxes]:
     """Return the mesh axes that divide the batch, and those that divide the channels."""
     batch: MeshAxes = ()
     lanes: MeshAxes = ()
@@ -99,7 +118,9 @@ def _divided(axes: Any, arrays: Any, mesh: Mesh, channels: int) -> tuple[MeshAxe
     return batch, tuple(name for name in lanes if name not in batch)
 
 
-def _sharding(axes: Any, divided: tuple[MeshAxes, MeshAxes], mesh: Mesh) -> NamedSharding:
+def _sharding(
+    axes: Any, divided: tuple[MeshAxes, MeshAxes], mesh: Mesh | AbstractMesh
+) -> NamedSharding:
     batch, lanes = divided
     spec = [batch if axis == "b" else lanes if axis in CHANNELS else None for axis in axes]
     return NamedSharding(mesh, PartitionSpec(*(names or None for names in spec)))

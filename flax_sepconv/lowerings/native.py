@@ -17,7 +17,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
-from flax_sepconv.partitioning import partitioned
+from flax_sepconv.partitioning import partitioned, result_type
 
 LIBRARY = (
     pathlib.Path(__file__)
@@ -73,7 +73,7 @@ def output(
     def shape(x: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
         return x.shape[0], geometry.output_length, kernel.shape[1] * M
 
-    return _call("output", (x, kernel), geometry, shape, accumulator, dtype)
+    return _call("output", (x, kernel), geometry, shape, M, accumulator, dtype)
 
 
 def input_gradient(
@@ -86,11 +86,12 @@ def input_gradient(
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
     del precision
+    M = kernel.shape[2]
 
     def shape(y: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
         return y.shape[0], geometry.length, kernel.shape[1]
 
-    return _call("input_gradient", (y, kernel), geometry, shape, accumulator, dtype)
+    return _call("input_gradient", (y, kernel), geometry, shape, M, accumulator, dtype)
 
 
 def kernel_gradient(
@@ -108,7 +109,7 @@ def kernel_gradient(
     def shape(x: jax.Array, y: jax.Array) -> tuple[int, ...]:
         return geometry.kernel_size, x.shape[-1], M
 
-    return _call("kernel_gradient", (x, y), geometry, shape, accumulator, dtype)
+    return _call("kernel_gradient", (x, y), geometry, shape, M, accumulator, dtype)
 
 
 def _call(
@@ -116,6 +117,7 @@ def _call(
     operands: tuple[jax.Array, jax.Array],
     geometry: Geometry,
     shape: Callable[[jax.Array, jax.Array], tuple[int, ...]],
+    multiplier: int,
     accumulator: DTypeLike,
     dtype: DTypeLike,
 ) -> jax.Array:
@@ -126,8 +128,7 @@ def _call(
         common = result = jnp.dtype(accumulator)
 
     def call(a: jax.Array, b: jax.Array) -> jax.Array:
-        # Of the operands' type but for shape and dtype: in `shard_map` it names the mesh.
-        out = jax.typeof(a).update(shape=shape(a, b), dtype=result)
+        out = result_type(contraction, a, b, shape(a, b), result)
         call = jax.ffi.ffi_call(f"flax_sepconv_{contraction}", out)
         return call(
             a,
@@ -138,4 +139,4 @@ def _call(
         )
 
     a, b = (operand.astype(common) for operand in operands)
-    return partitioned(contraction, call)(a, b).astype(dtype)
+    return partitioned(contraction, call, multiplier)(a, b).astype(dtype)
