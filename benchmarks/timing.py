@@ -1,5 +1,6 @@
 """Time programs side by side."""
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -65,3 +66,12 @@ def interleaved(
 def medians(samples: Mapping[Key, list[float]]) -> dict[Key, float]:
     """Return the median of each clock's samples."""
     return {key: statistics.median(values) for key, values in samples.items()}
+
+
+def fastest(programs: Mapping[str, Callable[[], Any]], seconds: float = 0.05) -> str:
+    """Return the name of the program with the least median time."""
+    if len(programs) == 1:
+        return next(iter(programs))
+    clocks = {name: functools.partial(clock, program) for name, program in programs.items()}
+    times = medians(interleaved(clocks, seconds))
+    return min(times, key=times.__getitem__)

@@ -19,6 +19,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, Pipe
@@ -62,19 +63,22 @@ class Worker:
     """The parent's end of a worker process; leave it by `with`, or call `stop`.
 
     Args:
-        name: for messages.
+        name: for messages. What the worker prints is shown only when it dies.
         environment: variables to set before the worker imports anything, over `ENVIRONMENT`.
     """
 
     def __init__(self, name: str, environment: Mapping[str, str] | None = None):
         self.name = name
         self._connection, theirs = Pipe()
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - until `stop`.
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker", str(theirs.fileno())],
+                [sys.executable, "-X", "faulthandler", "-m", __name__, str(theirs.fileno())],
                 cwd=ROOT,
                 env={**os.environ, **ENVIRONMENT, **(environment or {})},
                 stdin=subprocess.DEVNULL,
+                stdout=self._printed,
+                stderr=self._printed,
                 pass_fds=[theirs.fileno()],
             )
 
@@ -109,6 +113,7 @@ class Worker:
         self._connection.close()
         self._process.kill()
         self._process.wait()
+        self._printed.close()
 
     def __enter__(self) -> Self:
         return self
@@ -121,13 +126,17 @@ class Worker:
             self._connection.send((method, args, kwargs))
             kind, answer = self._connection.recv()
         except (EOFError, ConnectionError):
-            status = self._process.wait()
-            raise WorkerError(f"{self.name}: the worker died with status {status}") from None
+            raise WorkerError(f"{self.name}: the worker died {self._last_words()}") from None
         if kind == "declined":
             raise Declined(answer)
         if kind == "failed":
             raise WorkerError(f"{self.name}: {method}{args} failed\n{answer}")
         return answer
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._printed.seek(0)
+        return f"with status {status}\n{self._printed.read().decode(errors='replace')[-2000:]}"
 
 
 class _Programs:

@@ -2,23 +2,28 @@
 
 import csv
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from flax_sepconv import geometry
 
 TABLE = pathlib.Path(__file__).with_name("workloads.csv")
 
+# Inputs are kept within so many elements by cutting the batch (8 MiB in float32).
+ELEMENTS = 2**21
+
 # One layer of each kind: short and long kernels, dilation, stride, multipliers, small and wide.
 SELECTION = (
-    "quartznet_c1-0",
-    "quartznet_b7_9-1",
-    "quartznet_c2-0",
-    "matchbox_b2-0",
-    "citrinet_pro-0",
+    "conformer_k31-0",
+    "mamba1_k4-0",
+    "jax13800_k5-0",
+    "quartznet_b7_9-0",
     "convtasnet-3",
-    "conformer_m-0",
-    "mamba1-0",
+    "matchbox_b2-0",
+    "lite-1",
     "lite-0",
+    "quartznet_c1-0",
+    "quartznet_c2-0",
+    "litemv_basicmotions-0",
     "litemv_japanesevowels-3",
     "eegnet_sep-0",
     "keras_bench-0",
@@ -26,34 +31,58 @@ SELECTION = (
 
 
 class Workload(NamedTuple):
-    """One layer; `filters` is None where the source has a depthwise stage alone."""
+    """One layer.
+
+    `filters` is 0 where the source has a depthwise stage alone; `cpu_batch` is 0 where the size of
+    the input decides the batch to measure with.
+    """
 
     name: str
     batch: int
     length: int
     channels: int
-    filters: int | None
+    filters: int
     kernel_size: int
     strides: int
     dilation_rate: int
     depth_multiplier: int
     padding: str
+    cpu_batch: int
     source: str
 
-    def within(self, elements: int) -> "Workload":
-        """Return the workload with as large a batch as keeps the input within so many elements."""
-        fitting = max(elements // (self.length * self.channels), 1)
-        return self._replace(batch=min(self.batch, fitting))
+    @property
+    def joined(self) -> int:
+        """C*M, the channels between the two stages."""
+        return self.channels * self.depth_multiplier
 
     @property
     def steps(self) -> int:
         """The number of output steps."""
-        return geometry.output_length(
+        return self._geometry.output_length
+
+    @property
+    def pads(self) -> tuple[int, int]:
+        """The zeros before the first and after the last input step."""
+        return self._geometry.pad_low, max(self._geometry.pad_high, 0)
+
+    @property
+    def _geometry(self) -> geometry.Geometry:
+        return geometry.resolve(
             self.length, self.kernel_size, self.strides, self.dilation_rate, self.padding
         )
 
+    def within(self, elements: int) -> "Workload":
+        """Return the workload with the batch to measure with on a small machine.
+
+        That is `cpu_batch` where it is given, else as much as keeps the input within so many
+        elements.
+        """
+        fitting = self.cpu_batch or max(elements // (self.length * self.channels), 1)
+        return self._replace(batch=min(self.batch, fitting))
+
     def __str__(self) -> str:
-        shape = f"B{self.batch} L{self.length} C{self.channels} K{self.kernel_size}"
+        filters = f"->{self.filters}" if self.filters else ""
+        shape = f"B{self.batch} L{self.length} C{self.channels}{filters} K{self.kernel_size}"
         rest = f" S{self.strides} D{self.dilation_rate} M{self.depth_multiplier} {self.padding}"
         return shape + rest
 
@@ -67,10 +96,7 @@ def load() -> list[Workload]:
     for row in rows:
         number = seen.get(row["name"], 0)
         seen[row["name"]] = number + 1
-        values: dict[str, Any] = {"name": f"{row['name']}-{number}"}
-        for key in Workload._fields[1:]:
-            text = row[key]
-            is_size = key not in ("padding", "source")
-            values[key] = (int(text) if text else None) if is_size else text
-        workloads.append(Workload(**values))
+        texts = {"padding": row["padding"], "source": row["source"]}
+        sizes = {key: int(row[key] or 0) for key in Workload._fields[1:] if key not in texts}
+        workloads.append(Workload(name=f"{row['name']}-{number}", **sizes, **texts))  # type: ignore[arg-type]
     return workloads

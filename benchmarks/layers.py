@@ -1,0 +1,143 @@
+"""Time the whole layer, ours and its peers in other frameworks, forward and with all gradients.
+
+Each framework runs in a process of its own; their results are compared with NumPy float64 before
+anything is timed, then all are asked in turn until everyone's seconds are spent. Medians, ratios,
+compile times and the memory of the executables go into a table, a JSON file, and a picture beside
+it. The rates of the machine are measured in the same run.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import flags, machine, picture, reference, report, roofline, summary, timing
+from benchmarks.case import Case
+from benchmarks.peers import PEERS, floor
+from benchmarks.worker import Declined, Worker
+from benchmarks.workloads import Workload
+
+Facts = dict[str, dict[str, Any]]
+
+
+def measure(workload: Workload, workers: Mapping[str, Worker], seconds: float) -> dict[str, Any]:
+    """Build, compare and time one workload; the record of every peer and program."""
+    facts, declined = load(workload, workers)
+    compare(workload, {name: workers[name] for name in facts})
+    clocks = {
+        (program, name): functools.partial(workers[name].times, program)
+        for program in summary.PROGRAMS
+        for name in facts
+    }
+    samples = timing.interleaved(clocks, seconds)
+    for worker in workers.values():
+        worker.drop()
+    for (program, name), values in samples.items():
+        low, middle, high = np.percentile(np.multiply(values, 1e3), [25, 50, 75])
+        facts[name][program] |= {
+            "milliseconds": middle,
+            "quartiles": [low, high],
+            "samples": len(values),
+        }
+    return {
+        "workload": workload.name,
+        "shape": str(workload),
+        "source": workload.source,
+        "peers": facts,
+        "declined": declined,
+    }
+
+
+def load(
+    workload: Workload, workers: Mapping[str, Worker]
+) -> tuple[dict[str, Facts], dict[str, str]]:
+    """Build the programs of all peers, one after the other; their facts, and who declined why."""
+    facts: dict[str, Facts] = {}
+    declined: dict[str, str] = {}
+    for name, worker in workers.items():
+        try:
+            facts[name] = worker.load(f"benchmarks.peers.{name}:build", workload)
+        except Declined as reason:
+            declined[name] = str(reason)
+    return facts, declined
+
+
+def compare(workload: Workload, workers: Mapping[str, Worker]) -> None:
+    """End the run where a peer's numbers are not the layer's."""
+    layer = reference.layer(workload, Case(workload).operands())
+    matmuls = reference.floor(floor.operands(workload))
+    for name, worker in workers.items():
+        expected = matmuls if name == "floor" else layer
+        for program in summary.PROGRAMS:
+            found = reference.mistakes(workload, worker.numbers(program), expected)
+            if found:
+                raise SystemExit(f"{workload.name}: {name}, {program}: {'; '.join(found)}")
+
+
+def present(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Tell the peers whose packages are installed from the others, and what those lack."""
+    absent = {}
+    for name in names:
+        for package in PEERS[name].packages:
+            try:
+                importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                absent[name] = f"{package} is not installed"
+    return [name for name in names if name not in absent], absent
+
+
+def run(
+    chosen: list[Workload], names: list[str], seconds: float, rates: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Measure workload after workload, with all workers alive, and print as they come."""
+    rows: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(name, PEERS[name].environment)) for name in names
+        }
+        bar = tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty())
+        for workload in bar:
+            bar.set_postfix_str(workload.name)
+            row = measure(workload, workers, seconds)
+            rows.append({**row, "roofline": roofline.bounds(workload, rates)})
+            tqdm.write(report.row(rows[-1], names))
+    return rows
+
+
+def peers_named(parser: Any, text: str) -> list[str]:
+    """Return the peers of a comma-separated list, ours among them, in the order of the table."""
+    wanted = set(text.split(",")) if text else set(PEERS)
+    if unknown := wanted - set(PEERS):
+        parser.error(f"--peers: must be of {', '.join(PEERS)}, got {', '.join(sorted(unknown))}")
+    return [name for name in PEERS if name in wanted | {"ours"}]
+
+
+def main(argv: list[str]) -> None:
+    """Parse the flags, measure, print, and write."""
+    parser = flags.parser("layers", __doc__, seconds=0.3, seconds_for="one program of one peer")
+    parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)} (all; ours always)")
+    arguments = parser.parse_args(argv)
+    chosen = [workload for workload in flags.chosen(parser, arguments) if workload.filters]
+    if not chosen:
+        parser.error(f"--filter: {arguments.filter!r} finds only layers without a pointwise stage")
+    names, absent = present(peers_named(parser, arguments.peers))
+    for name, reason in absent.items():
+        print(f"left out: {name}, {reason}")
+    rates = roofline.measure()
+    print(report.head(names, rates))
+    record: dict[str, Any] = {
+        **machine.facts(*sorted({package for name in names for package in PEERS[name].packages})),
+        "absent": absent,
+        "rates": rates,
+    }
+    record["rows"] = run(chosen, names, arguments.seconds, rates)
+    record["summary"] = summary.summarize(record["rows"])
+    print(report.tail(record["summary"]))
+    machine.write(arguments.output, record)
+    picture.draw(record, pathlib.Path(arguments.output).with_suffix(".png"))

@@ -1,0 +1,29 @@
+"""This package's linen layer, as it selects its lowerings itself."""
+
+from typing import Any
+
+from jax import Array
+
+import flax_sepconv as fsc
+from benchmarks.case import Case
+from benchmarks.peers import in_jax
+from benchmarks.worker import Program
+from benchmarks.workloads import Workload
+
+
+def build(workload: Workload) -> dict[str, Program]:
+    """Compile the layer for a workload."""
+    module = fsc.SeparableConv1D(
+        filters=workload.filters,
+        kernel_size=workload.kernel_size,
+        strides=workload.strides,
+        padding=workload.padding,
+        dilation_rate=workload.dilation_rate,
+        depth_multiplier=workload.depth_multiplier,
+    )
+
+    def layer(x: Array, depthwise: Array, pointwise: Array, bias: Array) -> Any:
+        params = {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise, "bias": bias}
+        return module.apply({"params": params}, x)
+
+    return in_jax.programs(Case(workload), layer)

@@ -1,0 +1,117 @@
+"""The results as a picture: how far ahead of the others, how far from the floor."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from benchmarks import summary
+
+STOCK, RIVAL, FORWARD, BOTH = "#3b6fb6", "#d9772b", "#8fbf9f", "#23634a"
+INK, FAINT = "#333333", "#dddddd"
+TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
+TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+CLOSE_TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 10)
+
+Row = dict[str, Any]
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+    """Draw the workloads of a run, sorted by the lead over the best rival, and say where."""
+    rows = sorted(record["rows"], key=_lead)
+    figure = Figure(figsize=(13, 2.4 + 0.4 * len(rows)), layout="constrained")
+    *leads, distance = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
+    for axes, program in zip(leads, summary.PROGRAMS, strict=True):
+        _draw_leads(axes, rows, program, record["summary"][program])
+        axes.set_title(f"times faster, {TITLES[program]}\n", fontsize=11, color=INK, loc="left")
+    _draw_distance(distance, rows)
+    distance.set_title("time over the floor's\n", fontsize=11, color=INK, loc="left")
+    leads[0].set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8.5)
+    leads[0].set_ylim(-0.6, len(rows) - 0.4)
+    handles = [*leads[0].collections, *distance.collections]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9.5)
+    figure.suptitle(_caption(record), fontsize=7.5, color="#777777", x=0.01, ha="left")
+    figure.savefig(path, dpi=150)
+    print(f"drawn to {path}")
+
+
+def _caption(record: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    machine = f"{record['processor']}, {record['cores']} cores"
+    return f"float32, {machine}, {record['date'][:10]}; {versions}"
+
+
+def _lead(row: Row) -> float:
+    program = "forward_backward"
+    return summary.speed_up(row, summary.best_rival(row, program), program) or 0.0
+
+
+def _label(row: Row) -> str:
+    return f"{row['workload'].removesuffix('-0')}\n{row['shape']}"
+
+
+def _draw_leads(axes: Axes, rows: Sequence[Row], program: str, means: dict[str, Any]) -> None:
+    rivals = [summary.speed_up(row, summary.best_rival(row, program), program) for row in rows]
+    stock = [summary.speed_up(row, "flax_stock", program) for row in rows]
+    for height, (near, far) in enumerate(zip(rivals, stock, strict=True)):
+        if near and far:
+            axes.plot([near, far], [height, height], color=FAINT, linewidth=2.5, zorder=1)
+    _dots(axes, rivals, RIVAL, "than the best of TensorFlow and PyTorch")
+    _dots(axes, stock, STOCK, "than Flax' nn.Conv and nn.Dense")
+    _axis(axes, TICKS)
+    for mean, colour in (
+        (means["speed_up_over_best_rival"], RIVAL),
+        (means["speed_up_over"].get("flax_stock"), STOCK),
+    ):
+        if mean:
+            _mark_mean(axes, mean, colour)
+
+
+def _draw_distance(axes: Axes, rows: Sequence[Row]) -> None:
+    for program, colour in zip(summary.PROGRAMS, (FORWARD, BOTH), strict=True):
+        ratios = [summary.speed_up(row, "floor", program) for row in rows]
+        slower = [1 / ratio if ratio else None for ratio in ratios]
+        _dots(axes, slower, colour, f"{TITLES[program]}, over the pointwise matmuls alone")
+        if mean := summary.geometric_mean(slower):
+            _mark_mean(axes, mean, colour)
+    _axis(axes, CLOSE_TICKS)
+
+
+def _dots(axes: Axes, ratios: Sequence[float | None], colour: str, label: str) -> None:
+    found = [(ratio, height) for height, ratio in enumerate(ratios) if ratio is not None]
+    if found:
+        x, y = zip(*found, strict=True)
+        axes.scatter(x, y, s=48, color=colour, label=label, zorder=3, edgecolors="white")
+
+
+def _mark_mean(axes: Axes, mean: float, colour: str) -> None:
+    axes.axvline(mean, color=colour, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+    digits = 1 if mean >= 10 else 2
+    axes.annotate(
+        f"{mean:.{digits}f}x",
+        (mean, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8.5,
+        color=colour,
+    )
+
+
+def _axis(axes: Axes, ticks: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), max(high, 1.1))
+    low, high = axes.get_xlim()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axes.set_xticks(shown, [f"{tick:g}x" for tick in shown])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(length=0, colors=INK)
+    axes.axvline(1, color=INK, linewidth=1, zorder=2)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
