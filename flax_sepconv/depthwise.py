@@ -96,15 +96,16 @@ def contract(
     precision: lax.PrecisionLike,
     dtype: DTypeLike,
     platform: str,
-    exported: bool,
+    surroundings: str | None,
 ) -> jax.Array:
     """Compute one contraction with the named lowering, or the one selected for the platform."""
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
     contraction = CONTRACTIONS[result]
     name = implementation
     if name is None:
-        name = select(platform, contraction, geometry.kernel_size, operand_dtype, exported).name
-    elif reason := LOWERINGS[name].declines(platform):
+        K = geometry.kernel_size
+        name = select(platform, contraction, K, operand_dtype, surroundings).name
+    elif reason := LOWERINGS[name].declines(platform, surroundings):
         raise NotImplementedError(f"implementation={name!r} cannot run here: {reason}")
     lowering = getattr(LOWERINGS[name], contraction)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
@@ -191,10 +192,22 @@ batching.primitive_batchers[depthwise_p] = _batch
 dispatch.prim_requires_devices_during_lowering.add(depthwise_p)
 
 
+def _surroundings(ctx: mlir.LoweringRuleContext) -> str | None:
+    """Tell programs apart in which a call that XLA cannot look into is out of place."""
+    module = ctx.module_context
+    if module.lowering_parameters.for_export:
+        return "exported"
+    axes: Any = module.axis_context
+    if hasattr(axes, "manual_axes"):
+        return None if set(axes.manual_axes) == set(axes.mesh.axis_names) else "partly manual"
+    if getattr(axes, "num_devices", 1) > 1 and axes.abstract_mesh is None:
+        return "without mesh"
+    return None
+
+
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower the contraction that is chosen now that the platform is known."""
-    exported = ctx.module_context.lowering_parameters.for_export
-    chosen = functools.partial(contract, platform=platform, exported=exported)
+    chosen = functools.partial(contract, platform=platform, surroundings=_surroundings(ctx))
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
 
 

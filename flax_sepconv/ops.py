@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import geometry as geometry_lib
 from flax_sepconv.depthwise import depthwise
-from flax_sepconv.lowerings import LOWERINGS
+from flax_sepconv.lowerings import LOWERINGS, native
 from flax_sepconv.selection import CONTRACTIONS, Selection, select
 
 __all__ = ["Selection", "depthwise_conv1d", "select_implementation", "separable_conv1d"]
@@ -99,8 +99,8 @@ def separable_conv1d(
             (D * (K - 1) zeros in front), in any case.
         data_format: "channels_last" or "channels_first". The kernels are the same.
         dilation_rate: D, input steps between taps.
-        implementation: name of the depthwise lowering, "grouped_conv" or "shifted_sum"; None
-            takes what `select_implementation` says for the platform the program is lowered for.
+        implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum" or "native";
+            None takes what `select_implementation` says for where the program is lowered.
         precision: of the contractions on the matrix units; None is the platform's default.
         preferred_element_type: dtype of the result; None is the operands' (promoted) dtype.
 
@@ -156,6 +156,7 @@ def select_implementation(
     platform: str,
     contraction: str = "output",
     dtype: DTypeLike = "float32",
+    surroundings: str | None = None,
 ) -> Selection:
     """Tell which depthwise lowering `implementation=None` takes, and why.
 
@@ -168,17 +169,22 @@ def select_implementation(
             two, which is accepted).
         contraction: "output", "input_gradient" or "kernel_gradient".
         dtype: of the operands.
+        surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
+            "partly manual" (inside a `shard_map` over some axes of a mesh), "without mesh"
+            (several devices, arrays not sharded over a mesh). There the native lowering stays out.
 
     Example:
-        >>> select_implementation((8, 1024, 256), (31, 256, 1), platform="cpu").name
-        'shifted_sum'
+        >>> select_implementation((8, 1024, 256), (31, 256, 1), platform="tpu").name
+        'grouped_conv'
     """
     if contraction not in CONTRACTIONS.values():
         raise ValueError(
             f"contraction must be one of {', '.join(CONTRACTIONS.values())}, got {contraction!r}"
         )
+    if surroundings is not None:
+        choice("surroundings", surroundings, tuple(native.SURROUNDINGS))
     _check_kernel(tuple(depthwise_kernel_shape), x_shape[-1])
-    return select(platform, contraction, depthwise_kernel_shape[0], dtype)
+    return select(platform, contraction, depthwise_kernel_shape[0], dtype, surroundings)
 
 
 def positive_int(name: str, value: Any) -> int:

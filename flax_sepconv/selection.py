@@ -14,7 +14,6 @@ CPU_WITHOUT_NATIVE_REASON = (
     "the fastest of XLA's own forms on CPU, for every contraction and kernel size tried; the "
     "native kernels, faster still, are left out: "
 )
-EXPORTED_REASON = "an exported program must not need the library that holds them"
 GPU_HALF_REASON = (
     "16-bit 1-D convolutions are reported to fail on CUDA (jax-ml/jax#37922); the shifted sum is "
     "not a convolution to XLA"
@@ -44,7 +43,11 @@ class Selection(NamedTuple):
 
 
 def select(
-    platform: str, contraction: str, kernel_size: int, dtype: DTypeLike, exported: bool = False
+    platform: str,
+    contraction: str,
+    kernel_size: int,
+    dtype: DTypeLike,
+    surroundings: str | None = None,
 ) -> Selection:
     """Select a lowering for one contraction.
 
@@ -53,10 +56,10 @@ def select(
         contraction: one of the values of `CONTRACTIONS`.
         kernel_size: K.
         dtype: of the operands (their promotion, where they differ).
-        exported: whether the program is lowered by `jax.export`.
+        surroundings: None, or one of `native.SURROUNDINGS`.
     """
     if platform == "cpu":
-        missing = EXPORTED_REASON if exported else native.declines(platform)
+        missing = native.SURROUNDINGS.get(surroundings or "") or native.declines(platform, None)
         if missing:
             return Selection("shifted_sum", CPU_WITHOUT_NATIVE_REASON + missing)
         return Selection("native", CPU_REASON)

@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 from flax_sepconv.geometry import Geometry
 
 
-def declines(platform: str) -> None:
-    """Say why the lowering cannot run on the platform: it runs on every one."""
+def declines(platform: str, surroundings: str | None) -> None:
+    """Say why the lowering cannot run there: it runs everywhere."""
 
 
 def output(

@@ -33,6 +33,13 @@ DTYPES = (
     ("bfloat16", "float32"),
 )
 
+# Programs that had better do without calls that XLA cannot look into.
+SURROUNDINGS = {
+    "exported": "an exported program should not need a library of its maker's",
+    "partly manual": "in a shard_map over some axes of a mesh XLA divides the rest by itself",
+    "without mesh": "XLA divides arrays that are sharded over no named mesh by itself",
+}
+
 
 def _register() -> str | None:
     """Make the library known to XLA; return what keeps it from being used, or None."""
@@ -51,10 +58,12 @@ def _register() -> str | None:
 ABSENCE = _register()
 
 
-def declines(platform: str) -> str | None:
-    """Say why the lowering cannot run on the platform, or None."""
+def declines(platform: str, surroundings: str | None) -> str | None:
+    """Say why the lowering cannot run there, or None. What is exported only XLA refuses."""
     if platform != "cpu":
         return f"it is for CPUs, and the program is lowered for {platform}"
+    if surroundings not in (None, "exported"):
+        return SURROUNDINGS[surroundings]
     return ABSENCE
 
 

@@ -19,8 +19,8 @@ from flax_sepconv.geometry import Geometry
 TAPS_PER_REDUCTION = 16
 
 
-def declines(platform: str) -> None:
-    """Say why the lowering cannot run on the platform: it runs on every one."""
+def declines(platform: str, surroundings: str | None) -> None:
+    """Say why the lowering cannot run there: it runs everywhere."""
 
 
 def output(
