@@ -30,11 +30,11 @@ def chosen(
 ) -> list[workloads.Workload]:
     """Return the workloads that the flags ask for; unusable flags end the program.
 
-    A filter searches the full suite. Where results could not be written the run ends before it
-    measures anything.
+    Batches are cut to what a small machine can bear. A filter searches the full suite. Where
+    results could not be written the run ends before it measures anything.
     """
     found = [
-        workload
+        workload.within(workloads.ELEMENTS)
         for workload in workloads.load()
         if arguments.filter in workload.name
         and (arguments.suite == "full" or arguments.filter or workload.name in workloads.SELECTION)

@@ -11,7 +11,8 @@ from matplotlib.ticker import NullLocator
 from benchmarks import summary
 
 STOCK, RIVAL, FORWARD, BOTH = "#3b6fb6", "#d9772b", "#8fbf9f", "#23634a"
-INK, FAINT = "#333333", "#dddddd"
+INK, GREY, FAINT = "#333333", "#777777", "#dddddd"
+TITLE: Any = {"fontsize": 11, "color": INK, "loc": "left"}
 TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 CLOSE_TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 10)
@@ -26,14 +27,13 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     *leads, distance = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2))
     for axes, program in zip(leads, summary.PROGRAMS, strict=True):
         _draw_leads(axes, rows, program, record["summary"][program])
-        axes.set_title(f"times faster, {TITLES[program]}\n", fontsize=11, color=INK, loc="left")
+        axes.set_title(f"{TITLES[program]}: times faster than\n", **TITLE)
     _draw_distance(distance, rows)
-    distance.set_title("time over the floor's\n", fontsize=11, color=INK, loc="left")
-    leads[0].set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=8.5)
-    leads[0].set_ylim(-0.6, len(rows) - 0.4)
+    distance.set_title("time over the matmuls' alone\n", **TITLE)
+    _name(leads[0], rows)
     handles = [*leads[0].collections, *distance.collections]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9.5)
-    figure.suptitle(_caption(record), fontsize=7.5, color="#777777", x=0.01, ha="left")
+    figure.suptitle(_caption(record), fontsize=7.5, color=GREY, x=0.01, ha="left")
     figure.savefig(path, dpi=150)
     print(f"drawn to {path}")
 
@@ -49,8 +49,22 @@ def _lead(row: Row) -> float:
     return summary.speed_up(row, summary.best_rival(row, program), program) or 0.0
 
 
-def _label(row: Row) -> str:
-    return f"{row['workload'].removesuffix('-0')}\n{row['shape']}"
+def _name(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set_yticks([])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    beside: Any = {"xycoords": ("axes fraction", "data"), "ha": "right"}
+    for height, row in enumerate(rows):
+        name = row["workload"].removesuffix("-0")
+        _note(axes, name, (0, height), (-10, 1), color=INK, **beside)
+        shape = row["shape"].replace("->", "\N{RIGHTWARDS ARROW}")
+        _note(axes, shape, (0, height), (-10, -9), color=GREY, **beside)
+
+
+def _note(
+    axes: Axes, text: str, at: tuple[float, float], points: tuple[int, int], **style: Any
+) -> None:
+    """Write so many points beside a place."""
+    axes.annotate(text, at, xytext=points, textcoords="offset points", fontsize=8.5, **style)
 
 
 def _draw_leads(axes: Axes, rows: Sequence[Row], program: str, means: dict[str, Any]) -> None:
@@ -59,8 +73,8 @@ def _draw_leads(axes: Axes, rows: Sequence[Row], program: str, means: dict[str, 
     for height, (near, far) in enumerate(zip(rivals, stock, strict=True)):
         if near and far:
             axes.plot([near, far], [height, height], color=FAINT, linewidth=2.5, zorder=1)
-    _dots(axes, rivals, RIVAL, "than the best of TensorFlow and PyTorch")
-    _dots(axes, stock, STOCK, "than Flax' nn.Conv and nn.Dense")
+    _dots(axes, rivals, RIVAL, "the best of TensorFlow and PyTorch")
+    _dots(axes, stock, STOCK, "Flax' nn.Conv and nn.Dense")
     _axis(axes, TICKS)
     for mean, colour in (
         (means["speed_up_over_best_rival"], RIVAL),
@@ -74,7 +88,7 @@ def _draw_distance(axes: Axes, rows: Sequence[Row]) -> None:
     for program, colour in zip(summary.PROGRAMS, (FORWARD, BOTH), strict=True):
         ratios = [summary.speed_up(row, "floor", program) for row in rows]
         slower = [1 / ratio if ratio else None for ratio in ratios]
-        _dots(axes, slower, colour, f"{TITLES[program]}, over the pointwise matmuls alone")
+        _dots(axes, slower, colour, TITLES[program])
         if mean := summary.geometric_mean(slower):
             _mark_mean(axes, mean, colour)
     _axis(axes, CLOSE_TICKS)
@@ -89,17 +103,9 @@ def _dots(axes: Axes, ratios: Sequence[float | None], colour: str, label: str) -
 
 def _mark_mean(axes: Axes, mean: float, colour: str) -> None:
     axes.axvline(mean, color=colour, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-    digits = 1 if mean >= 10 else 2
-    axes.annotate(
-        f"{mean:.{digits}f}x",
-        (mean, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8.5,
-        color=colour,
-    )
+    above: Any = {"xycoords": ("data", "axes fraction"), "ha": "center"}
+    text = f"{mean:.{1 if mean >= 10 else 2}f}x"
+    _note(axes, text, (mean, 1), (0, 3), color=colour, **above)
 
 
 def _axis(axes: Axes, ticks: Sequence[float]) -> None:
