@@ -1,0 +1,208 @@
+"""Time the training of whole networks: forward, loss, backward and Adam's update.
+
+LITE and QuartzNet are built four times: in Flax with the layer of this package, the same network in
+Flax with nn.Conv(feature_group_count=C) and nn.Dense, in Keras on TensorFlow (one tf.function), and
+in PyTorch (eager). Each is a process of its own. Before anything is timed they must train equally
+many parameters, give the same logits from equal weights, and have the same losses before and after
+an update. The times are medians of samples taken in turn.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib.metadata
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks import machine, timing
+from benchmarks.networks import picture
+from benchmarks.networks.description import Description
+from benchmarks.networks.lite import Lite
+from benchmarks.networks.quartznet import QuartzNet
+from benchmarks.worker import Worker
+
+NETWORKS: dict[str, Description] = {"lite": Lite(), "quartznet": QuartzNet()}
+
+
+class Version(NamedTuple):
+    """One way to build every network: its task is `module:build`, called with `arguments`."""
+
+    title: str
+    packages: tuple[str, ...]
+    module: str
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+
+
+IN_JAX = ("jax", "jaxlib", "flax", "optax")
+VERSIONS = {
+    "ours": Version("flax_sepconv", ("flax-sepconv", *IN_JAX), "flax_networks", ("ours",)),
+    "flax_stock": Version("Flax nn.Conv + nn.Dense", IN_JAX, "flax_networks", ("stock",)),
+    "keras_tf": Version(
+        "Keras 3 on TensorFlow",
+        ("keras", "tensorflow"),
+        "keras_networks",
+        environment={"KERAS_BACKEND": "tensorflow"},
+    ),
+    "torch": Version("PyTorch", ("torch",), "torch_networks"),
+}
+
+# Parts of the largest logit, and of what the update takes from the loss: Adam's first update is
+# hardly more than the gradient's sign, which for the smallest gradients is rounding.
+LOGITS_TOLERANCE = 1e-4
+LOSS_TOLERANCE = 1e-2
+
+
+class Start(NamedTuple):
+    """The first two steps of a version."""
+
+    parameters: int
+    logits: np.ndarray
+    losses: tuple[float, float]
+    first_step_seconds: float
+
+
+def start(worker: Worker, version: Version, network: Description) -> Start:
+    """Build a network in its worker and take two steps, of which the first compiles."""
+    task = f"benchmarks.networks.{version.module}:build"
+    facts = worker.load(task, network, *version.arguments)
+    begin = time.perf_counter()
+    first = worker.numbers("step")
+    seconds = time.perf_counter() - begin
+    second = worker.numbers("step")
+    losses = float(first["loss"]), float(second["loss"])
+    return Start(facts["step"]["parameters"], first["logits"], losses, seconds)
+
+
+def compare(network: str, starts: Mapping[str, Start]) -> None:
+    """End the run where a version is another network than ours, or learns otherwise."""
+    ours = starts["ours"]
+    for name, other in starts.items():
+        label = f"{network}: {name}"
+        if other.parameters != ours.parameters:
+            raise SystemExit(f"{label} trains {other.parameters} numbers, not {ours.parameters}")
+        off = np.abs(other.logits - ours.logits).max() / np.abs(ours.logits).max()
+        if not off <= LOGITS_TOLERANCE:
+            raise SystemExit(f"{label}: its logits are off by {off:.1e}")
+        off = np.abs(np.subtract(other.losses, ours.losses)).max() / abs(np.subtract(*ours.losses))
+        if not off <= LOSS_TOLERANCE:
+            raise SystemExit(f"{label}: its losses are {other.losses}, not {ours.losses}")
+
+
+def megabytes(worker: Worker) -> float | None:
+    """Return the most memory that a step holds beside the network's state, where known."""
+    value = worker.numbers("peak")["megabytes"].item()
+    return None if math.isnan(value) else value
+
+
+def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
+    """Compare the versions of a network, then time them; the record of all."""
+    network = NETWORKS[name]
+    with contextlib.ExitStack() as stack:
+        workers = {
+            version: stack.enter_context(Worker(version, VERSIONS[version].environment))
+            for version in versions
+        }
+        bar = tqdm(workers.items(), f"{name}: build", disable=not sys.stderr.isatty())
+        starts = {version: start(worker, VERSIONS[version], network) for version, worker in bar}
+        compare(name, starts)
+        clocks = {
+            version: functools.partial(worker.times, "step") for version, worker in workers.items()
+        }
+        samples = timing.interleaved(clocks, seconds)
+        memory = {version: megabytes(worker) for version, worker in workers.items()}
+    facts = {}
+    for version, values in samples.items():
+        low, middle, high = np.percentile(np.multiply(values, 1e3), [25, 50, 75])
+        facts[version] = {
+            "milliseconds": middle,
+            "quartiles": [low, high],
+            "samples": len(values),
+            "first_step_seconds": starts[version].first_step_seconds,
+            "step_megabytes": memory[version],
+            "losses": starts[version].losses,
+        }
+    B, L, C = network.input_shape()
+    return {
+        "network": name,
+        "shape": f"B{B} L{L} C{C}",
+        "parameters": starts["ours"].parameters,
+        "versions": facts,
+    }
+
+
+def show(row: dict[str, Any]) -> str:
+    """Return the table of one network."""
+    head = f"{row['network']} {row['shape']}, {row['parameters']} parameters"
+    lines = [f"{head:45}{'ms/step':>10}{'x ours':>8}{'first step, s':>15}{'step, MB':>10}"]
+    ours = row["versions"]["ours"]["milliseconds"]
+    for name, facts in row["versions"].items():
+        megabytes = facts["step_megabytes"]
+        lines.append(
+            f"  {VERSIONS[name].title:43}{facts['milliseconds']:10.1f}"
+            f"{facts['milliseconds'] / ours:8.2f}{facts['first_step_seconds']:15.1f}"
+            + (f"{'-':>10}" if megabytes is None else f"{megabytes:10.0f}")
+        )
+    return "\n".join(lines) + "\n"
+
+
+def present() -> tuple[list[str], dict[str, str]]:
+    """Tell the versions whose packages are installed from the others, and what those lack."""
+    absent = {}
+    for name, version in VERSIONS.items():
+        for package in version.packages:
+            try:
+                importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                absent[name] = f"{package} is not installed"
+    return [name for name in VERSIONS if name not in absent], absent
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the flags; unusable ones end the program before anything is measured."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks networks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--filter", default="", help=f"only those of {', '.join(NETWORKS)}")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="for one version of a network (%(default)s)"
+    )
+    default = pathlib.Path("runs/networks.json")
+    parser.add_argument("--output", type=pathlib.Path, default=default, help="(%(default)s)")
+    arguments = parser.parse_args(argv)
+    if not any(arguments.filter in name for name in NETWORKS):
+        parser.error(f"--filter: no name of {', '.join(NETWORKS)} contains {arguments.filter!r}")
+    if not arguments.seconds > 0:
+        parser.error(f"--seconds: must be positive, got {arguments.seconds}")
+    try:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.touch()
+    except OSError as error:
+        parser.error(f"--output: {error}")
+    return arguments
+
+
+def main(argv: list[str]) -> None:
+    """Parse the flags, measure, print, write and draw."""
+    arguments = parse(argv)
+    versions, absent = present()
+    for name, reason in absent.items():
+        print(f"left out: {VERSIONS[name].title}, {reason}")
+    packages = {package for name in versions for package in VERSIONS[name].packages}
+    record: dict[str, Any] = {**machine.facts(*sorted(packages)), "absent": absent, "rows": []}
+    for name in NETWORKS:
+        if arguments.filter in name:
+            record["rows"].append(measure(name, versions, arguments.seconds))
+            print(show(record["rows"][-1]), flush=True)
+    machine.write(arguments.output, record)
+    titles = {name: VERSIONS[name].title for name in versions}
+    picture.draw(record, titles, arguments.output.with_suffix(".png"))

@@ -1,0 +1,67 @@
+"""What a worker offers of a network: a training step, a prediction, and what a step takes."""
+
+import ctypes
+import gc
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.worker import Program
+
+CLEAR = pathlib.Path("/proc/self/clear_refs")
+
+
+def programs(
+    step: Callable[[], tuple[Any, Any]],
+    predict: Callable[[], Any],
+    parameters: int,
+    *,
+    is_memory_known: bool = True,
+) -> dict[str, Program]:
+    """Name the programs.
+
+    "peak" returns the most memory that a step holds beside what stays from step to step;
+    NaN where unknown.
+
+    Args:
+        step: train on the batch, once; returns the loss and the logits before the update.
+        predict: return the logits by the running statistics.
+        parameters: how many numbers the framework says it trains.
+        is_memory_known: whether the framework hands memory back to the system between steps.
+    """
+
+    def peak() -> float:
+        if not (is_memory_known and CLEAR.exists()):
+            return math.nan
+        before = settle()
+        step()
+        return status("VmHWM") - before
+
+    return {
+        "step": Program(step, read_step, {"parameters": parameters}),
+        "predict": Program(predict, lambda logits: {"logits": np.asarray(logits)}),
+        "peak": Program(peak, lambda size: {"megabytes": np.asarray(size / 1e6)}),
+    }
+
+
+def read_step(result: tuple[Any, Any]) -> dict[str, np.ndarray]:
+    """Make arrays of what a step returned."""
+    loss, logits = result
+    return {"loss": np.asarray(loss), "logits": np.asarray(logits)}
+
+
+def settle() -> float:
+    """Hand free memory back to the system, let the peak start anew, return the resident bytes."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    CLEAR.write_text("5")
+    return status("VmRSS")
+
+
+def status(field: str) -> float:
+    """Return a size of this process in bytes; Linux names and counts them in KiB."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * int(dict(line.split(":", 1) for line in lines)[field].split()[0])

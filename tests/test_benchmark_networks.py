@@ -1,0 +1,128 @@
+"""The networks of the benchmark are the published ones, and the same in every framework."""
+
+import concurrent.futures
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.networks import flax_networks, measure
+from benchmarks.networks.description import numbers
+from benchmarks.networks.lite import Lite
+from benchmarks.networks.quartznet import QuartzNet
+from benchmarks.worker import Worker
+from tests import peers
+
+SMALL = {
+    "lite": Lite(batch=3, length=41, classes=4, filters=5),
+    "quartznet": QuartzNet(
+        batch=3, length=21, channels=5, classes=4, filters=(6,), kernel_sizes=(3,), repeats=2
+    ),
+}
+LITE_PARAMETERS = 9814  # as published, without the head
+HEAD = (Lite().filters + 1) * Lite().classes
+
+
+def answers(name):
+    """Ask a worker how each small network starts and predicts, and what it trains in LITE."""
+    version = measure.VERSIONS[name]
+    with Worker(name, version.environment) as worker:
+        small = {
+            network: (
+                measure.start(worker, version, description),
+                worker.numbers("predict")["logits"],
+            )
+            for network, description in SMALL.items()
+        }
+        task = f"benchmarks.networks.{version.module}:build"
+        facts = worker.load(task, Lite(), *version.arguments)
+    return small, facts["step"]["parameters"]
+
+
+def test_every_framework_has_the_same_networks():
+    present, absent = measure.present()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        answered = dict(zip(present, pool.map(answers, present), strict=True))
+    for network in SMALL:
+        starts = {name: small[network][0] for name, (small, _) in answered.items()}
+        measure.compare(network, starts)
+        # By the running statistics, of which PyTorch's variance is the unbiased one.
+        ours, *others = (small[network][1] for small, _ in answered.values())
+        for other in others:
+            np.testing.assert_allclose(other, ours, rtol=0, atol=2e-2 * np.abs(ours).max())
+    for name, (_, parameters) in answered.items():
+        assert parameters - HEAD == LITE_PARAMETERS, name
+    if absent:
+        pytest.skip(f"{absent}: these comparisons did NOT run")
+
+
+def test_lite_is_that_of_aeon():
+    tf = peers.tf()
+    aeon = pytest.importorskip("aeon.networks", reason="this comparison did NOT run")
+    description = Lite(batch=2, length=43)
+    start = numbers(description)
+    inputs, features = aeon.LITENetwork().build_network((description.length, 1))
+    model = tf.keras.Model(inputs, features)
+    *body, kernel, bias = start.weights.values()
+    for weight, value in zip(model.trainable_weights, body, strict=True):
+        weight.assign(value)
+    expected = np.asarray(model(start.inputs, training=True)) @ kernel + bias
+    network = flax_networks.LiteNetwork(description, flax_networks.ours)
+    variables = flax_networks.variables_of(network, start.weights, start.inputs)
+    apply = jax.jit(network.apply, static_argnames=("train", "mutable"))
+    logits, _ = apply(variables, start.inputs, train=True, mutable="batch_stats")
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parameters": 1},
+        {"logits": np.ones((3, 4)) * 1.001},
+        {"logits": np.full((3, 4), math.nan)},
+        {"losses": (1.0, 0.502)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_version_that_differs_is_refused(change):
+    good = measure.Start(2, np.ones((3, 4)), (1.0, 0.9), 0.0)
+    measure.compare("lite", {"ours": good, "torch": good})
+    with pytest.raises(SystemExit, match="lite: torch"):
+        measure.compare("lite", {"ours": good, "torch": good._replace(**change)})
+
+
+def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "NETWORKS", SMALL)
+    ours, torch = measure.VERSIONS["ours"], measure.VERSIONS["torch"]
+    missing = torch._replace(packages=("no-such-package",))
+    monkeypatch.setattr(measure, "VERSIONS", {"ours": ours, "torch": missing})
+    output = tmp_path / "new" / "networks.json"
+    measure.main(["--filter", "lite", "--seconds", "0.01", "--output", str(output)])
+    record = json.loads(output.read_text())
+    (row,) = record["rows"]
+    assert row["parameters"] == sum(map(math.prod, SMALL["lite"].shapes().values()))
+    assert row["versions"].keys() == {"ours"}
+    facts = row["versions"]["ours"]
+    low, high = facts["quartiles"]
+    assert 0 < low <= facts["milliseconds"] <= high
+    assert facts["samples"] >= 3
+    assert facts["step_megabytes"] is None or facts["step_megabytes"] >= 0
+    assert record["absent"] == {"torch": "no-such-package is not installed"}
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "left out: PyTorch, no-such-package is not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--filter", "resnet"], "--filter: no name of lite, quartznet contains 'resnet'"),
+        (["--seconds", "0"], "--seconds: must be positive, got 0"),
+        (["--output", "/dev/null/x.json"], "--output: "),
+    ],
+)
+def test_unusable_flags_end_the_command(argv, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        measure.main(argv)
+    assert message in capsys.readouterr().err
