@@ -5,35 +5,57 @@
 #include "panels.h"
 #include "correlation.h"
 #include "kernel_gradient.h"
+#include "matmul.h"
+#include "pointwise.h"
 
 template <typename T, typename R>
 void output(const Problem& p, const T* x, const T* k, R* y, Pool& pool) {
   const Schedule schedule = output_schedule(p);
-  const Rows<const T> in{x, p.length, p.channels, p.multiplier};
-  const Rows<R> out{y, p.output_length, p.lanes(), 1};
-  Correlation<T, R>(schedule, in, k, p.taps, out, p.batch).run(pool);
+  const Rows<const T> in{x, p.length, p.channels, p.channels, p.multiplier};
+  const Rows<R> out{y, p.output_length, p.lanes(), p.lanes(), 1};
+  Correlation<T, R>(schedule, in, k, p.taps, out.repeats, p.batch).run(out, pool);
 }
 
 template <typename T, typename R>
 void input_gradient(const Problem& p, const T* y, const T* k, R* x, Pool& pool) {
   const Schedule schedule = input_gradient_schedule(p);
-  const Rows<const T> in{y, p.output_length, p.lanes(), 1};
-  const Rows<R> out{x, p.length, p.channels, p.multiplier};
-  Correlation<T, R>(schedule, in, k, p.taps, out, p.batch).run(pool);
+  const Rows<const T> in{y, p.output_length, p.lanes(), p.lanes(), 1};
+  const Rows<R> out{x, p.length, p.channels, p.channels, p.multiplier};
+  Correlation<T, R>(schedule, in, k, p.taps, out.repeats, p.batch).run(out, pool);
 }
 
 template <typename T, typename R>
 void kernel_gradient(const Problem& p, const T* x, const T* y, R* k, Pool& pool) {
   const Schedule schedule = output_schedule(p);
-  const Rows<const T> rows{x, p.length, p.channels, p.multiplier};
-  const Rows<const T> cotangents{y, p.output_length, p.lanes(), 1};
+  const Rows<const T> rows{x, p.length, p.channels, p.channels, p.multiplier};
+  const Rows<const T> cotangents{y, p.output_length, p.lanes(), p.lanes(), 1};
   KernelGradient<T, R>(schedule, rows, cotangents, p.taps, p.batch, k).run(pool);
+}
+
+template <typename A>
+void separable_output(const Problem& p, const A* x, const A* k, const Pointwise<const A*>& w, A* y,
+                      Pool& pool) {
+  const Schedule schedule = output_schedule(p);
+  const Rows<const A> in{x, p.length, p.channels, p.channels, p.multiplier};
+  SeparableOutput<A>(schedule, in, k, p.taps, w, p.batch).run(y, pool);
+}
+
+template <typename A>
+void pointwise_gradient(const Problem& p, const A* x, const A* k, const A* y,
+                        const Pointwise<A*>& w, Pool& pool) {
+  const Schedule schedule = output_schedule(p);
+  const Rows<const A> in{x, p.length, p.channels, p.channels, p.multiplier};
+  PointwiseGradient<A>(schedule, in, k, p.taps, y, w, p.batch).run(pool);
 }
 
 template <typename T, typename R>
 constexpr Contractions<T, R> kContractions = {output<T, R>, input_gradient<T, R>,
                                               kernel_gradient<T, R>};
 
+template <typename A>
+constexpr Separable<A> kSeparable = {separable_output<A>, pointwise_gradient<A>};
+
 constexpr Kernels kKernels = {SEPCONV_NAME, kContractions<float, float>,
                               kContractions<double, double>, kContractions<bfloat16, bfloat16>,
-                              kContractions<bfloat16, float>};
+                              kContractions<bfloat16, float>, kSeparable<float>,
+                              kSeparable<double>};

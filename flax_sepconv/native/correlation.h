@@ -8,75 +8,83 @@ class Correlation {
  public:
   using A = Accumulator<T>;
 
+  // Blocks have at most `positions` positions where that leaves their tiles full.
   Correlation(const Schedule& schedule, Rows<const T> in, const T* kernel, std::int64_t taps,
-              Rows<R> out, std::int64_t batch)
-      : schedule_(schedule), in_(in), kernel_(kernel), taps_(taps), out_(out), batch_(batch),
+              std::int64_t out_repeats, std::int64_t batch, std::int64_t positions = 128)
+      : schedule_(schedule), in_(in), kernel_(kernel), taps_(taps), batch_(batch),
         lanes_(in.lanes()) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
     fold_ = std::min(batch, std::max<std::int64_t>(1, tile / lanes_));
     direct_ = std::is_same_v<T, A> && std::is_same_v<R, A> && in.repeats == 1 &&
-              out.repeats == 1 && fold_ == 1 && lanes_ >= kWidth<A> && taps <= kDirectTaps;
-    const std::int64_t repeats = std::max(in.repeats, out.repeats);
+              out_repeats == 1 && fold_ == 1 && lanes_ >= kWidth<A> && taps <= kDirectTaps;
+    const std::int64_t repeats = std::max(in.repeats, out_repeats);
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
-    block_ = block_positions(schedule);
+    block_ = block_positions(schedule, positions);
   }
 
-  void run(Pool& pool) const {
-    const std::int64_t groups = ceil_div(batch_, fold_);
-    const std::int64_t blocks = ceil_div(schedule_.positions, block_);
-    const std::int64_t block_work = block_ * taps_ * lanes_ * fold_;
-    const std::int64_t per_item = std::clamp<std::int64_t>((1 << 19) / block_work, 1, blocks);
-    const std::int64_t ranges = ceil_div(blocks, per_item);
-    parallel_for(pool, groups * ranges, scratch_bytes(), [&](std::int64_t item, void* scratch) {
-      const std::int64_t batch = item / ranges * fold_;
-      const std::int64_t first = item % ranges * per_item;
-      for (std::int64_t i = first; i < std::min(blocks, first + per_item); ++i)
-        block({batch, std::min(fold_, batch_ - batch), 0, lanes_}, i * block_,
-              std::min(schedule_.positions, (i + 1) * block_), static_cast<A*>(scratch));
-    });
-  }
+  // The work falls into groups of neighbouring examples and blocks of positions.
+  std::int64_t fold() const { return fold_; }
+  std::int64_t block() const { return block_; }
+  std::int64_t groups() const { return ceil_div(batch_, fold_); }
+  std::int64_t blocks() const { return ceil_div(schedule_.positions, block_); }
 
- private:
   std::size_t scratch_bytes() const {
     const std::int64_t width = padded_width<A>(fold_ * strip_);
     return sizeof(A) * width * (taps_ + block_ + schedule_.rows_met(block_));
   }
 
-  // Positions [first, last) of all lanes: those of the interior straight from the operand where
+  void run(const Rows<R>& out, Pool& pool) const {
+    const std::int64_t block_work = block_ * taps_ * lanes_ * fold_;
+    const std::int64_t per_item = std::clamp<std::int64_t>((1 << 19) / block_work, 1, blocks());
+    const std::int64_t ranges = ceil_div(blocks(), per_item);
+    parallel_for(pool, groups() * ranges, scratch_bytes(), [&](std::int64_t item, void* scratch) {
+      const std::int64_t first = item % ranges * per_item;
+      for (std::int64_t i = first; i < std::min(blocks(), first + per_item); ++i)
+        run_block(item / ranges, i, out, static_cast<A*>(scratch));
+    });
+  }
+
+  // One block of one group, all lanes: positions of the interior straight from the operand where
   // that is faster, the others strip by strip.
-  void block(const Strip& all, std::int64_t first, std::int64_t last, A* scratch) const {
+  void run_block(std::int64_t group, std::int64_t block, const Rows<R>& out, A* scratch) const {
+    const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
+    const std::int64_t first = block * block_;
+    const std::int64_t last = std::min(schedule_.positions, first + block_);
     std::int64_t low = last, high = last;
     if constexpr (std::is_same_v<T, A> && std::is_same_v<R, A>) {
       if (direct_) {
         low = std::clamp(schedule_.interior_first, first, last);
         high = std::clamp(schedule_.interior_last, low, last);
-        direct(all.batch, low, high);
+        direct(batch, low, high, out);
       }
     }
     for (std::int64_t lane = 0; lane < lanes_; lane += strip_) {
-      const Strip strip{all.batch, all.fold, lane, std::min(strip_, lanes_ - lane)};
-      if (first < low) by_panel(strip, first, low, scratch);
-      if (high < last) by_panel(strip, high, last, scratch);
+      const Strip strip{batch, fold, lane, std::min(strip_, lanes_ - lane)};
+      if (first < low) by_panel(strip, first, low, out, scratch);
+      if (high < last) by_panel(strip, high, last, out, scratch);
     }
   }
 
+ private:
   // All lanes of positions [first, last), whose rows are all in range.
-  void direct(std::int64_t batch, std::int64_t first, std::int64_t last) const {
+  void direct(std::int64_t batch, std::int64_t first, std::int64_t last,
+              const Rows<R>& out) const {
     const A* in = in_.row(batch, 0);
     std::vector<TapRun<A>> runs;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
       for (const Run& run : schedule_.runs[i]) {
         const std::int64_t row = run.row + (position - i) / schedule_.classes * schedule_.row_step;
-        runs.push_back({row * lanes_, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
+        runs.push_back({row * in_.step, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
       }
-      tiles(in, schedule_.row_step * lanes_, runs, out_.row(batch, position),
-            schedule_.classes * lanes_, count, lanes_);
+      tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
+            schedule_.classes * out.step, count, lanes_);
     });
   }
 
   // Positions [first, last) of a strip.
-  void by_panel(const Strip& strip, std::int64_t first, std::int64_t last, A* scratch) const {
+  void by_panel(const Strip& strip, std::int64_t first, std::int64_t last, const Rows<R>& to,
+                A* scratch) const {
     const std::int64_t width = padded_width<A>(strip.width());
     A* const taps = scratch;
     A* const out = taps + taps_ * width;
@@ -89,12 +97,12 @@ class Correlation {
     });
     pack(in_, strip, low, high, in, width);
     if constexpr (std::is_same_v<R, A>) {
-      if (out_.repeats == 1 && strip.fold == 1 && strip.lanes == width)
+      if (to.repeats == 1 && strip.fold == 1 && strip.lanes == width)
         return from_panel(in, low, width, taps, first, last,
-                          out_.row(strip.batch, first) + strip.lane, lanes_);
+                          to.row(strip.batch, first) + strip.lane, to.step);
     }
     from_panel(in, low, width, taps, first, last, out, width);
-    unpack(out, width, strip, first, last, out_);
+    unpack(out, width, strip, first, last, to);
   }
 
   // Every example of a folded strip meets the same taps.
@@ -169,7 +177,6 @@ class Correlation {
   const Rows<const T> in_;
   const T* const kernel_;
   const std::int64_t taps_;
-  const Rows<R> out_;
   const std::int64_t batch_, lanes_;
   bool direct_;         // interior positions are computed without panels
   std::int64_t fold_;   // examples side by side in a strip, where one has few lanes

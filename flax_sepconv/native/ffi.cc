@@ -93,15 +93,98 @@ ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Result k,
                  [](const auto& contractions) { return contractions.kernel_gradient; });
 }
 
-auto binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Buffer>()
-      .Arg<Buffer>()
-      .Ret<Buffer>()
-      .Attr<std::int64_t>("stride")
-      .Attr<std::int64_t>("dilation")
-      .Attr<std::int64_t>("pad_low");
+// Both stages: w (lanes, filters), and a bias (filters), empty where there is none.
+template <typename Run>
+ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias, Buffer y,
+                             ffi::ThreadPool& threads, Run run) {
+  const auto a = call.x.dimensions(), b = call.k.dimensions(), c = w.dimensions(),
+             d = y.dimensions();
+  if (a.size() != 3 || b.size() != 3 || c.size() != 2 || d.size() != 3 || a[0] != d[0] ||
+      a[2] != b[1] || b[1] * b[2] != c[0] || c[1] != d[2] || b[0] < 1 || call.stride < 1 ||
+      call.dilation < 1 || (bias.element_count() != 0 && bias.element_count() != size_t(c[1])))
+    return ffi::Error::InvalidArgument("shapes that do not belong together");
+  const Problem problem{a[0], a[1], a[2], b[2], b[0], call.stride, call.dilation, call.pad_low, d[1]};
+  XlaPool pool(threads);
+  try {
+    const auto type = w.element_type();
+    for (const Buffer& other : {call.x, call.k, y, bias})
+      if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
+    if (type == ffi::F32) return run(problem, best_kernels().separable_f32, float(), pool);
+    if (type == ffi::F64) return run(problem, best_kernels().separable_f64, double(), pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+  return ffi::Error::InvalidArgument("types other than float32 and float64");
+}
+
+template <typename A>
+A* data(const Buffer& buffer) {
+  return buffer.element_count() == 0 ? nullptr : static_cast<A*>(buffer.untyped_data());
+}
+
+ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
+                           Result y, std::int64_t stride, std::int64_t dilation,
+                           std::int64_t pad_low) {
+  return compute_separable(
+      {x, k, *y, stride, dilation, pad_low}, w, bias, *y, threads,
+      [&](const Problem& problem, const auto& kernels, auto zero, Pool& pool) {
+        using A = decltype(zero);
+        if (y->element_count() > 0)
+          kernels.output(problem, data<A>(x), data<A>(k),
+                         {data<A>(w), data<A>(bias), w.dimensions()[1]}, data<A>(*y), pool);
+        return ffi::Error::Success();
+      });
+}
+
+ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y, Result w,
+                             Result bias, std::int64_t stride, std::int64_t dilation,
+                             std::int64_t pad_low) {
+  return compute_separable(
+      {x, k, y, stride, dilation, pad_low}, *w, *bias, y, threads,
+      [&](const Problem& problem, const auto& kernels, auto zero, Pool& pool) {
+        using A = decltype(zero);
+        if (y.element_count() == 0) {
+          std::memset(w->untyped_data(), 0, w->size_bytes());
+          std::memset(bias->untyped_data(), 0, bias->size_bytes());
+        } else {
+          kernels.pointwise_gradient(problem, data<A>(x), data<A>(k), data<A>(y),
+                                     {data<A>(*w), data<A>(*bias), w->dimensions()[1]}, pool);
+        }
+        return ffi::Error::Success();
+      });
+}
+
+template <typename Binding>
+auto with_geometry(Binding binding) {
+  return std::move(binding)
+      .template Attr<std::int64_t>("stride")
+      .template Attr<std::int64_t>("dilation")
+      .template Attr<std::int64_t>("pad_low");
+}
+
+auto contraction() {
+  return with_geometry(
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>());
+}
+
+auto separable_output() {
+  return with_geometry(ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<Buffer>()
+                           .Arg<Buffer>()
+                           .Arg<Buffer>()
+                           .Arg<Buffer>()
+                           .Ret<Buffer>());
+}
+
+auto pointwise_gradient() {
+  return with_geometry(ffi::Ffi::Bind()
+                           .Ctx<ffi::ThreadPool>()
+                           .Arg<Buffer>()
+                           .Arg<Buffer>()
+                           .Arg<Buffer>()
+                           .Ret<Buffer>()
+                           .Ret<Buffer>());
 }
 
 }  // namespace
@@ -110,9 +193,13 @@ auto binding() {
 // All that the library exports.
 #pragma GCC visibility push(default)
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output, sepconv::Output, sepconv::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient, sepconv::binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient, sepconv::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output, sepconv::Output, sepconv::contraction());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient, sepconv::contraction());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient, sepconv::contraction());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput,
+                              sepconv::separable_output());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
+                              sepconv::pointwise_gradient());
 
 // The name of the instruction set that calls run with.
 extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }

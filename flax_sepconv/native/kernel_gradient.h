@@ -16,7 +16,7 @@ class KernelGradient {
     fold_ = std::min(batch, std::max<std::int64_t>(1, tile / lanes_));
     direct_ = std::is_same_v<T, A> && x.repeats == 1 && fold_ == 1 && taps <= kDirectTaps;
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / x.repeats, 1) * x.repeats);
-    block_ = block_positions(schedule);
+    block_ = block_positions(schedule, 128);
     blocks_ = ceil_div(schedule.positions, block_);
     cut();
   }

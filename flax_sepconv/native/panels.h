@@ -1,14 +1,16 @@
 // Panels: a block of rows and lanes copied together, converted, with zeros beyond the ends.
 
-// An array (batch, rows, columns) of which each column is read, or written, `repeats` times.
+// An array (batch, rows, columns), `step` from row to row, of which each column is read, or written,
+// `repeats` times; a part of one begins with row `first_row` of example `first_batch`.
 template <typename T>
 struct Rows {
   T* data;
-  std::int64_t rows, columns, repeats;
+  std::int64_t rows, columns, step, repeats;
+  std::int64_t first_batch = 0, first_row = 0;
 
   std::int64_t lanes() const { return columns * repeats; }
   T* row(std::int64_t batch, std::int64_t row) const {
-    return data + (batch * rows + row) * columns;
+    return data + ((batch - first_batch) * rows + row - first_row) * step;
   }
 };
 

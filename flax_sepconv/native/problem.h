@@ -32,6 +32,23 @@ struct Contractions {
   void (*kernel_gradient)(const Problem&, const T* x, const T* y, R* k, Pool&);
 };
 
+// The pointwise stage: weights (lanes, filters), and a bias (filters) or null.
+template <typename P>
+struct Pointwise {
+  P weights, bias;
+  std::int64_t filters;
+};
+
+// Both stages together: h, the depthwise output, never leaves the caches.
+template <typename A>
+struct Separable {
+  // y (batch, output_length, filters) = h weights + bias
+  void (*output)(const Problem&, const A* x, const A* k, const Pointwise<const A*>& w, A* y, Pool&);
+  // weights = the sum over batch and positions of h y, bias = that of y
+  void (*pointwise_gradient)(const Problem&, const A* x, const A* k, const A* y,
+                             const Pointwise<A*>& w, Pool&);
+};
+
 // The same source compiled for one instruction set.
 struct Kernels {
   const char* name;
@@ -39,6 +56,8 @@ struct Kernels {
   Contractions<double, double> f64;
   Contractions<bfloat16, bfloat16> bf16;
   Contractions<bfloat16, float> bf16_to_f32;
+  Separable<float> separable_f32;
+  Separable<double> separable_f64;
 };
 
 // Null where this build or this processor lacks the instruction set.

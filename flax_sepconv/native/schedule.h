@@ -43,11 +43,10 @@ struct Schedule {
   }
 };
 
-// Positions that are computed together: many enough for their rows to be shared, few enough for
-// those to stay in the first cache.
-inline std::int64_t block_positions(const Schedule& s) {
+// Positions that are computed together: about `wanted`, in full tiles.
+inline std::int64_t block_positions(const Schedule& s, std::int64_t wanted) {
   const std::int64_t full_tiles = 8 * s.classes;
-  const std::int64_t block = full_tiles <= 1024 ? ceil_div(128, full_tiles) * full_tiles : 1024;
+  const std::int64_t block = full_tiles <= 1024 ? ceil_div(wanted, full_tiles) * full_tiles : 1024;
   return std::min(block, s.positions);
 }
 

@@ -1,0 +1,190 @@
+// Both stages together: blocks of h, the depthwise output, are contracted while they are in cache.
+
+// Positions of a block of which h takes no more than about a quarter of a core's own cache.
+template <typename A>
+std::int64_t cached_positions(std::int64_t lanes) {
+  return std::clamp<std::int64_t>((1 << 18) / sizeof(A) / lanes, 32, 128);
+}
+
+// A block of h: the examples of a group, one below the other.
+template <typename A>
+struct HiddenBlock {
+  const Correlation<A, A>& correlation;
+  std::int64_t positions, lanes, batch;
+
+  std::size_t scratch_bytes() const {
+    return sizeof(A) * size() + correlation.scratch_bytes();
+  }
+  // From row to row. Rows a power of two apart would compete for the same lines of a cache.
+  std::int64_t step() const { return padded_width<A>(lanes) + kWidth<A>; }
+  std::int64_t size() const { return correlation.fold() * correlation.block() * step(); }
+  std::int64_t first_batch(std::int64_t group) const { return group * correlation.fold(); }
+  std::int64_t examples(std::int64_t group) const {
+    return std::min(correlation.fold(), batch - first_batch(group));
+  }
+  std::int64_t first(std::int64_t block) const { return block * correlation.block(); }
+  std::int64_t count(std::int64_t block) const {
+    return std::min(correlation.block(), positions - first(block));
+  }
+
+  // h[example][position][lane] of a group and a block, at the start of the scratch memory.
+  const A* compute(std::int64_t group, std::int64_t block, A* scratch) const {
+    const Rows<A> h{scratch, count(block), lanes, step(), 1, first_batch(group), first(block)};
+    correlation.run_block(group, block, h, scratch + size());
+    return scratch;
+  }
+};
+
+template <typename A>
+class SeparableOutput {
+ public:
+  SeparableOutput(const Schedule& schedule, Rows<const A> x, const A* kernel, std::int64_t taps,
+                  const Pointwise<const A*>& w, std::int64_t batch)
+      : correlation_(schedule, x, kernel, taps, 1, batch, cached_positions<A>(x.lanes())),
+        hidden_{correlation_, schedule.positions, x.lanes(), batch}, w_(w) {}
+
+  void run(A* y, Pool& pool) const {
+    const std::int64_t lanes = hidden_.lanes, panels = panels_of<A>(w_.filters);
+    // Each panel: the weights' rows, then the row that sums start from.
+    const std::int64_t panel_size = (lanes + 1) * kPanel<A>;
+    const Scratch packed(sizeof(A) * panels * panel_size);
+    A* const weights = static_cast<A*>(packed.data());
+    parallel_for(pool, panels, 0, [&](std::int64_t p, void*) {
+      const std::int64_t columns = std::min(kPanel<A>, w_.filters - p * kPanel<A>);
+      A* const panel = weights + p * panel_size;
+      pack_columns(w_.weights + p * kPanel<A>, w_.filters, lanes, columns, panel);
+      A* const start = panel + lanes * kPanel<A>;
+      if (w_.bias == nullptr)
+        std::fill(start, panel + panel_size, A{0});
+      else
+        pack_columns(w_.bias + p * kPanel<A>, 0, 1, columns, start);
+    });
+    const std::int64_t blocks = correlation_.blocks();
+    parallel_for(pool, correlation_.groups() * blocks, hidden_.scratch_bytes() + spill_bytes(),
+                 [&](std::int64_t item, void* scratch) {
+                   block(item / blocks, item % blocks, weights, y, static_cast<A*>(scratch));
+                 });
+  }
+
+ private:
+  // For the tiles of a panel that is not full.
+  std::size_t spill_bytes() const { return sizeof(A) * kPanel<A> * correlation_.block(); }
+
+  void block(std::int64_t group, std::int64_t block, const A* weights, A* y, A* scratch) const {
+    A* const spill = scratch;
+    const A* h = hidden_.compute(group, block, scratch + kPanel<A> * correlation_.block());
+    const std::int64_t lanes = hidden_.lanes, filters = w_.filters, n = hidden_.count(block);
+    for (std::int64_t i = 0; i < hidden_.examples(group); ++i, h += n * hidden_.step()) {
+      A* out = y + ((hidden_.first_batch(group) + i) * hidden_.positions + hidden_.first(block)) *
+                       filters;
+      const A* panel = weights;
+      for (std::int64_t f = 0; f < filters; f += kPanel<A>, panel += (lanes + 1) * kPanel<A>) {
+        const A* start = panel + lanes * kPanel<A>;
+        const std::int64_t columns = std::min(kPanel<A>, filters - f);
+        if (columns == kPanel<A>) {
+          matmul_panel<A>({h, hidden_.step(), 1}, n, panel, lanes, start, 0, out + f, filters);
+          continue;
+        }
+        matmul_panel<A>({h, hidden_.step(), 1}, n, panel, lanes, start, 0, spill, kPanel<A>);
+        for (std::int64_t r = 0; r < n; ++r)
+          std::copy(spill + r * kPanel<A>, spill + r * kPanel<A> + columns, out + r * filters + f);
+      }
+    }
+  }
+
+  const Correlation<A, A> correlation_;
+  const HiddenBlock<A> hidden_;
+  const Pointwise<const A*> w_;
+};
+
+template <typename A>
+class PointwiseGradient {
+ public:
+  PointwiseGradient(const Schedule& schedule, Rows<const A> x, const A* kernel, std::int64_t taps,
+                    const A* y, const Pointwise<A*>& w, std::int64_t batch)
+      : correlation_(schedule, x, kernel, taps, 1, batch, cached_positions<A>(x.lanes())),
+        hidden_{correlation_, schedule.positions, x.lanes(), batch}, y_(y), w_(w),
+        rows_(x.lanes() + 1) {
+    // Cut by shape alone: into chunks of positions, and, where there are few of those, columns.
+    const std::int64_t units = correlation_.groups() * correlation_.blocks();
+    const std::int64_t positions = batch * schedule.positions;
+    const std::int64_t filters = w.filters, size = rows_ * filters;
+    chunks_ = std::clamp<std::int64_t>(std::min(positions / 512, (1 << 24) / size), 1, 16);
+    chunks_ = std::min(chunks_, units);
+    const std::int64_t panels = panels_of<A>(filters);
+    const std::int64_t splits = std::clamp<std::int64_t>(
+        std::min(8 / chunks_, filters / (8 * taps)), 1, panels);
+    split_panels_ = ceil_div(panels, splits);
+  }
+
+  void run(Pool& pool) const {
+    const std::int64_t panels = panels_of<A>(w_.filters), splits = ceil_div(panels, split_panels_);
+    const std::int64_t size = panels * rows_ * kPanel<A>;
+    const Scratch partials(sizeof(A) * chunks_ * size);
+    A* const sums = static_cast<A*>(partials.data());
+    parallel_for(pool, chunks_ * splits, hidden_.scratch_bytes() + panel_bytes(),
+                 [&](std::int64_t item, void* scratch) {
+                   const std::int64_t chunk = item / splits;
+                   const std::int64_t first = item % splits * split_panels_;
+                   add_chunk(chunk, first, std::min(panels, first + split_panels_),
+                             sums + chunk * size, static_cast<A*>(scratch));
+                 });
+    parallel_for(pool, panels, 0, [&](std::int64_t p, void*) {
+      add_chunks(sums + p * rows_ * kPanel<A>, size, p);
+    });
+  }
+
+ private:
+  // A panel of cotangents.
+  std::size_t panel_bytes() const {
+    return sizeof(A) * kPanel<A> * correlation_.fold() * correlation_.block();
+  }
+
+  // Panels [first, last) of one chunk's sums: rows for the weights, and one for the bias.
+  void add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t last, A* sums,
+                 A* scratch) const {
+    const std::int64_t panel_size = rows_ * kPanel<A>, lanes = hidden_.lanes;
+    std::fill(sums + first * panel_size, sums + last * panel_size, A{0});
+    const std::int64_t blocks = correlation_.blocks(), units = correlation_.groups() * blocks;
+    for (std::int64_t u = chunk * units / chunks_; u < (chunk + 1) * units / chunks_; ++u) {
+      const std::int64_t group = u / blocks, block = u % blocks, n = hidden_.count(block);
+      A* const panel = scratch;
+      const A* const h =
+          hidden_.compute(group, block, scratch + kPanel<A> * correlation_.fold() * correlation_.block());
+      for (std::int64_t p = first; p < last; ++p) {
+        const std::int64_t f = p * kPanel<A>, columns = std::min(kPanel<A>, w_.filters - f);
+        for (std::int64_t i = 0; i < hidden_.examples(group); ++i) {
+          const A* y = y_ + ((hidden_.first_batch(group) + i) * hidden_.positions +
+                             hidden_.first(block)) * w_.filters;
+          pack_columns(y + f, w_.filters, n, columns, panel + i * n * kPanel<A>);
+        }
+        const std::int64_t depth = hidden_.examples(group) * n;
+        A* const sum = sums + p * panel_size;
+        matmul_panel<A>({h, 1, hidden_.step()}, lanes, panel, depth, sum, kPanel<A>, sum, kPanel<A>);
+        if (w_.bias != nullptr) add_rows(panel, depth, sum + lanes * kPanel<A>);
+      }
+    }
+  }
+
+  static void add_rows(const A* panel, std::int64_t rows, A* sum) {
+    for (std::int64_t r = 0; r < rows; ++r, panel += kPanel<A>)
+      for (std::int64_t j = 0; j < kPanel<A>; ++j) sum[j] += panel[j];
+  }
+
+  // One panel's chunks, added in their order.
+  void add_chunks(A* sums, std::int64_t size, std::int64_t panel) const {
+    const std::int64_t f = panel * kPanel<A>, columns = std::min(kPanel<A>, w_.filters - f);
+    for (std::int64_t chunk = 1; chunk < chunks_; ++chunk)
+      for (std::int64_t j = 0; j < rows_ * kPanel<A>; ++j) sums[j] += sums[chunk * size + j];
+    for (std::int64_t r = 0; r + 1 < rows_; ++r, sums += kPanel<A>)
+      std::copy(sums, sums + columns, w_.weights + r * w_.filters + f);
+    if (w_.bias != nullptr) std::copy(sums, sums + columns, w_.bias + f);
+  }
+
+  const Correlation<A, A> correlation_;
+  const HiddenBlock<A> hidden_;
+  const A* const y_;
+  const Pointwise<A*> w_;
+  const std::int64_t rows_;
+  std::int64_t chunks_, split_panels_;
+};
