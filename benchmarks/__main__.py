@@ -8,6 +8,8 @@ networks: training steps of networks made of the layer.
 import importlib
 import sys
 
+from benchmarks.worker import WorkerError
+
 SUITES = ("layers", "lowerings", "networks")
 
 
@@ -18,4 +20,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except WorkerError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -11,7 +11,7 @@ import functools
 import importlib.metadata
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,20 +94,19 @@ def present(names: list[str]) -> tuple[list[str], dict[str, str]]:
 
 def run(
     chosen: list[Workload], names: list[str], seconds: float, rates: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Measure workload after workload, with all workers alive, and print as they come."""
-    rows: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker(name, PEERS[name].environment)) for name in names
         }
-        bar = tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty())
+        bar = stack.enter_context(tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty()))
         for workload in bar:
             bar.set_postfix_str(workload.name)
             row = measure(workload, workers, seconds)
-            rows.append({**row, "roofline": roofline.bounds(workload, rates)})
-            tqdm.write(report.row(rows[-1], names))
-    return rows
+            row["roofline"] = roofline.bounds(workload, rates)
+            tqdm.write(report.row(row, names))
+            yield row
 
 
 def peers_named(parser: Any, text: str) -> list[str]:
@@ -120,7 +119,7 @@ def peers_named(parser: Any, text: str) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Parse the flags, measure, print, and write."""
-    parser = flags.parser("layers", __doc__, seconds=0.3, seconds_for="one program of one peer")
+    parser = flags.parser("layers", __doc__, seconds=0.25, seconds_for="one program of one peer")
     parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)} (all; ours always)")
     arguments = parser.parse_args(argv)
     chosen = [workload for workload in flags.chosen(parser, arguments) if workload.filters]
@@ -129,6 +128,8 @@ def main(argv: list[str]) -> None:
     names, absent = present(peers_named(parser, arguments.peers))
     for name, reason in absent.items():
         print(f"left out: {name}, {reason}")
+    if busy := machine.busy():
+        print(busy)
     rates = roofline.measure()
     print(report.head(names, rates))
     record: dict[str, Any] = {
@@ -136,8 +137,20 @@ def main(argv: list[str]) -> None:
         "absent": absent,
         "rates": rates,
     }
-    record["rows"] = run(chosen, names, arguments.seconds, rates)
+    record["rows"] = []
+    try:
+        for row in run(chosen, names, arguments.seconds, rates):
+            record["rows"].append(row)
+    finally:  # What was measured before an end that nobody planned is kept.
+        if record["rows"]:
+            record["complete"] = len(record["rows"]) == len(chosen)
+            finish(record, arguments.output)
+
+
+def finish(record: dict[str, Any], output: pathlib.Path) -> None:
+    """Sum up, print, write, draw."""
+    record["load_average_after"] = machine.load_average()
     record["summary"] = summary.summarize(record["rows"])
     print(report.tail(record["summary"]))
-    machine.write(arguments.output, record)
-    picture.draw(record, pathlib.Path(arguments.output).with_suffix(".png"))
+    machine.write(output, record)
+    picture.draw(record, output.with_suffix(".png"))

@@ -97,7 +97,7 @@ def measure(
         )
     return {
         "workload": workload.name,
-        "shape": str(workload),
+        "shape": str(workload._replace(filters=0)),
         "dtype": dtype,
         "contraction": contraction,
         "milliseconds": {name: 1e3 * value for name, value in times.items()},

@@ -8,6 +8,7 @@ import pathlib
 import platform
 from typing import Any
 
+BUSY = 0.5
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
@@ -21,11 +22,22 @@ def facts(*packages: str) -> dict[str, Any]:
         },
         "processor": processor(),
         "machine": platform.machine(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "cores": os.cpu_count(),
+        "load_average": load_average(),
     }
+
+
+def load_average() -> list[float]:
+    """Return how many programs ran or waited, over the last 1, 5 and 15 minutes."""
+    return [round(load, 2) for load in os.getloadavg()]
+
+
+def busy() -> str | None:
+    """Say so where others use the machine: times will be too long, PyTorch's most of all."""
+    load = load_average()[0]
+    if load <= BUSY:
+        return None
+    return f"others are using this machine (load average {load}): the times are not to be trusted"
 
 
 def processor() -> str:

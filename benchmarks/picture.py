@@ -34,7 +34,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     handles = [*leads[0].collections, *distance.collections]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9.5)
     figure.suptitle(_caption(record), fontsize=7.5, color=GREY, x=0.01, ha="left")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.2)
     print(f"drawn to {path}")
 
 
@@ -76,22 +76,19 @@ def _draw_leads(axes: Axes, rows: Sequence[Row], program: str, means: dict[str, 
     _dots(axes, rivals, RIVAL, "the best of TensorFlow and PyTorch")
     _dots(axes, stock, STOCK, "Flax' nn.Conv and nn.Dense")
     _axis(axes, TICKS)
-    for mean, colour in (
-        (means["speed_up_over_best_rival"], RIVAL),
-        (means["speed_up_over"].get("flax_stock"), STOCK),
-    ):
-        if mean:
-            _mark_mean(axes, mean, colour)
+    nearest, flax = means["speed_up_over_best_rival"], means["speed_up_over"].get("flax_stock")
+    _mark_means(axes, [(nearest, RIVAL), (flax, STOCK)])
 
 
 def _draw_distance(axes: Axes, rows: Sequence[Row]) -> None:
+    means = []
     for program, colour in zip(summary.PROGRAMS, (FORWARD, BOTH), strict=True):
         ratios = [summary.speed_up(row, "floor", program) for row in rows]
         slower = [1 / ratio if ratio else None for ratio in ratios]
         _dots(axes, slower, colour, TITLES[program])
-        if mean := summary.geometric_mean(slower):
-            _mark_mean(axes, mean, colour)
+        means.append((summary.geometric_mean(slower), colour))
     _axis(axes, CLOSE_TICKS)
+    _mark_means(axes, means)
 
 
 def _dots(axes: Axes, ratios: Sequence[float | None], colour: str, label: str) -> None:
@@ -101,11 +98,14 @@ def _dots(axes: Axes, ratios: Sequence[float | None], colour: str, label: str) -
         axes.scatter(x, y, s=48, color=colour, label=label, zorder=3, edgecolors="white")
 
 
-def _mark_mean(axes: Axes, mean: float, colour: str) -> None:
-    axes.axvline(mean, color=colour, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-    above: Any = {"xycoords": ("data", "axes fraction"), "ha": "center"}
-    text = f"{mean:.{1 if mean >= 10 else 2}f}x"
-    _note(axes, text, (mean, 1), (0, 3), color=colour, **above)
+def _mark_means(axes: Axes, means: Sequence[tuple[float | None, str]]) -> None:
+    """Draw a line at each mean, its number above, to the outer side where there are two."""
+    known = sorted((mean, colour) for mean, colour in means if mean is not None)
+    for (mean, colour), side in zip(known, ("right", "left"), strict=False):
+        axes.axvline(mean, color=colour, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+        text = f"{mean:.{1 if mean >= 10 else 2}f}x"
+        above: Any = {"xycoords": ("data", "axes fraction"), "ha": side}
+        _note(axes, text, (mean, 1), (2 if side == "right" else -2, 3), color=colour, **above)
 
 
 def _axis(axes: Axes, ticks: Sequence[float]) -> None:

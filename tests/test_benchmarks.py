@@ -220,6 +220,7 @@ def test_layers(tmp_path, capsys, monkeypatch):
     assert {"jax", "flax", "python"} <= set(record["versions"])
     assert record["processor"]
     assert record["cores"] >= 1
+    assert record["complete"]
     (measured,) = record["rows"]
     assert measured["shape"] == "B1 L28 C28->3 K3 S1 D1 M1 valid"
     assert list(measured["peers"]) == ["ours", "flax_stock", "floor"]
@@ -235,6 +236,23 @@ def test_layers(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "tf_docs-0: B1 L28 C28->3" in printed
     assert "times faster than flax_stock" in printed
+
+
+def test_an_interrupted_run_keeps_its_rows(tmp_path, monkeypatch):
+    def run(chosen, names, seconds, rates):
+        measured = row(ours=1.0, flax_stock=2.0)
+        bounds = roofline.bounds(chosen[0], rates)
+        yield {**measured, "shape": "made", "declined": {}, "roofline": bounds}
+        raise KeyboardInterrupt
+
+    rates = {"copy_gigabytes_per_second": {"1": 40.0}, "matmul_gigaflops": 100.0}
+    monkeypatch.setattr(roofline, "measure", lambda: rates)
+    monkeypatch.setattr(layers, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        layers.main(["--filter", "lite", "--peers", "ours", "--output", str(tmp_path / "a.json")])
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert len(record["rows"]) == 1
+    assert not record["complete"]
 
 
 def test_lowerings(tmp_path, capsys):
