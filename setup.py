@@ -12,6 +12,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = pathlib.Path("flax_sepconv", "native")
+HEADERS = pathlib.Path(jaxlib.__file__).parent / "include"
+FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", f"-isystem{HEADERS}"]
 
 
 class BuildLibrary(build_ext):
@@ -33,8 +35,7 @@ setup(
             "flax_sepconv.native.libsepconv",
             sources=[str(path) for path in sorted(NATIVE.glob("*.cc"))],
             depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
-            include_dirs=[str(pathlib.Path(jaxlib.__file__).parent / "include")],
-            extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden", "-Wno-psabi", "-g0"],
+            extra_compile_args=FLAGS,
             language="c++",
             optional=True,
         )

@@ -65,25 +65,21 @@ def depthwise(
 def _bind(operands: dict[Argument, jax.Array], *, result: Argument, **params: Any) -> jax.Array:
     """Bind the primitive to its two operands."""
     first, second = OPERANDS[result]
-    a, b = _vary_alike(operands[first], operands[second])
+    a, b = vary_alike(operands[first], operands[second])
     return depthwise_p.bind(a, b, result=result, **params)
 
 
-def _vary_alike(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Inside `shard_map`, mark both operands as varying over the mesh axes of either.
+def vary_alike(*operands: jax.Array) -> tuple[jax.Array, ...]:
+    """Inside `shard_map`, mark operands as varying over the mesh axes that any of them varies over.
 
     The mark's transpose is the sum over devices that the gradient of a replicated kernel needs.
     """
-    axes_a, axes_b = _varying_axes(a), _varying_axes(b)
-    if axes_b - axes_a:
-        a = lax.pcast(a, tuple(axes_b - axes_a), to="varying")
-    if axes_a - axes_b:
-        b = lax.pcast(b, tuple(axes_a - axes_b), to="varying")
-    return a, b
-
-
-def _varying_axes(x: jax.Array) -> frozenset[Any]:
-    return jax.typeof(x).manual_axis_type.varying
+    axes = [jax.typeof(operand).manual_axis_type.varying for operand in operands]
+    everywhere = frozenset().union(*axes)
+    return tuple(
+        lax.pcast(operand, tuple(everywhere - own), to="varying") if everywhere - own else operand
+        for operand, own in zip(operands, axes, strict=True)
+    )
 
 
 def contract(
@@ -192,7 +188,7 @@ batching.primitive_batchers[depthwise_p] = _batch
 dispatch.prim_requires_devices_during_lowering.add(depthwise_p)
 
 
-def _surroundings(ctx: mlir.LoweringRuleContext) -> str | None:
+def surroundings_of(ctx: mlir.LoweringRuleContext) -> str | None:
     """Tell programs apart in which a call that XLA cannot look into is out of place."""
     module = ctx.module_context
     if module.lowering_parameters.for_export:
@@ -207,7 +203,7 @@ def _surroundings(ctx: mlir.LoweringRuleContext) -> str | None:
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower the contraction that is chosen now that the platform is known."""
-    chosen = functools.partial(contract, platform=platform, surroundings=_surroundings(ctx))
+    chosen = functools.partial(contract, platform=platform, surroundings=surroundings_of(ctx))
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
 
 

@@ -13,6 +13,7 @@ from flax_sepconv import geometry as geometry_lib
 from flax_sepconv.depthwise import depthwise
 from flax_sepconv.lowerings import LOWERINGS, native
 from flax_sepconv.selection import CONTRACTIONS, Selection, select
+from flax_sepconv.separable import separable
 
 __all__ = ["Selection", "depthwise_conv1d", "select_implementation", "separable_conv1d"]
 
@@ -53,13 +54,19 @@ def depthwise_conv1d(
         (2, 10, 6)
     """
     x, depthwise_kernel = _arrays(x=x, depthwise_kernel=depthwise_kernel)
-    h = _depthwise(
+    rows, geometry = _resolve(
         x,
         depthwise_kernel,
         strides=strides,
         padding=padding,
         data_format=data_format,
         dilation_rate=dilation_rate,
+        implementation=implementation,
+    )
+    h = depthwise(
+        rows,
+        depthwise_kernel,
+        geometry,
         implementation=implementation,
         precision=precision,
         dtype=_result_dtype(preferred_element_type, x.dtype),
@@ -123,7 +130,7 @@ def separable_conv1d(
     if bias is not None:
         operands["bias"] = bias
     x, depthwise_kernel, pointwise_kernel, *biases = _arrays(**operands)
-    h = _depthwise(
+    rows, geometry = _resolve(
         x,
         depthwise_kernel,
         strides=strides,
@@ -131,21 +138,27 @@ def separable_conv1d(
         data_format=data_format,
         dilation_rate=dilation_rate,
         implementation=implementation,
-        precision=precision,
-        dtype=x.dtype,
     )
+    lanes = math.prod(depthwise_kernel.shape[1:])
     kernel_shape = pointwise_kernel.shape
-    if len(kernel_shape) != 3 or kernel_shape[:2] != (1, h.shape[-1]):
+    if len(kernel_shape) != 3 or kernel_shape[:2] != (1, lanes):
         raise ValueError(
-            f"pointwise_kernel must have shape (1, C*M, F) with C*M={h.shape[-1]}, "
-            f"got {kernel_shape}"
+            f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {kernel_shape}"
         )
     if biases and biases[0].shape != kernel_shape[2:]:
         raise ValueError(
             f"bias must have shape (F,) with F={kernel_shape[2]}, got {biases[0].shape}"
         )
-    dtype = _result_dtype(preferred_element_type, x.dtype)
-    y = _pointwise(h, pointwise_kernel[0], *biases, precision=precision).astype(dtype)
+    y = separable(
+        rows,
+        depthwise_kernel,
+        pointwise_kernel[0],
+        *biases,
+        geometry=geometry,
+        implementation=implementation,
+        precision=precision,
+        dtype=_result_dtype(preferred_element_type, x.dtype),
+    )
     return _from_channels_last(y, x, data_format)
 
 
@@ -263,7 +276,7 @@ def _result_dtype(preferred: DTypeLike | None, default: DTypeLike) -> jnp.dtype:
     return jnp.dtype(preferred)
 
 
-def _depthwise(
+def _resolve(
     x: jax.Array,
     kernel: jax.Array,
     *,
@@ -272,10 +285,8 @@ def _depthwise(
     data_format: str,
     dilation_rate: int | tuple[int],
     implementation: str | None,
-    precision: lax.PrecisionLike,
-    dtype: DTypeLike,
-) -> jax.Array:
-    """Resolve the arguments and filter: -> (batch, output length, C*M), channels last."""
+) -> tuple[jax.Array, geometry_lib.Geometry]:
+    """Check and resolve the arguments; return x as (batch, L, C), and the geometry."""
     channels = channels_of("x", x, data_format)
     _check_kernel(kernel.shape, channels)
     check_implementation(implementation)
@@ -288,29 +299,7 @@ def _depthwise(
         dilation=positive_int("dilation_rate", dilation_rate),
         padding=choice("padding", padding, geometry_lib.PADDINGS),
     )
-    return depthwise(
-        x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]),
-        kernel,
-        geometry,
-        implementation=implementation,
-        precision=precision,
-        dtype=dtype,
-    )
-
-
-def _pointwise(
-    h: jax.Array, kernel: jax.Array, *bias: jax.Array, precision: lax.PrecisionLike
-) -> jax.Array:
-    """Contract the channels and add the bias, in the accumulator's dtype."""
-    accumulator = jnp.promote_types(h.dtype, jnp.float32)
-    y = lax.dot_general(
-        h,
-        kernel,
-        (((2,), (0,)), ((), ())),
-        precision=precision,
-        preferred_element_type=accumulator,
-    )
-    return y + bias[0].astype(accumulator) if bias else y
+    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]), geometry
 
 
 def _from_channels_last(y: jax.Array, x: jax.Array, data_format: str) -> jax.Array:

@@ -8,12 +8,14 @@ bfloat16 is summed in float32; float16 is computed as float32.
 import ctypes
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
@@ -24,7 +26,13 @@ LIBRARY = (
     .parents[1]
     .joinpath("native", "libsepconv.dll" if sys.platform == "win32" else "libsepconv.so")
 )
-CONTRACTIONS = ("output", "input_gradient", "kernel_gradient")
+TARGETS = (
+    "output",
+    "input_gradient",
+    "kernel_gradient",
+    "separable_output",
+    "pointwise_gradient",
+)
 # Operands' and result's; others are converted.
 DTYPES = (
     ("float32", "float32"),
@@ -47,7 +55,7 @@ def _register() -> str | None:
         return "it was not built when flax_sepconv was installed (that takes a C++17 compiler)"
     try:
         library = ctypes.CDLL(str(LIBRARY))
-        for name in CONTRACTIONS:
+        for name in TARGETS:
             handler = jax.ffi.pycapsule(getattr(library, f"sepconv_{name}"))
             jax.ffi.register_ffi_target(f"flax_sepconv_{name}", handler, platform="cpu")
     except (OSError, AttributeError, RuntimeError) as error:
@@ -138,14 +146,55 @@ def _call(
 
     def call(a: jax.Array, b: jax.Array) -> jax.Array:
         out = result_type(contraction, a, b, shape(a, b), result)
-        call = jax.ffi.ffi_call(f"flax_sepconv_{contraction}", out)
-        return call(
-            a,
-            b,
-            stride=np.int64(geometry.stride),
-            dilation=np.int64(geometry.dilation),
-            pad_low=np.int64(geometry.pad_low),
-        )
+        return _ffi_call(contraction, out, geometry, a, b)
 
     a, b = (operand.astype(common) for operand in operands)
     return partitioned(contraction, call, multiplier)(a, b).astype(dtype)
+
+
+def joins(dtypes: Set[jnp.dtype]) -> bool:
+    """Tell whether `separable` is for operands and results of these dtypes."""
+    return len(dtypes) == 1 and dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}
+
+
+def separable(
+    x: jax.Array,
+    kernel: jax.Array,
+    *rest: jax.Array,
+    result: str,
+    bias: bool,
+    geometry: Geometry,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+) -> list[jax.Array]:
+    """Compute both stages together, as `flax_sepconv.separable` defines them.
+
+    The depthwise output stays in the caches, block by block.
+    """
+    del implementation, precision
+    B, _, C = x.shape
+    J, F = C * kernel.shape[2], rest[0].shape[-1]
+    if result == "y":
+        out = _typed(x, (B, geometry.output_length, F), dtype)
+        w, b = rest if bias else (rest[0], jnp.zeros(0, dtype))
+        return [_ffi_call("separable_output", out, geometry, x, kernel, w, b)]
+    gradients = _typed(x, (J, F), dtype), _typed(x, (F if bias else 0,), dtype)
+    w, b = _ffi_call("pointwise_gradient", gradients, geometry, x, kernel, rest[0])
+    return [w, b] if bias else [w]
+
+
+def _typed(like: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    """Return the type of an array that is on the devices of another one, as whole as that is."""
+    own = jax.typeof(like)
+    sharding = NamedSharding(own.sharding.mesh, PartitionSpec(*(None for _ in shape)))
+    return own.update(shape=shape, dtype=jnp.dtype(dtype), sharding=sharding)
+
+
+def _ffi_call(target: str, out: Any, geometry: Geometry, *operands: jax.Array) -> Any:
+    return jax.ffi.ffi_call(f"flax_sepconv_{target}", out)(
+        *operands,
+        stride=np.int64(geometry.stride),
+        dilation=np.int64(geometry.dilation),
+        pad_low=np.int64(geometry.pad_low),
+    )
