@@ -11,6 +11,7 @@ import functools
 import importlib.metadata
 import pathlib
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -128,6 +129,7 @@ def main(argv: list[str]) -> None:
     names, absent = present(peers_named(parser, arguments.peers))
     for name, reason in absent.items():
         print(f"left out: {name}, {reason}")
+    start = time.perf_counter()
     if busy := machine.busy():
         print(busy)
     rates = roofline.measure()
@@ -144,12 +146,13 @@ def main(argv: list[str]) -> None:
     finally:  # What was measured before an end that nobody planned is kept.
         if record["rows"]:
             record["complete"] = len(record["rows"]) == len(chosen)
-            finish(record, arguments.output)
+            finish(record, start, arguments.output)
 
 
-def finish(record: dict[str, Any], output: pathlib.Path) -> None:
+def finish(record: dict[str, Any], start: float, output: pathlib.Path) -> None:
     """Sum up, print, write, draw."""
     record["load_average_after"] = machine.load_average()
+    record["seconds"] = round(time.perf_counter() - start)
     record["summary"] = summary.summarize(record["rows"])
     print(report.tail(record["summary"]))
     machine.write(output, record)
