@@ -79,7 +79,7 @@ def test_lite_is_that_of_aeon():
 @pytest.mark.parametrize(
     "change",
     [
-        {"parameters": 1},
+        {"facts": {"parameters": 1}},
         {"logits": np.ones((3, 4)) * 1.001},
         {"logits": np.full((3, 4), math.nan)},
         {"losses": (1.0, 0.502)},
@@ -87,7 +87,7 @@ def test_lite_is_that_of_aeon():
     ids=lambda change: next(iter(change)),
 )
 def test_a_version_that_differs_is_refused(change):
-    good = measure.Start(2, np.ones((3, 4)), (1.0, 0.9), 0.0)
+    good = measure.Start({"parameters": 2}, np.ones((3, 4)), (1.0, 0.9), 0.0)
     measure.compare("lite", {"ours": good, "torch": good})
     with pytest.raises(SystemExit, match="lite: torch"):
         measure.compare("lite", {"ours": good, "torch": good._replace(**change)})
@@ -102,7 +102,9 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     measure.main(["--filter", "lite", "--seconds", "0.01", "--output", str(output)])
     record = json.loads(output.read_text())
     (row,) = record["rows"]
-    assert row["parameters"] == sum(map(math.prod, SMALL["lite"].shapes().values()))
+    assert row["versions"]["ours"]["parameters"] == sum(
+        map(math.prod, SMALL["lite"].shapes().values())
+    )
     assert row["versions"].keys() == {"ours"}
     facts = row["versions"]["ours"]
     low, high = facts["quartiles"]

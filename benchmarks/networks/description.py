@@ -1,6 +1,6 @@
 """What all frameworks build: convolutions by name, weights by name, and the numbers in them."""
 
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,11 +46,14 @@ class Description(Protocol):
     """A network, its input and how it is trained; frozen, hashable, picklable.
 
     Attributes:
+        title: what it is called.
         classes: of the logits.
         momentum: of the running statistics of the batch normalisations.
         epsilon: of the batch normalisations.
         learning_rate: of Adam, whose other settings are `ADAM`.
     """
+
+    title: ClassVar[str]
 
     @property
     def classes(self) -> int: ...  # noqa: D102

@@ -202,5 +202,15 @@ def build(description: Description, separable: str) -> dict[str, Program]:
     def run_predict() -> jax.Array:
         return jax.block_until_ready(predict(state[0], x))
 
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return trial.programs(run_step, run_predict, parameters)
+    facts: dict[str, Any] = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    }
+    if separable == "ours":
+        facts["selection"] = selection(x)
+    return trial.programs(run_step, run_predict, facts)
+
+
+def selection(x: jax.Array) -> str:
+    """Tell which lowering the layers take, and why; on CPU it is the same for all of them."""
+    name, reason = fsc.ops.select_implementation(x.shape, (1, x.shape[-1], 1), platform="cpu")
+    return f"{name}: {reason}"

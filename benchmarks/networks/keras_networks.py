@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from benchmarks.networks import trial
@@ -125,10 +126,13 @@ def build(description: Description) -> dict[str, Program]:
     def predict(x: tf.Tensor) -> tf.Tensor:
         return model(x, training=False)
 
-    def run_step() -> tuple[Any, Any]:
+    def run_step() -> tuple[np.ndarray, np.ndarray]:
         loss, logits = step(x, labels)
         return loss.numpy(), logits.numpy()
 
-    parameters = sum(int(tf.size(weight.value)) for weight in weights)
+    def run_predict() -> np.ndarray:
+        return predict(x).numpy()
+
+    facts = {"parameters": sum(int(tf.size(weight.value)) for weight in weights)}
     # TensorFlow keeps the memory of a step for the next one: its peak cannot be told.
-    return trial.programs(run_step, lambda: predict(x).numpy(), parameters, is_memory_known=False)
+    return trial.programs(run_step, run_predict, facts, is_memory_known=False)

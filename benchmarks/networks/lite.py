@@ -5,6 +5,7 @@ Classification" (2023); sizes and settings are those of `aeon`'s `IndividualLITE
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from benchmarks.networks.description import Convolution, Shapes, head_shapes, no
 @dataclasses.dataclass(frozen=True)
 class Lite:
     """One network of the ensemble; the batch is shaped as ArrowHead of the UCR archive."""
+
+    title: ClassVar[str] = "LITE"
 
     batch: int = 64
     length: int = 251

@@ -63,7 +63,7 @@ LOSS_TOLERANCE = 1e-2
 class Start(NamedTuple):
     """The first two steps of a version."""
 
-    parameters: int
+    facts: dict[str, Any]
     logits: np.ndarray
     losses: tuple[float, float]
     first_step_seconds: float
@@ -72,13 +72,13 @@ class Start(NamedTuple):
 def start(worker: Worker, version: Version, network: Description) -> Start:
     """Build a network in its worker and take two steps, of which the first compiles."""
     task = f"benchmarks.networks.{version.module}:build"
-    facts = worker.load(task, network, *version.arguments)
+    facts = worker.load(task, network, *version.arguments)["step"]
     begin = time.perf_counter()
     first = worker.numbers("step")
     seconds = time.perf_counter() - begin
     second = worker.numbers("step")
     losses = float(first["loss"]), float(second["loss"])
-    return Start(facts["step"]["parameters"], first["logits"], losses, seconds)
+    return Start(facts, first["logits"], losses, seconds)
 
 
 def compare(network: str, starts: Mapping[str, Start]) -> None:
@@ -86,8 +86,9 @@ def compare(network: str, starts: Mapping[str, Start]) -> None:
     ours = starts["ours"]
     for name, other in starts.items():
         label = f"{network}: {name}"
-        if other.parameters != ours.parameters:
-            raise SystemExit(f"{label} trains {other.parameters} numbers, not {ours.parameters}")
+        counts = other.facts["parameters"], ours.facts["parameters"]
+        if counts[0] != counts[1]:
+            raise SystemExit(f"{label} trains {counts[0]} numbers, not {counts[1]}")
         off = np.abs(other.logits - ours.logits).max() / np.abs(ours.logits).max()
         if not off <= LOGITS_TOLERANCE:
             raise SystemExit(f"{label}: its logits are off by {off:.1e}")
@@ -122,6 +123,7 @@ def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
     for version, values in samples.items():
         low, middle, high = np.percentile(np.multiply(values, 1e3), [25, 50, 75])
         facts[version] = {
+            **starts[version].facts,
             "milliseconds": middle,
             "quartiles": [low, high],
             "samples": len(values),
@@ -132,25 +134,25 @@ def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
     B, L, C = network.input_shape()
     return {
         "network": name,
+        "title": network.title,
         "shape": f"B{B} L{L} C{C}",
-        "parameters": starts["ours"].parameters,
         "versions": facts,
     }
 
 
 def show(row: dict[str, Any]) -> str:
     """Return the table of one network."""
-    head = f"{row['network']} {row['shape']}, {row['parameters']} parameters"
+    ours = row["versions"]["ours"]
+    head = f"{row['title']} {row['shape']}, {ours['parameters']:,} parameters"
     lines = [f"{head:45}{'ms/step':>10}{'x ours':>8}{'first step, s':>15}{'step, MB':>10}"]
-    ours = row["versions"]["ours"]["milliseconds"]
     for name, facts in row["versions"].items():
-        megabytes = facts["step_megabytes"]
+        ratio = facts["milliseconds"] / ours["milliseconds"]
+        memory = "-" if facts["step_megabytes"] is None else f"{facts['step_megabytes']:.0f}"
         lines.append(
-            f"  {VERSIONS[name].title:43}{facts['milliseconds']:10.1f}"
-            f"{facts['milliseconds'] / ours:8.2f}{facts['first_step_seconds']:15.1f}"
-            + (f"{'-':>10}" if megabytes is None else f"{megabytes:10.0f}")
+            f"  {VERSIONS[name].title:43}{facts['milliseconds']:10.1f}{ratio:8.2f}"
+            f"{facts['first_step_seconds']:15.1f}{memory:>10}"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, f"  ours takes {ours['selection']}", ""])
 
 
 def present() -> tuple[list[str], dict[str, str]]:
@@ -197,12 +199,18 @@ def main(argv: list[str]) -> None:
     versions, absent = present()
     for name, reason in absent.items():
         print(f"left out: {VERSIONS[name].title}, {reason}")
+    if busy := machine.busy():
+        print(busy)
     packages = {package for name in versions for package in VERSIONS[name].packages}
     record: dict[str, Any] = {**machine.facts(*sorted(packages)), "absent": absent, "rows": []}
-    for name in NETWORKS:
-        if arguments.filter in name:
-            record["rows"].append(measure(name, versions, arguments.seconds))
-            print(show(record["rows"][-1]), flush=True)
-    machine.write(arguments.output, record)
-    titles = {name: VERSIONS[name].title for name in versions}
-    picture.draw(record, titles, arguments.output.with_suffix(".png"))
+    try:
+        for name in NETWORKS:
+            if arguments.filter in name:
+                record["rows"].append(measure(name, versions, arguments.seconds))
+                print(show(record["rows"][-1]), flush=True)
+    finally:  # What was measured before an end that nobody planned is kept.
+        if record["rows"]:
+            record["load_average_after"] = machine.load_average()
+            machine.write(arguments.output, record)
+            titles = {name: VERSIONS[name].title for name in versions}
+            picture.draw(record, titles, arguments.output.with_suffix(".png"))

@@ -31,12 +31,18 @@ def _draw_times(axes: Axes, row: dict[str, Any]) -> None:
     times = {name: facts["milliseconds"] for name, facts in row["versions"].items()}
     colours = [OURS if name == "ours" else OTHERS for name in times]
     bars = axes.barh(range(len(times)), list(times.values()), color=colours, height=0.65)
-    labels = [f"{time:.3g} ms  ({time / times['ours']:.2g}x)" for time in times.values()]
+    labels = [
+        f"{time:,.{digits(time)}f} ms  ({time / times['ours']:.2f}x)" for time in times.values()
+    ]
     axes.bar_label(bars, labels, padding=5, fontsize=9.5, color=INK)
     axes.set_xlim(0, 1.35 * max(times.values()))  # room for the labels
-    axes.set_title(
-        f"{row['network']}, {row['shape']}: a training step", loc="left", fontsize=11, color=INK
-    )
+    title = f"{row['title']}, {row['shape']}: a training step"
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def digits(milliseconds: float) -> int:
+    """Return how many decimals to show."""
+    return 0 if milliseconds >= 100 else 1

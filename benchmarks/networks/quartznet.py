@@ -6,7 +6,7 @@ cross-entropy for every frame stands in for CTC, of which the frameworks have di
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from benchmarks.networks.description import Convolution, Shapes, head_shapes
 
@@ -21,6 +21,8 @@ class Block(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class QuartzNet:
     """The sizes of the paper, on 4 clips of 8 seconds (10 ms a frame) with 64 mel channels."""
+
+    title: ClassVar[str] = "QuartzNet-5x3"
 
     batch: int = 4
     length: int = 800

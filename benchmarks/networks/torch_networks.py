@@ -170,7 +170,7 @@ def build(description: Description) -> dict[str, Program]:
         return channels_last(network(x))
 
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return trial.programs(run_step, run_predict, parameters)
+    return trial.programs(run_step, run_predict, {"parameters": parameters})
 
 
 def channels_last(logits: torch.Tensor) -> torch.Tensor:

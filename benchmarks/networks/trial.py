@@ -4,7 +4,7 @@ import ctypes
 import gc
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ CLEAR = pathlib.Path("/proc/self/clear_refs")
 def programs(
     step: Callable[[], tuple[Any, Any]],
     predict: Callable[[], Any],
-    parameters: int,
+    facts: Mapping[str, Any],
     *,
     is_memory_known: bool = True,
 ) -> dict[str, Program]:
@@ -29,7 +29,7 @@ def programs(
     Args:
         step: train on the batch, once; returns the loss and the logits before the update.
         predict: return the logits by the running statistics.
-        parameters: how many numbers the framework says it trains.
+        facts: "parameters", how many numbers the framework says it trains, and whatever else.
         is_memory_known: whether the framework hands memory back to the system between steps.
     """
 
@@ -41,7 +41,7 @@ def programs(
         return status("VmHWM") - before
 
     return {
-        "step": Program(step, read_step, {"parameters": parameters}),
+        "step": Program(step, read_step, facts),
         "predict": Program(predict, lambda logits: {"logits": np.asarray(logits)}),
         "peak": Program(peak, lambda size: {"megabytes": np.asarray(size / 1e6)}),
     }
