@@ -205,12 +205,12 @@ def _batch(
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower to a call that computes both stages together where there is one, or to both."""
-    dtypes = {aval.dtype for aval in (*ctx.avals_in, *ctx.avals_out)}
+    avals: Any = (*ctx.avals_in, *ctx.avals_out)
+    dtypes = {aval.dtype for aval in avals}
     together = (
-        (params["implementation"] or select(platform, "output", 0, ctx.avals_in[0].dtype).name)
-        == "native"
-        and native.declines(platform, surroundings_of(ctx)) is None
+        (params["implementation"] or select(platform, "output", 0, avals[0].dtype).name) == "native"
         and surroundings_of(ctx) is None
+        and native.declines(platform, None) is None
         and native.joins(dtypes)
         and _is_whole(ctx)
     )
