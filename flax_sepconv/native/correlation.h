@@ -33,6 +33,15 @@ class Correlation {
     return sizeof(A) * width * (taps_ + block_ + schedule_.rows_met(block_));
   }
 
+  // Ask for the rows that begin at positions [first, last): those of an output, by the stride.
+  void prefetch(std::int64_t batch, std::int64_t first, std::int64_t last) const {
+    const std::int64_t stride = schedule_.row_step / schedule_.classes;
+    const std::int64_t shift = schedule_.runs[0][0].row;
+    const std::int64_t high = std::min(in_.rows, last * stride + shift);
+    for (std::int64_t row = std::max<std::int64_t>(0, first * stride + shift); row < high; ++row)
+      ask_for(in_.row(batch, row), in_.columns);
+  }
+
   void run(const Rows<R>& out, Pool& pool) const {
     const std::int64_t block_work = block_ * taps_ * lanes_ * fold_;
     const std::int64_t per_item = std::clamp<std::int64_t>((1 << 19) / block_work, 1, blocks());
@@ -71,6 +80,7 @@ class Correlation {
               const Rows<R>& out) const {
     const A* in = in_.row(batch, 0);
     std::vector<TapRun<A>> runs;
+    Coming<T> nothing;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
       for (const Run& run : schedule_.runs[i]) {
@@ -78,7 +88,7 @@ class Correlation {
         runs.push_back({row * in_.step, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
       }
       tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
-            schedule_.classes * out.step, count, lanes_);
+            schedule_.classes * out.step, count, lanes_, nothing);
     });
   }
 
@@ -96,13 +106,26 @@ class Correlation {
       high = std::max(high, run.row + (run.count + count - 2) * schedule_.row_step + 1);
     });
     pack(in_, strip, low, high, in, width);
+    Coming<T> coming = beside(strip, low, high, last - first);
     if constexpr (std::is_same_v<R, A>) {
       if (to.repeats == 1 && strip.fold == 1 && strip.lanes == width)
-        return from_panel(in, low, width, taps, first, last,
+        return from_panel(in, low, width, taps, first, last, coming,
                           to.row(strip.batch, first) + strip.lane, to.step);
     }
-    from_panel(in, low, width, taps, first, last, out, width);
+    from_panel(in, low, width, taps, first, last, coming, out, width);
     unpack(out, width, strip, first, last, to);
+  }
+
+  // The strip beside this one, or the first one of the rows that follow.
+  Coming<T> beside(const Strip& strip, std::int64_t low, std::int64_t high,
+                   std::int64_t positions) const {
+    const std::int64_t lane = strip.lane + strip.lanes < lanes_ ? strip.lane + strip.lanes : 0;
+    const std::int64_t first = lane > 0 ? std::max<std::int64_t>(0, low) : high;
+    const std::int64_t last = std::min(in_.rows, lane > 0 ? high : high + positions);
+    if (first >= last) return {};
+    return {in_.row(strip.batch, first) + lane / in_.repeats, in_.step,
+            std::min(strip_, lanes_ - lane) / in_.repeats, last - first,
+            ceil_div(last - first, positions)};
   }
 
   // Every example of a folded strip meets the same taps.
@@ -117,7 +140,8 @@ class Correlation {
 
   // The panel `in` holds rows from `low` on.
   void from_panel(const A* in, std::int64_t low, std::int64_t width, const A* taps,
-                  std::int64_t first, std::int64_t last, A* out, std::int64_t out_step) const {
+                  std::int64_t first, std::int64_t last, Coming<T>& coming, A* out,
+                  std::int64_t out_step) const {
     std::vector<TapRun<A>> runs;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
@@ -128,17 +152,18 @@ class Correlation {
                           run.count});
       }
       tiles(in, schedule_.row_step * width, runs, out + (position - first) * out_step,
-            schedule_.classes * out_step, count, width);
+            schedule_.classes * out_step, count, width, coming);
     });
   }
 
   // `count` positions of one class, `lanes` lanes.
   static void tiles(const A* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, A* out,
-                    std::int64_t out_step, std::int64_t count, std::int64_t lanes) {
+                    std::int64_t out_step, std::int64_t count, std::int64_t lanes, Coming<T>& coming) {
     constexpr std::int64_t wide = kVectors * kWidth<A>;
     const int n = static_cast<int>(runs.size());
 #define SEPCONV_TILES(P)                                                                        \
   for (; count >= P; count -= P, in += P * row_step, out += P * out_step) {                     \
+    coming.ask(P);                                                                              \
     std::int64_t lane = 0;                                                                      \
     for (; lane + wide <= lanes; lane += wide)                                                  \
       output_tile<A, P, kVectors>(in + lane, row_step, runs.data(), n, lane, out + lane, out_step); \

@@ -30,9 +30,22 @@ std::int64_t padded_width(std::int64_t lanes) {
 
 // Ask for the cache lines of values that are needed soon.
 template <typename T>
-SEPCONV_INLINE void prefetch(const T* from, std::int64_t n) {
+SEPCONV_INLINE void ask_for(const T* from, std::int64_t n) {
   for (std::int64_t j = 0; j < n; j += 64 / sizeof(T)) __builtin_prefetch(from + j);
 }
+
+// What is packed next, asked for row by row while the tiles before it are computed: all at once,
+// the requests would wait for one another.
+template <typename T>
+struct Coming {
+  const T* row = nullptr;
+  std::int64_t step = 0, columns = 0, rows = 0, rows_a_time = 0;
+
+  SEPCONV_INLINE void ask(std::int64_t positions) {
+    for (std::int64_t n = std::min(rows, positions * rows_a_time); n > 0; --n, --rows, row += step)
+      ask_for(row, columns);
+  }
+};
 
 // Call f with the number of repeats, as a constant where it is a usual one.
 template <typename F>
@@ -63,27 +76,39 @@ SEPCONV_INLINE void gather(const A* from, R* to, std::int64_t columns, N repeats
   }
 }
 
-// Copy rows [first, last) of the strip into a panel of `width` columns.
+// Copy rows [first, last) of the strip, all in range, into a panel of `width` columns.
+template <typename A, typename T, typename N>
+SEPCONV_INLINE void pack_rows(const Rows<const T>& from, const Strip& strip, std::int64_t first,
+                              std::int64_t last, A* panel, std::int64_t width, N repeats) {
+  const std::int64_t columns = strip.lanes / repeats;
+  for (std::int64_t i = 0; i < strip.fold; ++i) {
+    const T* source = from.row(strip.batch + i, first) + strip.lane / repeats;
+    A* to = panel + i * strip.lanes;
+    for (std::int64_t row = first; row < last; ++row, source += from.step, to += width) {
+      if (std::is_same_v<A, T> && repeats == 1 && columns % kWidth<A> == 0) {
+        for (std::int64_t j = 0; j < columns; j += kWidth<A>)
+          store<A>(to + j, load<A>(reinterpret_cast<const A*>(source) + j));
+      } else {
+        spread(source, to, columns, repeats);
+      }
+    }
+  }
+  for (std::int64_t row = first; strip.width() < width && row < last; ++row, panel += width)
+    std::fill(panel + strip.width(), panel + width, A{0});
+}
+
+// Copy rows [first, last) of the strip, with zeros for those out of range.
 template <typename A, typename T>
 void pack(const Rows<const T>& from, const Strip& strip, std::int64_t first, std::int64_t last,
           A* panel, std::int64_t width) {
-  for (std::int64_t row = first; row < last; ++row, panel += width) {
-    if (row < 0 || row >= from.rows) {
-      std::fill(panel, panel + width, A{0});
-      continue;
-    }
-    A* to = panel;
-    for (std::int64_t i = 0; i < strip.fold; ++i, to += strip.lanes) {
-      const T* source = from.row(strip.batch + i, row);
-      source += strip.lane / from.repeats;
-      with_repeats(from.repeats, [&](auto repeats) {
-        spread(source, to, strip.lanes / from.repeats, repeats);
-      });
-      // The strip beside it comes next.
-      prefetch(source + strip.lanes / from.repeats, strip.lanes / from.repeats);
-    }
-    std::fill(to, panel + width, A{0});
-  }
+  if (first >= last) return;
+  const std::int64_t low = std::clamp<std::int64_t>(0, first, last);
+  const std::int64_t high = std::clamp(from.rows, low, last);
+  std::fill(panel, panel + (low - first) * width, A{0});
+  with_repeats(from.repeats, [&](auto repeats) {
+    pack_rows(from, strip, low, high, panel + (low - first) * width, width, repeats);
+  });
+  std::fill(panel + (high - first) * width, panel + (last - first) * width, A{0});
 }
 
 // Write one panel row per position, or, where a column has repeats, the sums over them.

@@ -27,6 +27,16 @@ struct HiddenBlock {
     return std::min(correlation.block(), positions - first(block));
   }
 
+  // Ask for a part of the rows of x that a later block reads.
+  void prefetch(std::int64_t group, std::int64_t block, std::int64_t part,
+                std::int64_t parts) const {
+    if (group >= correlation.groups()) return;
+    const std::int64_t n = count(block);
+    for (std::int64_t i = 0; i < examples(group); ++i)
+      correlation.prefetch(first_batch(group) + i, first(block) + part * n / parts,
+                           first(block) + (part + 1) * n / parts);
+  }
+
   // h[example][position][lane] of a group and a block, at the start of the scratch memory.
   const A* compute(std::int64_t group, std::int64_t block, A* scratch) const {
     const Rows<A> h{scratch, count(block), lanes, step(), 1, first_batch(group), first(block)};
@@ -62,7 +72,10 @@ class SeparableOutput {
     const std::int64_t blocks = correlation_.blocks();
     parallel_for(pool, correlation_.groups() * blocks, hidden_.scratch_bytes() + spill_bytes(),
                  [&](std::int64_t item, void* scratch) {
-                   block(item / blocks, item % blocks, weights, y, static_cast<A*>(scratch));
+                   // Likely the next item of this thread.
+                   const std::int64_t next = item + pool.threads();
+                   block(item / blocks, item % blocks, next / blocks, next % blocks, weights, y,
+                         static_cast<A*>(scratch));
                  });
   }
 
@@ -70,7 +83,8 @@ class SeparableOutput {
   // For the tiles of a panel that is not full.
   std::size_t spill_bytes() const { return sizeof(A) * kPanel<A> * correlation_.block(); }
 
-  void block(std::int64_t group, std::int64_t block, const A* weights, A* y, A* scratch) const {
+  void block(std::int64_t group, std::int64_t block, std::int64_t next_group,
+             std::int64_t next_block, const A* weights, A* y, A* scratch) const {
     A* const spill = scratch;
     const A* h = hidden_.compute(group, block, scratch + kPanel<A> * correlation_.block());
     const std::int64_t lanes = hidden_.lanes, filters = w_.filters, n = hidden_.count(block);
@@ -81,6 +95,7 @@ class SeparableOutput {
       for (std::int64_t f = 0; f < filters; f += kPanel<A>, panel += (lanes + 1) * kPanel<A>) {
         const A* start = panel + lanes * kPanel<A>;
         const std::int64_t columns = std::min(kPanel<A>, filters - f);
+        if (i == 0) hidden_.prefetch(next_group, next_block, f, filters);
         if (columns == kPanel<A>) {
           matmul_panel<A>({h, hidden_.step(), 1}, n, panel, lanes, start, 0, out + f, filters);
           continue;
