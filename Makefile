@@ -7,7 +7,7 @@ NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h)
 CONFIG ?= configs/japanese_vowels.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench wheel clean
+.PHONY: help train test lint format bench wheel sanitize clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,15 +27,24 @@ format: $(VENV)/dev.stamp ## Format the sources.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/bench.stamp ## Time the lowerings of the depthwise stage on published layers.
+bench: $(VENV)/bench.stamp ## Time the layer against other frameworks (about 5 minutes).
 	$(BIN)/python -m benchmarks $(ARGS)
 
-wheel: $(VENV)/dev.stamp ## Build a wheel, install it in an empty environment, import it there.
+wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each in an empty environment.
 	rm -rf build dist $(VENV)/empty
-	$(BIN)/python -m build --wheel --outdir dist .
 	$(PYTHON) -m venv $(VENV)/empty
-	$(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/*.whl
-	cd $(VENV)/empty && bin/python -W error ../../tests/empty_environment.py
+	$(BIN)/python -m build --wheel --outdir dist/with .
+	rm -rf build
+	CC=false CXX=false $(BIN)/python -m build --wheel --outdir dist/without .
+	rm -rf build
+	for compiler in with without; do \
+	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flax_sepconv && \
+	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/$$compiler/*.whl && \
+	  (cd $(VENV)/empty && bin/python -W error ../../tests/empty_environment.py $$compiler) || exit 1; \
+	done
+
+sanitize: ## Run the native kernels on random shapes under sanitizers (needs no Python).
+	$(MAKE) -C tests/native
 
 clean: ## Remove the environment and everything built (not runs/).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,14 @@
-"""Run by `make wheel` where nothing but the wheel and its dependencies is installed."""
+"""Run by `make wheel` where nothing but the wheel and its dependencies is installed.
+
+The argument says whether the wheel was built where there is a C++ compiler: "with" or "without".
+"""
 
 import importlib.util
 import pathlib
+import sys
 
 
-def main() -> None:
+def main(compiler: str) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -17,8 +21,11 @@ def main() -> None:
     layer = fsc.SeparableConv1D(5, 4, padding="same", depthwise_constraint="max_norm")
     x = jnp.ones((2, 11, 3))
     assert layer.apply(layer.init(jax.random.key(0), x), x).shape == (2, 11, 5)
-    print(f"flax_sepconv from the wheel runs on jax {jax.__version__}")
+    selected = fsc.ops.select_implementation((2, 11, 3), (4, 3, 1), platform="cpu")
+    assert selected.name == {"with": "native", "without": "shifted_sum"}[compiler], selected
+    assert (compiler == "without") == ("it was not built" in selected.reason), selected
+    print(f"flax_sepconv from the wheel runs on jax {jax.__version__}: {selected.name}")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

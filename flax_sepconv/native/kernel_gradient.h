@@ -1,7 +1,7 @@
 // Kernel gradient: every tap sums the products of cotangents with the rows they meet through it.
 
 // Positions of a class that are added up in registers where x and y are read where they lie.
-constexpr std::int64_t kDirectPositions = 16;
+constexpr std::int64_t kDirectPositions = 8;
 
 template <typename T, typename R>
 class KernelGradient {
