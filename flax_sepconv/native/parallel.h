@@ -52,7 +52,11 @@ struct Shared {
     for (;;) {
       const std::int64_t item = next.fetch_add(1, std::memory_order_relaxed);
       if (item >= items) return;
-      work(item, scratch);
+      try {
+        work(item, scratch);
+      } catch (const std::bad_alloc&) {
+        out_of_memory.store(true, std::memory_order_relaxed);
+      }
       if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == items) {
         std::lock_guard<std::mutex> lock(mutex);
         all_finished.notify_all();
@@ -66,7 +70,7 @@ struct Shared {
       Scratch scratch(bytes);
       take_part(scratch.data());
     } catch (const std::bad_alloc&) {
-      // Nothing was begun; the others do it.
+      // Nothing was begun: the others do it.
     }
   }
 
@@ -85,13 +89,14 @@ struct Shared {
   const Work work;
   std::atomic<std::int64_t> next{0};
   std::atomic<std::int64_t> finished{0};
+  std::atomic<bool> out_of_memory{false};
   std::mutex mutex;
   std::condition_variable all_finished;
 };
 
 }  // namespace internal
 
-// Do all items, each once, with `bytes` of scratch memory for each participant.
+// Do all items, each once, with `bytes` of scratch memory for each participant. Throws bad_alloc.
 //
 // The caller takes part and waits only for items that somebody has begun, never for a task to be
 // scheduled: it cannot deadlock, even when every thread of the pool is such a caller.
@@ -106,6 +111,7 @@ inline void parallel_for(Pool& pool, std::int64_t items, std::size_t bytes, Work
   for (std::int64_t i = 0; i < helpers; ++i) pool.schedule([shared] { shared->help(); });
   shared->take_part(scratch.data());
   shared->wait();
+  if (shared->out_of_memory.load(std::memory_order_relaxed)) throw std::bad_alloc();
 }
 
 }  // namespace sepconv

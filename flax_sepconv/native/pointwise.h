@@ -69,11 +69,11 @@ class SeparableOutput {
       else
         pack_columns(w_.bias + p * kPanel<A>, 0, 1, columns, start);
     });
-    const std::int64_t blocks = correlation_.blocks();
+    const std::int64_t blocks = correlation_.blocks(), threads = pool.threads();
     parallel_for(pool, correlation_.groups() * blocks, hidden_.scratch_bytes() + spill_bytes(),
                  [&](std::int64_t item, void* scratch) {
                    // Likely the next item of this thread.
-                   const std::int64_t next = item + pool.threads();
+                   const std::int64_t next = item + threads;
                    block(item / blocks, item % blocks, next / blocks, next % blocks, weights, y,
                          static_cast<A*>(scratch));
                  });
