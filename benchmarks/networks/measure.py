@@ -144,12 +144,12 @@ def show(row: dict[str, Any]) -> str:
     """Return the table of one network."""
     ours = row["versions"]["ours"]
     head = f"{row['title']} {row['shape']}, {ours['parameters']:,} parameters"
-    lines = [f"{head:45}{'ms/step':>10}{'x ours':>8}{'first step, s':>15}{'step, MB':>10}"]
+    lines = [f"{head:50}{'ms/step':>10}{'x ours':>8}{'first step, s':>15}{'step, MB':>10}"]
     for name, facts in row["versions"].items():
         ratio = facts["milliseconds"] / ours["milliseconds"]
         memory = "-" if facts["step_megabytes"] is None else f"{facts['step_megabytes']:.0f}"
         lines.append(
-            f"  {VERSIONS[name].title:43}{facts['milliseconds']:10.1f}{ratio:8.2f}"
+            f"  {VERSIONS[name].title:48}{facts['milliseconds']:10.1f}{ratio:8.2f}"
             f"{facts['first_step_seconds']:15.1f}{memory:>10}"
         )
     return "\n".join([*lines, f"  ours takes {ours['selection']}", ""])
