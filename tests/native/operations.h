@@ -1,0 +1,87 @@
+// What the kernels offer, and what defines it, in one form.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "parallel.h"
+#include "problem.h"
+#include "reference.h"
+
+namespace sepconv::testing {
+
+struct Shape {
+  std::int64_t outer, rows, columns;
+
+  std::size_t size() const { return static_cast<std::size_t>(outer * rows * columns); }
+};
+
+// Operands of type T, in the order of the arguments, and results of type R. One of no size stands
+// for a null pointer.
+template <typename T, typename R>
+struct Operation {
+  const char* name;
+  std::vector<Shape> operands, results;
+  std::function<void(const Kernels&, const std::vector<const T*>&, const std::vector<R*>&, Pool&)>
+      compute;
+  std::function<std::vector<Sums>(const std::vector<Values>&, bool padding)> define;
+};
+
+template <typename T, typename R>
+std::vector<Operation<T, R>> contractions(const Problem& p, Contractions<T, R> Kernels::*types) {
+  const Shape x{p.batch, p.length, p.channels}, k{1, p.taps, p.lanes()};
+  const Shape y{p.batch, p.output_length, p.lanes()};
+  using Function = void (*Contractions<T, R>::*)(const Problem&, const T*, const T*, R*, Pool&);
+  const auto contraction = [&](const char* name, Shape a, Shape b, Shape result,
+                               Function function, Contraction which) {
+    return Operation<T, R>{
+        name, {a, b}, {result},
+        [=](const Kernels& kernels, auto& operands, auto& results, Pool& pool) {
+          (kernels.*types.*function)(p, operands[0], operands[1], results[0], pool);
+        },
+        [=](auto& operands, bool padding) {
+          return std::vector<Sums>{contract(which, p, operands[0], operands[1], padding)};
+        }};
+  };
+  using All = Contractions<T, R>;
+  return {contraction("output", x, k, y, &All::output, Contraction::kOutput),
+          contraction("input_gradient", y, k, x, &All::input_gradient,
+                      Contraction::kInputGradient),
+          contraction("kernel_gradient", x, y, k, &All::kernel_gradient,
+                      Contraction::kKernelGradient)};
+}
+
+template <typename A>
+std::vector<Operation<A, A>> separable(const Problem& p, std::int64_t filters, bool has_bias,
+                                       Separable<A> Kernels::*types) {
+  const Shape x{p.batch, p.length, p.channels}, k{1, p.taps, p.lanes()};
+  const Shape y{p.batch, p.output_length, filters};
+  const Shape weights{1, p.lanes(), filters}, bias{1, 1, has_bias ? filters : 0};
+  const auto hidden = [=](const std::vector<Values>& operands, bool padding) {
+    return contract(Contraction::kOutput, p, operands[0], operands[1], padding);
+  };
+  const Operation<A, A> output{
+      "separable output", {x, k, weights, bias}, {y},
+      [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
+        (kernels.*types).output(p, in[0], in[1], {in[2], in[3], filters}, out[0], pool);
+      },
+      [=](auto& in, bool padding) {
+        return std::vector<Sums>{
+            pointwise(hidden(in, padding), in[2], in[3], p.lanes(), filters)};
+      }};
+  const Operation<A, A> gradient{
+      "pointwise_gradient", {x, k, y}, {weights, bias},
+      [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
+        (kernels.*types).pointwise_gradient(p, in[0], in[1], in[2], {out[0], out[1], filters},
+                                            pool);
+      },
+      [=](auto& in, bool padding) {
+        return std::vector<Sums>{weight_gradient(hidden(in, padding), in[2], p.lanes(), filters),
+                                 has_bias ? bias_gradient(in[2], filters) : Sums()};
+      }};
+  return {output, gradient};
+}
+
+}  // namespace sepconv::testing

@@ -1,0 +1,232 @@
+// The native kernels on problems of random shape, against their definition.
+//
+//   random_shapes [problems] [first seed]
+//
+// Each problem is computed by every instruction set of this processor, for all types, with pools of
+// every temper; all operands and results lie in heap memory of exactly their size. Built with
+// sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats.
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <limits>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "operations.h"
+#include "pools.h"
+#include "problem.h"
+#include "problems.h"
+#include "reference.h"
+#include "subject.h"
+
+// Fresh memory holds NaN, and stack frames that were left are guarded like memory that was freed.
+extern "C" const char* __asan_default_options() {
+  return "max_malloc_fill_size=1073741824:malloc_fill_byte=255:detect_stack_use_after_return=1";
+}
+extern "C" const char* __tsan_default_options() { return "halt_on_error=1"; }
+
+namespace sepconv::testing {
+namespace {
+
+struct Pools {
+  ThreadPool one{1}, two{2}, three{3}, seven{7};
+};
+
+// What the program has done, for its last line.
+struct Tally {
+  std::int64_t calls = 0, late_tasks = 0;
+};
+
+template <typename T>
+Arrays<T> random_operands(Random& random, const std::vector<Shape>& shapes) {
+  Arrays<T> operands;
+  for (const Shape& shape : shapes) {
+    operands.emplace_back(shape.size());
+    for (T& value : operands.back()) value = narrow<T>(random.value());
+  }
+  return operands;
+}
+
+// Put NaN or an infinity into one operand: one element, or all of its step, channel or example.
+template <typename T>
+void poison(Random& random, const std::vector<Shape>& shapes, Arrays<T>& operands) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const std::initializer_list<double> poisons{std::numeric_limits<double>::quiet_NaN(), kInfinity,
+                                              -kInfinity};
+  const T value = narrow<T>(poisons.begin()[random.between(0, 2)]);
+  const std::int64_t which = random.between(0, static_cast<std::int64_t>(shapes.size()) - 1);
+  const Shape& shape = shapes[which];
+  if (shape.size() == 0) return;
+  const std::int64_t outer = random.between(0, shape.outer - 1);
+  const std::int64_t row = random.between(0, shape.rows - 1);
+  const std::int64_t column = random.between(0, shape.columns - 1);
+  const bool rows = random.percent(30), columns = random.percent(30);
+  for (std::int64_t i = 0; i < shape.rows; ++i)
+    for (std::int64_t j = 0; j < shape.columns; ++j)
+      if ((i == row || rows) && (j == column || columns))
+        operands[which][(outer * shape.rows + i) * shape.columns + j] = value;
+}
+
+class Check {
+ public:
+  Check(std::uint64_t seed, const std::vector<const Kernels*>& sets, Pools& pools,
+        Watchdog& watchdog, Tally& tally)
+      : random_(seed), sets_(sets), pools_(pools), tally_(tally) {
+    const bool large = seed % 16 == 0;
+    const Problem p = random_problem(random_, large);
+    const std::int64_t filters = random_filters(random_, p, large);
+    const bool bias = random_.percent(70);
+    name_ = "seed " + std::to_string(seed) + ": " + describe(p) +
+            " filters=" + std::to_string(filters) + (bias ? "" : " without bias");
+    watchdog.hear(name_);
+    all("float32", contractions(p, &Kernels::f32));
+    all("float64", contractions(p, &Kernels::f64));
+    all("bfloat16", contractions(p, &Kernels::bf16));
+    all("bfloat16 to float32", contractions(p, &Kernels::bf16_to_f32));
+    all("float32", separable(p, filters, bias, &Kernels::separable_f32));
+    all("float64", separable(p, filters, bias, &Kernels::separable_f64));
+  }
+
+ private:
+  template <typename T, typename R>
+  void all(const char* types, const std::vector<Operation<T, R>>& operations) {
+    for (const Operation<T, R>& operation : operations) {
+      Arrays<T> operands = random_operands<T>(random_, operation.operands);
+      const auto definition = define(operation, operands, false);
+      for (const Kernels* set : sets_)
+        same_with_all_pools<T, R>({name_, types, *set, operation}, operands, definition);
+      poison(random_, operation.operands, operands);
+      const auto poisoned = define(operation, operands, false);
+      const auto with_padding = define(operation, operands, true);
+      for (const Kernels* set : sets_) {
+        const Subject<T, R> subject{name_, types, *set, operation};
+        subject.expect_close(subject.compute(operands, pools_.two), poisoned, with_padding);
+        ++tally_.calls;
+      }
+    }
+  }
+
+  template <typename T, typename R>
+  static std::vector<Sums> define(const Operation<T, R>& operation, const Arrays<T>& operands,
+                                  bool padding) {
+    Arrays<double> wide;
+    for (const auto& operand : operands) {
+      wide.emplace_back();
+      for (const T value : operand) wide.back().push_back(widen(value));
+    }
+    return operation.define(wide, padding);
+  }
+
+  template <typename T, typename R>
+  void same_with_all_pools(const Subject<T, R>& subject, const Arrays<T>& operands,
+                           const std::vector<Sums>& definition) {
+    const Arrays<R> alone = subject.compute(operands, pools_.one);
+    subject.expect_close(alone, definition);
+    const auto expect_same = [&](Pool& pool, const char* name) {
+      subject.expect_same(alone, subject.compute(operands, pool), name);
+      ++tally_.calls;
+    };
+    expect_same(pools_.one, "the same thread again");
+    expect_same(pools_.two, "2 threads");
+    expect_same(pools_.three, "3 threads");
+    expect_same(pools_.seven, "7 threads");
+    expect_same(pools_.seven, "7 threads again");
+    ImmediatePool immediate;
+    expect_same(immediate, "tasks run as they come");
+    IdlePool never;
+    expect_same(never, "tasks that never run");
+    IdlePool late;
+    expect_same(late, "tasks that run too late");
+    tally_.late_tasks += late.run_all();
+    ++tally_.calls;
+  }
+
+  Random random_;
+  const std::vector<const Kernels*>& sets_;
+  Pools& pools_;
+  Tally& tally_;
+  std::string name_;
+};
+
+// Calls at the same time on all threads of the pool that they share, and on one beside it: each
+// waits for its own work alone, so none waits for ever.
+void calls_on_all_threads(const Subject<float, float>& subject, const Arrays<float>& operands,
+                          ThreadPool& pool, Tally& tally) {
+  ThreadPool alone(1);
+  const Arrays<float> expected = subject.compute(operands, alone);
+  const std::int64_t callers = pool.threads();
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::int64_t begun = 0, ended = 0;
+  for (std::int64_t i = 0; i < callers; ++i)
+    pool.schedule([&] {
+      std::unique_lock<std::mutex> lock(mutex);
+      ++begun;
+      changed.notify_all();
+      changed.wait(lock, [&] { return begun == callers; });
+      lock.unlock();
+      for (int call = 0; call < 5; ++call)
+        subject.expect_same(expected, subject.compute(operands, pool), "calls on all its threads");
+      lock.lock();
+      ++ended;
+      changed.notify_all();
+    });
+  subject.expect_same(expected, subject.compute(operands, pool), "calls on all threads but this");
+  std::unique_lock<std::mutex> lock(mutex);
+  changed.wait(lock, [&] { return ended == callers; });
+  tally.calls += 5 * callers + 2;
+}
+
+void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchdog& watchdog,
+                   Tally& tally) {
+  const Problem p{12, 150, 19, 1, 9, 1, 1, 4, 150};
+  const std::string name = "calls on all threads of a pool: " + describe(p);
+  watchdog.hear(name);
+  Random random(1);
+  std::vector<Operation<float, float>> operations = contractions(p, &Kernels::f32);
+  for (auto& operation : separable(p, 40, true, &Kernels::separable_f32))
+    operations.push_back(operation);
+  for (const auto& operation : operations) {
+    const Arrays<float> operands = random_operands<float>(random, operation.operands);
+    for (const Kernels* set : sets)
+      for (ThreadPool* pool : {&pools.two, &pools.seven})
+        calls_on_all_threads({name, "float32", *set, operation}, operands, *pool, tally);
+  }
+}
+
+int run(std::int64_t problems, std::uint64_t first_seed) {
+  std::vector<const Kernels*> sets;
+  std::string names;
+  for (const Kernels* set : {avx512_kernels(), avx2_kernels(), baseline_kernels()}) {
+    if (set == nullptr) continue;
+    sets.push_back(set);
+    names += std::string(names.empty() ? "" : ", ") + set->name;
+  }
+  Tally tally;
+  Pools pools;
+  Watchdog watchdog(std::chrono::seconds(120));
+  check_threads(sets, pools, watchdog, tally);
+  for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed)
+    Check(seed, sets, pools, watchdog, tally);
+  std::printf("%lld random problems, %lld calls (%s), %lld tasks run too late: all as defined\n",
+              static_cast<long long>(problems), static_cast<long long>(tally.calls),
+              names.c_str(), static_cast<long long>(tally.late_tasks));
+  return 0;
+}
+
+}  // namespace
+}  // namespace sepconv::testing
+
+int main(int argc, char** argv) {
+  const long long problems = argc > 1 ? std::atoll(argv[1]) : 200;
+  const long long first_seed = argc > 2 ? std::atoll(argv[2]) : 1;
+  if (problems < 1 || first_seed < 0) {
+    std::fprintf(stderr, "usage: %s [problems] [first seed]\n", argv[0]);
+    return 2;
+  }
+  return sepconv::testing::run(problems, static_cast<std::uint64_t>(first_seed));
+}
