@@ -1,0 +1,238 @@
+"""The native kernels in programs: where they are absent, exported, transformed, compiled once."""
+
+import _ctypes
+import functools
+import pathlib
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_sepconv import depthwise, ops, separable
+from flax_sepconv.lowerings import native
+from tests import oracle
+from tests.cases import Case
+
+needs_library = pytest.mark.skipif(native.ABSENCE is not None, reason=str(native.ABSENCE))
+CASE = Case(4, 21, 6, 5, M=2)
+F = 7
+REASON = "a reason that a test gives"
+
+
+@pytest.fixture
+def arrays():
+    x, k = CASE.arrays(np.float32)
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((1, CASE.C * CASE.M, F)).astype(np.float32)
+    return x, k, w, rng.standard_normal(F).astype(np.float32)
+
+
+def gradients(implementation):
+    """Return a fresh function: the operation's output and the gradients of its sum."""
+    f = functools.partial(ops.separable_conv1d, implementation=implementation, **CASE.settings)
+
+    def step(*arrays):
+        y, vjp = jax.vjp(f, *arrays)
+        return (y, *vjp(jnp.ones_like(y)))
+
+    return step
+
+
+def right(actual, arrays):
+    """Compare with the oracle's output and the gradients of its sum."""
+    y = oracle.separable(*arrays, **CASE.oracle)
+    by_hand = (y, *oracle.separable_vjp(*arrays[:3], np.ones_like(y), **CASE.oracle))
+    for a, b in zip(actual, by_hand, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def lowered(implementation, arrays, *platforms):
+    traced = jax.jit(gradients(implementation)).trace(*arrays)
+    return traced.lower(lowering_platforms=platforms or ("cpu",))
+
+
+def test_library_is_there_where_a_compiler_is():
+    """Whoever can build it and has not must hear of it, rather than skip its tests."""
+    compilers = [name for name in ("c++", "g++", "clang++") if shutil.which(name)]
+    assert native.ABSENCE is None or not compilers
+
+
+@pytest.fixture
+def absent(monkeypatch):
+    monkeypatch.setattr(native, "ABSENCE", REASON)
+
+
+@pytest.mark.usefixtures("absent")
+@pytest.mark.parametrize("contraction", ["output", "input_gradient", "kernel_gradient"])
+def test_selection_says_what_is_absent(contraction):
+    shapes = (8, 64, 3), (5, 3, 1)
+    selection = ops.select_implementation(*shapes, platform="cpu", contraction=contraction)
+    assert selection.name == "shifted_sum"
+    assert REASON in selection.reason
+
+
+@pytest.mark.usefixtures("absent")
+def test_absent_and_named_is_an_error(arrays):
+    message = f"implementation='native' cannot run here: {REASON}"
+    with pytest.raises(NotImplementedError, match=message):
+        lowered("native", arrays)
+    first = jax.jit(lambda x, k: ops.depthwise_conv1d(x, k, implementation="native"))
+    with pytest.raises(NotImplementedError, match=message):
+        first.lower(*arrays[:2])
+
+
+@pytest.mark.usefixtures("absent")
+def test_absent_and_not_named_is_done_without(arrays):
+    program = lowered(None, arrays)
+    assert "flax_sepconv_" not in program.as_text()
+    right(program.compile()(*arrays), arrays)
+
+
+def test_library_that_cannot_be_loaded_is_absent(monkeypatch, tmp_path):
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "none.so")
+    assert "not built" in native._register()
+    (tmp_path / "text.so").write_text("no library")
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "text.so")
+    assert "cannot be loaded" in native._register()
+    # A library, but not this one.
+    monkeypatch.setattr(native, "LIBRARY", pathlib.Path(_ctypes.__file__))
+    assert "cannot be loaded" in native._register()
+
+
+@needs_library
+def test_registration_can_be_repeated():
+    """As `importlib.reload` does."""
+    assert native._register() is None
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
+def test_other_platforms(platform, arrays):
+    message = f"implementation='native' cannot run here: it is for CPUs.* lowered for {platform}"
+    with pytest.raises(NotImplementedError, match=message):
+        lowered("native", arrays, platform)
+    assert "flax_sepconv_" not in lowered(None, arrays, platform).as_text()
+
+
+@needs_library
+def test_one_program_for_several_platforms(arrays):
+    """Only the branch for CPUs has the calls: four, of which one gives two of the results."""
+    text = lowered(None, arrays, "cpu", "cuda", "tpu").as_text()
+    assert text.count("@flax_sepconv_") == 4
+
+
+def types(arrays, batch=CASE.B):
+    x, *rest = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays)
+    return x.update(shape=(batch, *x.shape[1:])), *rest
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_export_does_without(arrays, symbolic):
+    (batch,) = jax.export.symbolic_shape("B") if symbolic else (CASE.B,)
+    export = jax.export.export(jax.jit(gradients(None)), platforms=("cpu", "cuda", "tpu"))
+    exported = export(*types(arrays, batch))
+    assert "flax_sepconv_" not in exported.mlir_module()
+    right(jax.export.deserialize(exported.serialize()).call(*arrays), arrays)
+
+
+@needs_library
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_export_of_the_named_lowering(arrays, symbolic):
+    """JAX asks whether the caller knows that the program needs the library."""
+    (batch,) = jax.export.symbolic_shape("B") if symbolic else (CASE.B,)
+    step = jax.jit(gradients("native"))
+    with pytest.raises(ValueError, match="@flax_sepconv_output"):
+        jax.export.export(step, platforms=("cpu",))(*types(arrays, batch))
+    known = [
+        jax.export.DisabledSafetyCheck.custom_call(f"flax_sepconv_{name}")
+        for name in native.TARGETS
+    ]
+    export = jax.export.export(step, platforms=("cpu",), disabled_checks=known)
+    exported = export(*types(arrays, batch))
+    assert "@flax_sepconv_output" in exported.mlir_module()
+    right(jax.export.deserialize(exported.serialize()).call(*arrays), arrays)
+    with pytest.raises(NotImplementedError, match="lowered for cuda"):
+        jax.export.export(step, platforms=("cpu", "cuda"), disabled_checks=known)(*types(arrays))
+
+
+@needs_library
+def test_scan_and_remat():
+    """Layers in a loop, each computed again in the backward pass."""
+    case = Case(3, 20, 6, 5, padding="causal")
+    x, _ = case.arrays(np.float32)
+    rng = np.random.default_rng(2)
+    ks, ws = (
+        rng.standard_normal((3, *shape)).astype(np.float32) for shape in ((5, 6, 1), (1, 6, 6))
+    )
+    layer = jax.checkpoint(functools.partial(ops.separable_conv1d, **case.settings))
+
+    @jax.jit
+    def step(*arrays):
+        def stack(x, ks, ws):
+            return jax.lax.scan(lambda x, kw: (layer(x, *kw) / 4, None), x, (ks, ws))[0]
+
+        y, vjp = jax.vjp(stack, *arrays)
+        return (y, *vjp(jnp.ones_like(y)))
+
+    inputs = [x]
+    for k, w in zip(ks, ws, strict=True):
+        inputs.append(oracle.separable(inputs[-1], k, w, **case.oracle) / 4)
+    cotangent, expected = np.ones_like(x), []
+    for before, k, w in reversed(list(zip(inputs[:-1], ks, ws, strict=True))):
+        cotangent, *own, _ = oracle.separable_vjp(before, k, w, cotangent / 4, **case.oracle)
+        expected.insert(0, own)
+    by_hand = (inputs[-1], cotangent, *map(np.stack, zip(*expected, strict=True)))
+    assert step.lower(x, ks, ws).as_text().count("@flax_sepconv_separable_output(") == 1
+    for actual, wanted in zip(step(x, ks, ws), by_hand, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
+
+
+@needs_library
+def test_nested_vmap(arrays):
+    x, k, w, b = arrays
+    xs, ks = np.stack([x, 2 * x, -x]), np.stack([k, k + 1])
+    f = functools.partial(ops.separable_conv1d, implementation="native", **CASE.settings)
+    f = jax.vmap(jax.vmap(f, in_axes=(None, 0, None, None)), in_axes=(0, None, None, None))
+    table = jax.jit(f)(xs, ks, w, b)
+    for i, j in np.ndindex(3, 2):
+        expected = oracle.separable(xs[i], ks[j], w, b, **CASE.oracle)
+        np.testing.assert_allclose(table[i, j], expected, rtol=1e-5, atol=1e-4)
+
+
+@needs_library
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_gradient_of_a_gradient(arrays, position):
+    """The operation A is linear in each: of sum((A a)^3) the second derivative is 6 A' (A a) A."""
+    arrays = arrays[:3]
+    direction = np.random.default_rng(3).standard_normal(arrays[position].shape)
+    f = functools.partial(ops.separable_conv1d, implementation="native", **CASE.settings)
+
+    def loss(*arrays):
+        return (f(*arrays) ** 3).sum()
+
+    def slope(*arrays):
+        return (jax.grad(loss, position)(*arrays) * direction).sum()
+
+    moved = [direction if i == position else array for i, array in enumerate(arrays)]
+    product = oracle.separable(*arrays, **CASE.oracle) * oracle.separable(*moved, **CASE.oracle)
+    expected = oracle.separable_vjp(*arrays, 6 * product, **CASE.oracle)[position]
+    with jax.enable_x64(True):
+        actual = jax.jit(jax.grad(slope, position))(*(a.astype(np.float64) for a in arrays))
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@needs_library
+def test_no_second_compilation(arrays):
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(gradients("native"), n=1))
+    step(*arrays)
+    step(*(2 * array for array in arrays))
+    assert step._cache_size() == 1
+    # Nor where there is no jit around it.
+    gradients("native")(*arrays)
+    caches = depthwise._evaluate, separable._evaluate
+    sizes = [cache._cache_size() for cache in caches]
+    gradients("native")(*(2 * array for array in arrays))
+    assert [cache._cache_size() for cache in caches] == sizes
