@@ -50,7 +50,7 @@ ffi::Error compute(const Call& call, ffi::ThreadPool& threads, Buffer a, Buffer 
   if (!call.consistent()) return ffi::Error::InvalidArgument("shapes that do not belong together");
   const auto from = a.element_type(), to = result->element_type();
   if (from != b.element_type()) return ffi::Error::InvalidArgument("operands of two types");
-  if (a.element_count() == 0 || b.element_count() == 0) {
+  if (a.element_count() == 0 || b.element_count() == 0 || result->element_count() == 0) {
     std::memset(result->untyped_data(), 0, result->size_bytes());
     return ffi::Error::Success();
   }

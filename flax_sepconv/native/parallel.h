@@ -108,7 +108,11 @@ inline void parallel_for(Pool& pool, std::int64_t items, std::size_t bytes, Work
     return;
   }
   auto shared = std::make_shared<internal::Shared>(items, bytes, std::move(work));
-  for (std::int64_t i = 0; i < helpers; ++i) pool.schedule([shared] { shared->help(); });
+  try {
+    for (std::int64_t i = 0; i < helpers; ++i) pool.schedule([shared] { shared->help(); });
+  } catch (const std::bad_alloc&) {
+    // Fewer hands; nobody may leave while those that came are at work.
+  }
   shared->take_part(scratch.data());
   shared->wait();
   if (shared->out_of_memory.load(std::memory_order_relaxed)) throw std::bad_alloc();

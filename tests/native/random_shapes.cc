@@ -5,6 +5,7 @@
 // Each problem is computed by every instruction set of this processor, for all types, with pools of
 // every temper; all operands and results lie in heap memory of exactly their size. Built with
 // sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats.
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <initializer_list>
 #include <limits>
 #include <mutex>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -198,6 +200,27 @@ void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchd
   }
 }
 
+// A lack of memory in some items reaches the caller, after all items, in whatever thread they ran.
+void check_lack_of_memory(ThreadPool& pool, Watchdog& watchdog) {
+  watchdog.hear("items without memory");
+  for (int call = 0; call < 100; ++call) {
+    std::atomic<int> done{0};
+    bool thrown = false;
+    try {
+      parallel_for(pool, 50, 64, [&](std::int64_t item, void*) {
+        ++done;
+        if (item % 7 == 3) throw std::bad_alloc();
+      });
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    if (!thrown || done != 50) {
+      std::fprintf(stderr, "items without memory: %d of 50 begun, thrown: %d\n", done.load(), thrown);
+      std::exit(1);
+    }
+  }
+}
+
 int run(std::int64_t problems, std::uint64_t first_seed) {
   std::vector<const Kernels*> sets;
   std::string names;
@@ -210,6 +233,7 @@ int run(std::int64_t problems, std::uint64_t first_seed) {
   Pools pools;
   Watchdog watchdog(std::chrono::seconds(120));
   check_threads(sets, pools, watchdog, tally);
+  check_lack_of_memory(pools.seven, watchdog);
   for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed)
     Check(seed, sets, pools, watchdog, tally);
   std::printf("%lld random problems, %lld calls (%s), %lld tasks run too late: all as defined\n",
