@@ -1,0 +1,137 @@
+"""Both stages as one primitive: the programs that it makes, on one device and on several."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import ClosedJaxpr
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from flax_sepconv.lowerings import native
+from tests.cases import Case
+from tests.conftest import DEVICES
+from tests.test_separable import F, close, draw, draw_cotangent, gradients, operation, output
+
+CASE = Case(2, 9, 3, 4, M=2)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def test_empty_batch():
+    case = Case(0, 9, 3, 4, M=2)
+    arrays = draw(case)
+    y, vjp = jax.vjp(jax.jit(operation(case)), *arrays.values())
+    assert y.shape == (0, 9, F)
+    for gradient, array in zip(vjp(y), arrays.values(), strict=True):
+        np.testing.assert_array_equal(gradient, np.zeros_like(array))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map(check_vma):
+    """The batch is divided; gradients of replicated weights are the sums over devices."""
+    case = Case(DEVICES, 9, 3, 4, M=2)
+    arrays, y = draw(case), draw_cotangent(case)
+    divided = functools.partial(
+        jax.shard_map,
+        mesh=jax.make_mesh((DEVICES,), ("d",), axis_types=(AxisType.Auto,)),
+        in_specs=(P("d"), P(), P(), P()),
+        check_vma=check_vma,
+    )
+    whole = divided(operation(case), out_specs=P("d"))
+
+    def inside(x, k, w, b):
+        out, vjp = jax.vjp(operation(case), x, k, w, b)
+        ones = vjp(jnp.ones_like(out))
+        return (out, *(ones if check_vma else (ones[0], *jax.lax.psum(ones[1:], "d"))))
+
+    close(jax.jit(whole)(*arrays.values()), output(case, **arrays))
+    results = jax.jit(lambda *a: jax.vjp(whole, *a)[1](y))(*arrays.values())
+    for actual, wanted in zip(results, gradients(case, arrays, y).values(), strict=True):
+        close(actual, wanted)
+    specs = (P("d"), P("d"), P(), P(), P())
+    _, *results = jax.jit(divided(inside, out_specs=specs))(*arrays.values())
+    for actual, wanted in zip(results, gradients(case, arrays, 0 * y + 1).values(), strict=True):
+        close(actual, wanted)
+
+
+def equations(jaxpr):
+    """Yield the equations of a program and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            if isinstance(value, ClosedJaxpr):
+                yield from equations(value.jaxpr)
+
+
+def value_and_gradients(implementation=None):
+    f = operation(CASE, implementation=implementation)
+    return jax.jit(jax.value_and_grad(lambda *a: (f(*a) ** 2).sum(), (0, 1, 2, 3)))
+
+
+STAGES = ["depthwise_conv1d k", "depthwise_conv1d x"]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "expected"),
+    [
+        (None, [*STAGES, "dot_general", "separable_conv1d w", "separable_conv1d y"]),
+        ("native", [*STAGES, "dot_general", "separable_conv1d w", "separable_conv1d y"]),
+        ("grouped_conv", [*STAGES, "depthwise_conv1d y", *["dot_general"] * 3]),
+        ("shifted_sum", [*STAGES, "depthwise_conv1d y", *["dot_general"] * 3]),
+    ],
+)
+def test_depthwise_output_is_no_residual(implementation, expected):
+    """Where both stages are one primitive; they are two where a lowering has them as two."""
+    jaxpr = jax.make_jaxpr(value_and_gradients(implementation))(*draw(CASE).values())
+    found = [
+        f"{equation.primitive.name} {equation.params.get('result', '')}".strip()
+        for equation in equations(jaxpr.jaxpr)
+    ]
+    assert sorted(name for name in found if "conv1d " in name or "dot" in name) == expected
+
+
+@pytest.mark.skipif(native.ABSENCE is not None, reason=str(native.ABSENCE))
+@pytest.mark.parametrize(
+    ("dtype", "targets"),
+    [
+        (
+            "float32",
+            ["separable_output", "pointwise_gradient", "input_gradient", "kernel_gradient"],
+        ),
+        ("bfloat16", ["output", "input_gradient", "kernel_gradient"]),
+    ],
+)
+def test_calls_of_the_compiled_program(dtype, targets):
+    """Both stages in one call where there is one for the dtype; else h once for both directions."""
+    arrays = [jnp.asarray(a, dtype) for a in draw(CASE).values()]
+    text = value_and_gradients().lower(*arrays).compile().as_text()
+    assert sorted(re.findall('custom_call_target="flax_sepconv_(.*?)"', text)) == sorted(targets)
+
+
+@pytest.mark.skipif(native.ABSENCE is not None, reason=str(native.ABSENCE))
+def test_calls_inside_shard_map():
+    """Every device runs the same program on what it holds, so that both stages stay together."""
+    case = Case(DEVICES, 9, 3, 4, M=2)
+    mesh = jax.make_mesh((DEVICES,), ("d",), axis_types=(AxisType.Auto,))
+    specs = (P("d"), P(), P(), P())
+    whole = jax.shard_map(operation(case), mesh=mesh, in_specs=specs, out_specs=P("d"))
+    text = jax.jit(whole).lower(*draw(case).values()).compile().as_text()
+    assert re.findall('custom_call_target="flax_sepconv_(.*?)"', text) == ["separable_output"]
+
+
+@pytest.mark.xfail(strict=True, raises=RecursionError, reason="an operation evaluates by itself")
+@pytest.mark.parametrize("implementation", [None, "shifted_sum"])
+def test_without_jit(implementation):
+    """Both primitives: the second implementation binds the depthwise one alone."""
+    arrays = draw(CASE)
+    with jax.disable_jit():
+        y = operation(CASE, implementation=implementation)(*arrays.values())
+    close(y, output(CASE, **arrays))
