@@ -43,9 +43,11 @@ CASES = (
     Case(1, 150, 18, 3, D=170),
     Case(1, 300, 8, 3, D=130, padding="valid"),
     Case(2, 5, 20, 4, S=7),
-    # Sums of the kernel gradient in several chunks.
+    # Kernel gradients in chunks of positions, then in groups of lanes: directly, and by panels.
+    Case(8, 300, 128, 8),
+    Case(8, 300, 16, 31, padding="valid"),
+    Case(1, 40, 5000, 8),
     Case(4, 300, 128, 9),
-    Case(70, 200, 5, 16, padding="valid"),
 )
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
@@ -169,11 +171,11 @@ def test_nan_reaches_only_what_reads_it(case):
     np.testing.assert_array_equal(np.isnan(y), expected.any(-1, keepdims=True).repeat(5, -1))
 
 
-# Each is cut into many pieces of work.
+# Sums over chunks of the work, in the kernel gradient and in the pointwise one.
 SHARED = [
-    (Case(4, 300, 128, 9), 64, "float32"),
+    (Case(8, 300, 128, 8), 64, "float32"),
     (Case(70, 129, 3, 12, M=2), 5, "float32"),
-    (Case(4, 200, 33, 31), 33, "bfloat16"),
+    (Case(8, 300, 16, 31), 33, "bfloat16"),
 ]
 
 
