@@ -128,8 +128,7 @@ def test_bfloat16_to_float32_is_not_rounded(case):
     ],
     ids=lambda value: value.id if isinstance(value, Case) else f"F{value}",
 )
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("dtype", "bias"), [("float64", True), ("float32", False)])
 def test_both_stages_together(case, F, bias, dtype):
     def by_hand(x, k, y, w, b=0.0):
         gradients = oracle.separable_vjp(x, k, w, y, **case.oracle)
