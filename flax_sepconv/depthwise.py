@@ -127,13 +127,6 @@ def _abstract(
     return jax.make_jaxpr(typed)(a, b).out_avals[0]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("result", "geometry", "implementation", "precision", "dtype")
-)
-def _evaluate(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
-    return depthwise_p.bind(a, b, **params)
-
-
 def _transpose(
     position: int, cotangent: Any, a: Any, b: Any, *, result: Argument, **params: Any
 ) -> jax.Array:
@@ -180,7 +173,7 @@ def _fold(operand: jax.Array, mapped: int | None, size: int, axis: int) -> jax.A
     return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
 
 
-depthwise_p.def_impl(_evaluate)
+depthwise_p.def_impl(functools.partial(dispatch.apply_primitive, depthwise_p))
 depthwise_p.def_abstract_eval(_abstract)
 ad.defbilinear(depthwise_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 batching.primitive_batchers[depthwise_p] = _batch

@@ -19,6 +19,7 @@ from jax import lax
 from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.depthwise import depthwise, surroundings_of, vary_alike
@@ -93,8 +94,16 @@ def _contract(
     """Contract h with the weights over channels, or with the cotangent over batch and steps."""
     accumulator = jnp.promote_types(jnp.result_type(h, rest[0]), jnp.float32)
     axes = ((2,), (0,)) if result == "y" else ((0, 1), (0, 1))
+    own, other = jax.typeof(h).sharding, jax.typeof(rest[0]).sharding
+    # Where types tell how arrays are divided, a sum over what is divided must say what it becomes.
+    explicit = result == "w" and own.mesh.are_all_axes_explicit
     contracted = lax.dot_general(
-        h, rest[0], (axes, ((), ())), precision=precision, preferred_element_type=accumulator
+        h,
+        rest[0],
+        (axes, ((), ())),
+        precision=precision,
+        preferred_element_type=accumulator,
+        out_sharding=PartitionSpec(own.spec[2], other.spec[2]) if explicit else None,
     )
     if result == "y":
         shifted = contracted + rest[1].astype(accumulator) if len(rest) > 1 else contracted
@@ -107,14 +116,6 @@ def _contract(
 
 def _bind(*operands: jax.Array, **params: Any) -> list[jax.Array]:
     return separable_p.bind(*vary_alike(*operands), **params)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("result", "bias", "geometry", "implementation", "precision", "dtype"),
-)
-def _evaluate(*operands: jax.Array, **params: Any) -> list[jax.Array]:
-    return separable_p.bind(*operands, **params)
 
 
 def _abstract(*operands: Any, **params: Any) -> list[Any]:
@@ -173,7 +174,16 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> list
     known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     params["result"] = "w" if params["result"] == "y" else "y"
     params["dtype"] = unknown.aval.dtype
-    return [None, None, *_bind(x, kernel, *known, **params)]
+    gradients = _bind(x, kernel, *known, **params)
+    return [None, None, *map(_divided_like, gradients, rest)]
+
+
+def _divided_like(gradient: jax.Array, operand: Any) -> jax.Array:
+    """Divide a gradient as its operand is, where types tell that."""
+    wanted, own = operand.aval.sharding, jax.typeof(gradient).sharding
+    if wanted == own or not own.mesh.are_all_axes_explicit:
+        return gradient
+    return jax.reshard(gradient, wanted)
 
 
 def _transpose_through_h(
@@ -224,7 +234,7 @@ def _is_whole(ctx: mlir.LoweringRuleContext) -> bool:
     return hasattr(axes, "manual_axes") or getattr(axes, "num_devices", 1) == 1
 
 
-separable_p.def_impl(_evaluate)
+separable_p.def_impl(functools.partial(dispatch.apply_primitive, separable_p))
 separable_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[separable_p] = _jvp
 ad.primitive_transposes[separable_p] = _transpose

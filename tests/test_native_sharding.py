@@ -191,7 +191,6 @@ def test_depthwise_on_explicit_axes(division, M):
             close(actual, by_hand)
 
 
-@pytest.mark.xfail(strict=True, reason="the pointwise gradient is not divided as the weights are")
 @every_division
 @every_multiplier
 def test_separable_on_explicit_axes(division, M):

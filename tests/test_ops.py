@@ -235,6 +235,8 @@ def test_selection_is_a_function_of_static_facts(platform, contraction, K, dtype
     selection = ops.select_implementation(
         (8, 64, 3), (K, 3, 1), platform=platform, contraction=contraction, dtype=dtype
     )
+    if name == "native" and "native" not in LOWERINGS:
+        name = "shifted_sum"
     assert selection.name == name
     assert len(selection.reason) > 20
 

@@ -127,7 +127,6 @@ def test_calls_inside_shard_map():
     assert re.findall('custom_call_target="flax_sepconv_(.*?)"', text) == ["separable_output"]
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="an operation evaluates by itself")
 @pytest.mark.parametrize("implementation", [None, "shifted_sum"])
 def test_without_jit(implementation):
     """Both primitives: the second implementation binds the depthwise one alone."""
