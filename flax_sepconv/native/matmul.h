@@ -42,6 +42,9 @@ SEPCONV_INLINE void matmul_tile(const Matrix<A>& a, const A* b, std::int64_t dep
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < kTileVectors; ++v)
       sums[i][v] = load<A>(start + i * start_step + v * kWidth<A>);
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < kTileVectors; ++v)
+      __builtin_prefetch(out + i * out_step + v * kWidth<A>, 1);
   const A* column = a.data;
   for (std::int64_t d = 0; d < depth; ++d, column += a.column_step, b += kPanel<A>) {
     Vector<A> row[kTileVectors];
