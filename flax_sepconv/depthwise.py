@@ -22,6 +22,7 @@ from jax import lax
 from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
@@ -194,9 +195,19 @@ def surroundings_of(ctx: mlir.LoweringRuleContext) -> str | None:
     return None
 
 
+def _divided_by_types(ctx: mlir.LoweringRuleContext) -> bool:
+    """Tell whether the program is for several devices and types tell who holds what."""
+    operand: Any = ctx.avals_in[0]
+    several = getattr(ctx.module_context.axis_context, "num_devices", 1) > 1
+    return several and AxisType.Explicit in operand.sharding.mesh.axis_types
+
+
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower the contraction that is chosen now that the platform is known."""
-    chosen = functools.partial(contract, platform=platform, surroundings=surroundings_of(ctx))
+    surroundings = surroundings_of(ctx)
+    if surroundings is None and params["result"] == "k" and _divided_by_types(ctx):
+        surroundings = "explicit mesh"
+    chosen = functools.partial(contract, platform=platform, surroundings=surroundings)
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
 
 

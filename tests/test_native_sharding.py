@@ -172,11 +172,11 @@ def full(spec):
 @every_division
 @every_multiplier
 def test_depthwise_on_explicit_axes(division, M):
-    """Types tell how every result is divided."""
+    """Types tell how every result is divided; the kernel gradient is left to XLA."""
     case = Case(4, 20, 8, 5, M=M)
     specs = [full(spec) for spec in DIVISIONS[division][:2]]
     *arrays, expected = setup(case)
-    f = functools.partial(ops.depthwise_conv1d, implementation="native", **case.settings)
+    f = functools.partial(ops.depthwise_conv1d, **case.settings)
 
     @jax.jit
     def step(x, k, y):
@@ -184,11 +184,24 @@ def test_depthwise_on_explicit_axes(division, M):
         return (h, *vjp(y))
 
     with jax.set_mesh(mesh_of(AxisType.Explicit)):
-        operands = map(jax.reshard, map(jnp.asarray, arrays), (*specs, specs[0]))
+        operands = [*map(jax.reshard, map(jnp.asarray, arrays), (*specs, specs[0]))]
         results = step(*operands)
+        text = step.lower(*operands).compile().as_text()
+        for contraction, called in ((0, True), (1, True), (2, False)):
+            name = native.TARGETS[contraction]
+            assert (f"flax_sepconv_{name}" in text) == called
         assert [jax.typeof(a).sharding.spec for a in results] == [specs[0], *specs]
         for actual, by_hand in zip(results, expected, strict=True):
             close(actual, by_hand)
+
+
+def test_a_named_kernel_gradient_is_refused_on_explicit_axes():
+    *arrays, _ = setup(Case(4, 20, 8, 5))
+    f = functools.partial(ops.depthwise_conv1d, implementation="native", padding="same")
+    with jax.set_mesh(mesh_of(AxisType.Explicit)):
+        x, k, y = (jax.reshard(jnp.asarray(a), P(None, None, None)) for a in arrays)
+        with pytest.raises(NotImplementedError, match="explicit mesh axes"):
+            jax.jit(lambda x, k, y: jax.vjp(f, x, k)[1](y))(x, k, y)
 
 
 @every_division

@@ -46,6 +46,7 @@ SURROUNDINGS = {
     "exported": "an exported program should not need a library of its maker's",
     "partly manual": "in a shard_map over some axes of a mesh XLA divides the rest by itself",
     "without mesh": "XLA divides arrays that are sharded over no named mesh by itself",
+    "explicit mesh": "JAX 0.12 cannot lower a partitioning rule's sum over explicit mesh axes",
 }
 
 
