@@ -136,7 +136,16 @@ def _transpose(
     other = OPERANDS[result][1 - position]
     operand, unknown = (b, a) if position == 0 else (a, b)
     params["dtype"] = unknown.aval.dtype
-    return _bind({result: cotangent, other: operand}, result=wanted, **params)
+    gradient = _bind({result: cotangent, other: operand}, result=wanted, **params)
+    return divided_like(gradient, unknown)
+
+
+def divided_like(gradient: jax.Array, operand: Any) -> jax.Array:
+    """Divide a gradient among devices as its operand is, where types tell that."""
+    wanted, own = operand.aval.sharding, jax.typeof(gradient).sharding
+    if wanted == own or not own.mesh.are_all_axes_explicit:
+        return gradient
+    return jax.reshard(gradient, wanted)
 
 
 def _batch(

@@ -22,7 +22,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from flax_sepconv.depthwise import depthwise, surroundings_of, vary_alike
+from flax_sepconv.depthwise import depthwise, divided_like, surroundings_of, vary_alike
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import native
 from flax_sepconv.selection import select
@@ -175,15 +175,7 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> list
     params["result"] = "w" if params["result"] == "y" else "y"
     params["dtype"] = unknown.aval.dtype
     gradients = _bind(x, kernel, *known, **params)
-    return [None, None, *map(_divided_like, gradients, rest)]
-
-
-def _divided_like(gradient: jax.Array, operand: Any) -> jax.Array:
-    """Divide a gradient as its operand is, where types tell that."""
-    wanted, own = operand.aval.sharding, jax.typeof(gradient).sharding
-    if wanted == own or not own.mesh.are_all_axes_explicit:
-        return gradient
-    return jax.reshard(gradient, wanted)
+    return [None, None, *map(divided_like, gradients, rest)]
 
 
 def _transpose_through_h(

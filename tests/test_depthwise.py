@@ -220,7 +220,7 @@ def test_shard_map(lowering, M, axis):
     close(dk, dk_by_hand)
 
 
-@pytest.mark.parametrize("axis", ["batch", "channels"])
+@pytest.mark.parametrize("axis", ["batch", "channels", "channels of x"])
 def test_sharding_in_types(axis):
     """On a mesh of explicit axes the shifted sum keeps the sharding of its operands."""
     case = Case(DEVICES, 9, 2 * DEVICES, 4, M=2)
@@ -229,7 +229,7 @@ def test_sharding_in_types(axis):
     with jax.set_mesh(mesh):
         spec = P("d", None, None) if axis == "batch" else P(None, None, "d")
         x = jax.reshard(jnp.asarray(x), spec)
-        k = jax.reshard(jnp.asarray(k), P() if axis == "batch" else P(None, "d", None))
+        k = jax.reshard(jnp.asarray(k), P(None, "d", None) if axis == "channels" else P())
         y = jax.reshard(jnp.asarray(y), spec)
         out, vjp = jax.vjp(jax.jit(f), x, k)
         assert jax.typeof(out).sharding.spec == spec
