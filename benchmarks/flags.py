@@ -41,6 +41,12 @@ def chosen(
     ]
     if not found:
         parser.error(f"--filter: no workload's name contains {arguments.filter!r}")
+    check(parser, arguments)
+    return found
+
+
+def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """End the program, before it measures anything, for seconds or a file that are no good."""
     if not arguments.seconds > 0:
         parser.error(f"--seconds: must be positive, got {arguments.seconds}")
     try:
@@ -48,4 +54,3 @@ def chosen(
         arguments.output.touch()
     except OSError as error:
         parser.error(f"--output: {error}")
-    return found

@@ -8,14 +8,12 @@ it. The rates of the machine are measured in the same run.
 
 import contextlib
 import functools
-import importlib.metadata
 import pathlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks import flags, machine, picture, reference, report, roofline, summary, timing
@@ -40,12 +38,7 @@ def measure(workload: Workload, workers: Mapping[str, Worker], seconds: float) -
     for worker in workers.values():
         worker.drop()
     for (program, name), values in samples.items():
-        low, middle, high = np.percentile(np.multiply(values, 1e3), [25, 50, 75])
-        facts[name][program] |= {
-            "milliseconds": middle,
-            "quartiles": [low, high],
-            "samples": len(values),
-        }
+        facts[name][program] |= timing.statistics_of(values)
     return {
         "workload": workload.name,
         "shape": str(workload),
@@ -81,18 +74,6 @@ def compare(workload: Workload, workers: Mapping[str, Worker]) -> None:
                 raise SystemExit(f"{workload.name}: {name}, {program}: {'; '.join(found)}")
 
 
-def present(names: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Tell the peers whose packages are installed from the others, and what those lack."""
-    absent = {}
-    for name in names:
-        for package in PEERS[name].packages:
-            try:
-                importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                absent[name] = f"{package} is not installed"
-    return [name for name in names if name not in absent], absent
-
-
 def run(
     chosen: list[Workload], names: list[str], seconds: float, rates: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
@@ -126,7 +107,8 @@ def main(argv: list[str]) -> None:
     chosen = [workload for workload in flags.chosen(parser, arguments) if workload.filters]
     if not chosen:
         parser.error(f"--filter: {arguments.filter!r} finds only layers without a pointwise stage")
-    names, absent = present(peers_named(parser, arguments.peers))
+    wanted = peers_named(parser, arguments.peers)
+    names, absent = machine.present({name: PEERS[name] for name in wanted})
     for name, reason in absent.items():
         print(f"left out: {name}, {reason}")
     start = time.perf_counter()

@@ -6,7 +6,8 @@ import json
 import os
 import pathlib
 import platform
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 BUSY = 0.5
 CPUINFO = pathlib.Path("/proc/cpuinfo")
@@ -25,6 +26,26 @@ def facts(*packages: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average": load_average(),
     }
+
+
+class Packaged(Protocol):
+    """What needs packages to be installed."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The names of their distributions."""
+
+
+def present(named: Mapping[str, Packaged]) -> tuple[list[str], dict[str, str]]:
+    """Tell those whose packages are installed from the others, and what the others lack."""
+    absent = {}
+    for name, what in named.items():
+        for package in what.packages:
+            try:
+                importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                absent[name] = f"{package} is not installed"
+    return [name for name in named if name not in absent], absent
 
 
 def load_average() -> list[float]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 # A visit to a program lasts about so long, after a call that warms the caches ...
 VISIT_SECONDS = 0.05
 # ... or is that call alone where it takes so long that cold caches are lost in it.
@@ -66,6 +68,12 @@ def interleaved(
 def medians(samples: Mapping[Key, list[float]]) -> dict[Key, float]:
     """Return the median of each clock's samples."""
     return {key: statistics.median(values) for key, values in samples.items()}
+
+
+def statistics_of(values: list[float]) -> dict[str, Any]:
+    """Sum up the samples of one clock, in seconds: median and quartiles, and how many."""
+    low, middle, high = np.percentile(np.multiply(values, 1e3), [25, 50, 75])
+    return {"milliseconds": middle, "quartiles": [low, high], "samples": len(values)}
 
 
 def fastest(programs: Mapping[str, Callable[[], Any]], seconds: float = 0.05) -> str:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import machine
 from benchmarks.networks import flax_networks, measure
 from benchmarks.networks.description import numbers
 from benchmarks.networks.lite import Lite
@@ -42,7 +43,7 @@ def answers(name):
 
 
 def test_every_framework_has_the_same_networks():
-    present, absent = measure.present()
+    present, absent = machine.present(measure.VERSIONS)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         answered = dict(zip(present, pool.map(answers, present), strict=True))
     for network in SMALL:

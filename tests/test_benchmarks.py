@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import layers, lowerings, reference, roofline, summary, timing, workloads
+from benchmarks import layers, lowerings, machine, reference, roofline, summary, timing, workloads
 from benchmarks.__main__ import main
 from benchmarks.case import Case
 from benchmarks.peers import PEERS, floor
@@ -313,6 +313,6 @@ def test_bad_flags_are_one_line(flags, message, capsys, tmp_path):
 
 def test_absent_packages_are_named(monkeypatch):
     monkeypatch.setitem(PEERS, "tf_nn", PEERS["tf_nn"]._replace(packages=("no-such-package",)))
-    names, absent = layers.present(["ours", "tf_nn"])
+    names, absent = machine.present({name: PEERS[name] for name in ("ours", "tf_nn")})
     assert names == ["ours"]
     assert absent == {"tf_nn": "no-such-package is not installed"}

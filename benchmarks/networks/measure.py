@@ -10,7 +10,6 @@ an update. The times are medians of samples taken in turn.
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 import math
 import pathlib
 import sys
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks import machine, timing
+from benchmarks import flags, machine, timing
 from benchmarks.networks import picture
 from benchmarks.networks.description import Description
 from benchmarks.networks.lite import Lite
@@ -121,12 +120,9 @@ def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
         memory = {version: megabytes(worker) for version, worker in workers.items()}
     facts = {}
     for version, values in samples.items():
-        low, middle, high = np.percentile(np.multiply(values, 1e3), [25, 50, 75])
         facts[version] = {
             **starts[version].facts,
-            "milliseconds": middle,
-            "quartiles": [low, high],
-            "samples": len(values),
+            **timing.statistics_of(values),
             "first_step_seconds": starts[version].first_step_seconds,
             "step_megabytes": memory[version],
             "losses": starts[version].losses,
@@ -155,18 +151,6 @@ def show(row: dict[str, Any]) -> str:
     return "\n".join([*lines, f"  ours takes {ours['selection']}", ""])
 
 
-def present() -> tuple[list[str], dict[str, str]]:
-    """Tell the versions whose packages are installed from the others, and what those lack."""
-    absent = {}
-    for name, version in VERSIONS.items():
-        for package in version.packages:
-            try:
-                importlib.metadata.version(package)
-            except importlib.metadata.PackageNotFoundError:
-                absent[name] = f"{package} is not installed"
-    return [name for name in VERSIONS if name not in absent], absent
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the flags; unusable ones end the program before anything is measured."""
     parser = argparse.ArgumentParser(
@@ -183,20 +167,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not any(arguments.filter in name for name in NETWORKS):
         parser.error(f"--filter: no name of {', '.join(NETWORKS)} contains {arguments.filter!r}")
-    if not arguments.seconds > 0:
-        parser.error(f"--seconds: must be positive, got {arguments.seconds}")
-    try:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.touch()
-    except OSError as error:
-        parser.error(f"--output: {error}")
+    flags.check(parser, arguments)
     return arguments
 
 
 def main(argv: list[str]) -> None:
     """Parse the flags, measure, print, write and draw."""
     arguments = parse(argv)
-    versions, absent = present()
+    versions, absent = machine.present(VERSIONS)
     for name, reason in absent.items():
         print(f"left out: {VERSIONS[name].title}, {reason}")
     if busy := machine.busy():
