@@ -18,21 +18,21 @@ struct TapRun {
   std::int64_t count;
 };
 
-// sums[p] += rows[p + t] * taps[t]
-template <typename A, int P, int T, int V>
-SEPCONV_INLINE void add_taps(Vector<A> (&sums)[P][V], const A* rows, std::int64_t row_step,
-                             const A* taps, std::int64_t tap_step) {
-  Vector<A> tap[T][V];
-  for (int t = 0; t < T; ++t)
-    for (int v = 0; v < V; ++v) tap[t][v] = load<A>(taps + t * tap_step + v * kWidth<A>);
+// sums[i] += rows[i + j] * factors[j], for N sums and F factors: positions and taps in either role.
+template <typename A, int N, int F, int V>
+SEPCONV_INLINE void add_products(Vector<A> (&sums)[N][V], const A* rows, std::int64_t row_step,
+                                 const A* factors, std::int64_t factor_step) {
+  Vector<A> factor[F][V];
+  for (int j = 0; j < F; ++j)
+    for (int v = 0; v < V; ++v) factor[j][v] = load<A>(factors + j * factor_step + v * kWidth<A>);
 #pragma GCC unroll 16
-  for (int r = 0; r < P + T - 1; ++r) {
+  for (int r = 0; r < N + F - 1; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
       const Vector<A> row = load<A>(rows + r * row_step + v * kWidth<A>);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t)
-        if (r - t >= 0 && r - t < P) sums[r - t][v] += row * tap[t][v];
+      for (int j = 0; j < F; ++j)
+        if (r - j >= 0 && r - j < N) sums[r - j][v] += row * factor[j][v];
     }
   }
 }
@@ -50,36 +50,16 @@ SEPCONV_INLINE void output_tile(const A* in, std::int64_t row_step, const TapRun
     const A* taps = run.taps + lane;
     std::int64_t left = run.count;
     for (; left >= kTaps; left -= kTaps) {
-      add_taps<A, P, kTaps, V>(sums, rows, row_step, taps, run.step);
+      add_products<A, P, kTaps, V>(sums, rows, row_step, taps, run.step);
       rows += kTaps * row_step;
       taps += kTaps * run.step;
     }
-    if (left == 3) add_taps<A, P, 3, V>(sums, rows, row_step, taps, run.step);
-    if (left == 2) add_taps<A, P, 2, V>(sums, rows, row_step, taps, run.step);
-    if (left == 1) add_taps<A, P, 1, V>(sums, rows, row_step, taps, run.step);
+    if (left == 3) add_products<A, P, 3, V>(sums, rows, row_step, taps, run.step);
+    if (left == 2) add_products<A, P, 2, V>(sums, rows, row_step, taps, run.step);
+    if (left == 1) add_products<A, P, 1, V>(sums, rows, row_step, taps, run.step);
   }
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < V; ++v) store<A>(out + p * out_step + v * kWidth<A>, sums[p][v]);
-}
-
-// sums[t] += rows[p + t] * cotangents[p]
-template <typename A, int P, int T, int V>
-SEPCONV_INLINE void add_positions(Vector<A> (&sums)[T][V], const A* rows, std::int64_t row_step,
-                                  const A* cotangents, std::int64_t cotangent_step) {
-  Vector<A> cotangent[P][V];
-  for (int p = 0; p < P; ++p)
-    for (int v = 0; v < V; ++v)
-      cotangent[p][v] = load<A>(cotangents + p * cotangent_step + v * kWidth<A>);
-#pragma GCC unroll 16
-  for (int r = 0; r < P + T - 1; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const Vector<A> row = load<A>(rows + r * row_step + v * kWidth<A>);
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p)
-        if (r - p >= 0 && r - p < T) sums[r - p][v] += row * cotangent[p][v];
-    }
-  }
 }
 
 // gradient[t] += sum over n positions of rows[p + t] * cotangents[p], for T taps.
@@ -92,12 +72,12 @@ SEPCONV_INLINE void gradient_tile(const A* rows, std::int64_t row_step, const A*
     for (int v = 0; v < V; ++v)
       sums[t][v] = load<A>(gradient + t * gradient_step + v * kWidth<A>);
   for (; n >= kGradientPositions; n -= kGradientPositions) {
-    add_positions<A, kGradientPositions, T, V>(sums, rows, row_step, cotangents, cotangent_step);
+    add_products<A, T, kGradientPositions, V>(sums, rows, row_step, cotangents, cotangent_step);
     rows += kGradientPositions * row_step;
     cotangents += kGradientPositions * cotangent_step;
   }
   for (; n > 0; --n) {
-    add_positions<A, 1, T, V>(sums, rows, row_step, cotangents, cotangent_step);
+    add_products<A, T, 1, V>(sums, rows, row_step, cotangents, cotangent_step);
     rows += row_step;
     cotangents += cotangent_step;
   }
