@@ -209,8 +209,9 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     """Lower to a call that computes both stages together where there is one, or to both."""
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
     dtypes = {aval.dtype for aval in avals}
+    K = params["geometry"].kernel_size
     together = (
-        (params["implementation"] or select(platform, "output", 0, avals[0].dtype).name) == "native"
+        (params["implementation"] or select(platform, "output", K, avals[0].dtype).name) == "native"
         and surroundings_of(ctx) is None
         and native.declines(platform, None) is None
         and native.joins(dtypes)
