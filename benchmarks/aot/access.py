@@ -3,7 +3,8 @@
 What is wanted of a result is followed back to the operands, as a fraction of each array: all of it,
 or what slices cut out. A fusion computes only what is wanted of it, so a fraction passes through
 whatever maps element to element, and what mixes elements wants all of its operands. A slice is
-measured in whole tiles of the array that it cuts; slices that overlap count as the span of all.
+measured in whole tiles of the array that it cuts; slices that overlap count at most as the span of
+all of them.
 """
 
 import dataclasses
@@ -12,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from benchmarks.aot.hlo import Array, Computation, Instruction, Module, Type
+from benchmarks.aot.hlo import Computation, Instruction, Module
+from benchmarks.aot.shapes import Array, leaves
 
 
 class Access(NamedTuple):
@@ -36,7 +38,7 @@ _LIMITS = re.compile(r"\[(\d+):(\d+)(?::\d+)?\]")
 def access(module: Module, where: Computation, instruction: Instruction) -> Access:
     """Return how far an instruction that is launched reaches."""
     if instruction.opcode == "fusion":
-        inside = module.computations[instruction.calls("calls")[0]]
+        inside = module.called(instruction)
         return Access(_read(module, inside, 1.0, in_place=True), _written(inside))
     operands = where.operands(instruction)
     if _is_update(instruction):
@@ -48,13 +50,6 @@ def access(module: Module, where: Computation, instruction: Instruction) -> Acce
     if has_workspace(instruction):
         written[-1] = 0.0
     return Access(read, written)
-
-
-def leaves(type_: Type) -> list[Array]:
-    """List the arrays of a type."""
-    if isinstance(type_, Array):
-        return [type_]
-    return [leaf for element in type_ for leaf in leaves(element)]
 
 
 def has_workspace(instruction: Instruction) -> bool:
@@ -113,7 +108,7 @@ def _read(module: Module, where: Computation, result: float, *, in_place: bool) 
             continue
         nested: list[float] = []
         if instruction.opcode == "fusion":
-            inside = module.computations[instruction.calls("calls")[0]]
+            inside = module.called(instruction)
             nested = _read(module, inside, wanted, in_place=False)
         for index, operand in enumerate(where.operands(instruction)):
             part = nested[index] if nested else _wanted(instruction, operand, index, wanted)
@@ -179,8 +174,10 @@ def _touched(update: Instruction, operands: Sequence[Instruction]) -> float:
 def _wanted(instruction: Instruction, operand: Instruction, index: int, result: float) -> float:
     """Return the fraction of an operand that a fraction of the result wants."""
     opcode = instruction.opcode
-    if opcode in ("slice", "dynamic-slice") and index == 0:
+    if opcode == "dynamic-slice" and index == 0:
         return result * _part(operand, _array(instruction).dims)
+    if opcode == "slice":
+        return result * _part(operand, _crossed(instruction, _array(operand)))
     if opcode in ("gather", "pad") and index == 0:
         return min(1.0, result * _ratio(instruction, operand))
     if opcode in ("tuple", "get-tuple-element"):
@@ -197,6 +194,17 @@ def _part(whole: Instruction, dims: Sequence[int]) -> float:
     array = _array(whole)
     part = dataclasses.replace(array, dims=tuple(dims))
     return min(1.0, part.bytes / array.bytes) if array.bytes else 0.0
+
+
+def _crossed(cutter: Instruction, array: Array) -> list[int]:
+    """Return how many elements a slice takes along each dimension, and those it cannot skip.
+
+    Strides along the dimensions of a tile, or along the minor-most one, save no traffic.
+    """
+    order = array.minor_to_major
+    near = set(order[: len(array.tiles[0]) if array.tiles else 1])
+    taken = enumerate(zip(_box(cutter), _array(cutter).dims, strict=True))
+    return [end - begin if axis in near else size for axis, ((begin, end), size) in taken]
 
 
 def _ratio(some: Instruction, all_: Instruction) -> float:

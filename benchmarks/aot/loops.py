@@ -11,7 +11,8 @@ import operator
 import re
 from typing import TypeAlias
 
-from benchmarks.aot.hlo import Array, Computation, Instruction, Module
+from benchmarks.aot.hlo import Computation, Instruction, Module
+from benchmarks.aot.shapes import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +68,12 @@ def invariants(
 def _count(module: Module, loop: Instruction, start: Value) -> int | None:
     """Follow the counter from its first value to the limit."""
     state = _state(module, loop, start)
-    condition = module.computations[loop.calls("condition")[0]]
+    condition = module.called(loop, "condition")
     found = _comparison(module, condition, (state,), condition.root)
     if found is None or not isinstance(start, tuple):
         return None
     counter, direction, limit = found
-    body = module.computations[loop.calls("body")[0]]
+    body = module.called(loop, "body")
     after = evaluate(module, body, (state,), body.root)
     if counter.index is None or not isinstance(after, tuple):
         return None
@@ -99,10 +100,9 @@ def _steps(first: int, direction: str, limit: int, step: int) -> int | None:
 
 def _state(module: Module, loop: Instruction, start: Value) -> tuple[Value, ...]:
     """Return the state inside a loop: counters, and the first values of what never changes."""
-    body = module.computations[loop.calls("body")[0]]
-    elements = body.root.type
-    assert isinstance(elements, tuple)
-    counters: tuple[Value, ...] = tuple(Counter(index, 0) for index in range(len(elements)))
+    body = module.called(loop, "body")
+    size = 0 if isinstance(body.root.type, Array) else len(body.root.type)
+    counters: tuple[Value, ...] = tuple(Counter(index, 0) for index in range(size))
     after = evaluate(module, body, (counters,), body.root)
     if not isinstance(start, tuple) or not isinstance(after, tuple):
         return counters
@@ -121,7 +121,7 @@ def _comparison(
         return _comparison(module, where, parameters, operands[0])
     values = tuple(evaluate(module, where, parameters, operand) for operand in operands)
     if instruction.opcode == "fusion":
-        inside = module.computations[instruction.calls("calls")[0]]
+        inside = module.called(instruction)
         return _comparison(module, inside, values, inside.root)
     if instruction.opcode != "compare":
         return None
@@ -158,7 +158,7 @@ def evaluate(
     if opcode == "tuple":
         return values
     if opcode in ("fusion", "call"):
-        inside = module.computations[instruction.calls("calls", "to_apply")[0]]
+        inside = module.called(instruction)
         return evaluate(module, inside, values, inside.root)
     return _sum(values[0], values[1], 1 if opcode == "add" else -1)
 

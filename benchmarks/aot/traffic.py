@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from benchmarks.aot import loops
-from benchmarks.aot.access import access, leaves
-from benchmarks.aot.hlo import Array, Computation, Instruction, Module, Type
+from benchmarks.aot.access import access
+from benchmarks.aot.hlo import Computation, Instruction, Module
+from benchmarks.aot.shapes import Array, Type, leaves
 
 # Neither a launch nor traffic: names for values that are there, and the ends of what began before.
 _FREE = {
@@ -81,15 +82,15 @@ def _walk(
         if instruction.opcode == "while":
             count = loops.trip_count(module, where, known, instruction)
             if count:
-                body = module.computations[instruction.calls("body")[0]]
+                body = module.called(instruction, "body")
                 inside = loops.invariants(module, where, known, instruction)
                 yield from _walk(module, body, inside, launches * count)
         elif instruction.opcode == "call":
             values = [loops.evaluate(module, where, known, i) for i in where.operands(instruction)]
-            called = module.computations[instruction.calls("to_apply")[0]]
+            called = module.called(instruction)
             yield from _walk(module, called, tuple(values), launches)
         elif instruction.opcode == "conditional":
-            branches = [module.computations[name] for name in instruction.calls()]
+            branches = [module.computations[name] for name in instruction.called]
             yield from max(
                 (list(_walk(module, branch, (None,), launches)) for branch in branches),
                 key=lambda branch: (total(branch).moved, total(branch).launches),
@@ -110,7 +111,7 @@ def _is_free(instruction: Instruction) -> bool:
 def _bytes(module: Module, where: Computation, instruction: Instruction) -> tuple[int, int]:
     """Return the bytes that one launch reads and writes."""
     if instruction.opcode == "async-start":
-        called = module.computations[instruction.calls()[0]]
+        called = module.called(instruction)
         inside = total(_walk(module, called, (None,) * len(called.parameters), 1))
         return inside.read, inside.written
     instruction = _without_start(instruction)
