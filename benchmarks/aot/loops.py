@@ -88,7 +88,8 @@ def _count(module: Module, loop: Instruction, start: Value) -> int | None:
 def _steps(first: int, direction: str, limit: int, step: int) -> int | None:
     """Count the steps from `first` while the comparison with `limit` holds."""
     if direction == "NE":
-        return (limit - first) // step if step and (limit - first) % step == 0 else None
+        count, rest = divmod(limit - first, step) if step else (-1, 0)
+        return count if count >= 0 and not rest else None
     holds = _HOLDS[direction]
     if not holds(first, limit):
         return 0
