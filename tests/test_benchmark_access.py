@@ -35,6 +35,9 @@ def test_an_operand_given_twice_is_read_once():
     line = "%a = f32[64]{0} add(%p0, %p1)"
     types = ["f32[64]{0}", "f32[64]{0}"]
     assert fused(line, operands=[0, 0], parameters=types) == (256, 256)
+    slices = [f"%s{i} = f32[1]{{0}} slice(%p{i}), slice={{[{i}:{i + 1}]}}" for i in (0, 1)]
+    both = "%a = f32[1]{0} add(%s0, %s1)"
+    assert fused(*slices, both, operands=[0, 0], parameters=types) == (8, 4)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,13 @@ def test_an_operand_given_twice_is_read_once():
                 "%a = f32[1]{0} slice(%v), slice={[3:4]}",
             ],
             2052,
+        ),
+        (  # so does what puts elements elsewhere
+            [
+                "%v = f32[8,64]{1,0} sort(%p0), dimensions={0}, to_apply=%fused",
+                "%a = f32[1,64]{1,0} slice(%v), slice={[3:4], [0:64]}",
+            ],
+            2048,
         ),
         (  # apart from one another
             [
@@ -99,6 +109,16 @@ def test_an_operand_given_twice_is_read_once():
                 "%d = f32[8,64]{1,0} add(%c, %p0)",
             ],
             2048,
+        ),
+        (  # shifted against one another, with zeros around
+            [
+                "%z = f32[] constant(0)",
+                "%v = f32[10,64]{1,0} pad(%p0, %z), padding=1_1x0_0",
+                "%a = f32[4,64]{1,0} slice(%v), slice={[2:6], [0:64]}",
+                "%b = f32[4,64]{1,0} slice(%v), slice={[3:7], [0:64]}",
+                "%c = f32[4,64]{1,0} add(%a, %b)",
+            ],
+            5 * 256,
         ),
         (  # a slice of a slice
             [
@@ -173,3 +193,16 @@ UPDATED = ["f32[8,64]{1,0}", "f32[1,64]{1,0}", "s32[]"]
 )
 def test_an_update_in_place_moves_the_update_alone(lines, moved):
     assert fused(*lines, operands=[0, 1, 2], parameters=UPDATED) == moved
+
+
+def test_scratch_memory_inside_a_fusion_is_not_counted():
+    assert fused(
+        "%s = f32[1,64]{1,0} dynamic-slice(%p0, %p2, %p2), dynamic_slice_sizes={1,64}",
+        '%c = (f32[1,64]{1,0}, s8[4096]{0}) custom-call(%s), custom_call_target="__cublas$gemm"',
+        "%g = f32[1,64]{1,0} get-tuple-element(%c), index=0",
+        "%scratch = s8[4096]{0} get-tuple-element(%c), index=1",
+        "%u = f32[8,64]{1,0} dynamic-update-slice(%p1, %g, %p2, %p2)",
+        "%t = (f32[8,64]{1,0}, f32[1,64]{1,0}, s8[4096]{0}) tuple(%u, %g, %scratch)",
+        operands=[0, 1, 2],
+        parameters=["f32[8,64]{1,0}", "f32[8,64]{1,0}", "s32[]"],
+    ) == (260, 512)

@@ -58,7 +58,7 @@ StackFrames
 
 
 %double (p: f32[2]) -> f32[2] {
-  %p = f32[2]{0} parameter(0), metadata={op_name="x, calls=%none }"}
+  %p = f32[2]{0} parameter(0), metadata={op_name="x\x0c, calls=%none }"}
   ROOT %add = f32[2]{0} add(%p, /*index=1*/%p), sharding={replicated}
 }
 

@@ -82,6 +82,7 @@ def test_a_count_that_is_written_down_is_taken():
     [
         ("compare(%i, %most), direction=LT", "multiply(%c, %s)", "constant(1)"),
         ("compare(%i, %most), direction=LT", "subtract(%s, %c)", "constant(1)"),
+        ("compare(%i, %most), direction=LT", "add(%s, %s)", "constant(1)"),
         ("compare(%i, %most), direction=LT", "subtract(%c, %s)", "constant(1)"),
         ("compare(%i, %most), direction=NE", "add(%c, %s)", "constant(1)"),
         ("compare(%i, %most), direction=NE", "add(%c, %s)", "constant(14)"),

@@ -92,7 +92,7 @@ def parse(text: str) -> Module:
     Raises:
         ValueError: The text is not that of such a module; the message has the offending line.
     """
-    header, *lines = text.lstrip().splitlines() or [""]
+    header, *lines = text.strip().split("\n")
     if not header.startswith("HloModule ") or ", is_scheduled=true" not in header:
         raise _error("not the header of a scheduled HLO module", header)
     computations: dict[str, Computation] = {}

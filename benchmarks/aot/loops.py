@@ -80,7 +80,7 @@ def _count(module: Module, loop: Instruction, start: Value) -> int | None:
     first, following = start[counter.index], after[counter.index]
     if not isinstance(first, Counter) or not isinstance(following, Counter):
         return None
-    if first.index is not None or following.index != counter.index:
+    if following.index != counter.index:
         return None
     return _steps(first.offset + counter.offset, direction, limit, following.offset)
 
