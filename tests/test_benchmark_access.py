@@ -89,6 +89,15 @@ def test_an_operand_given_twice_is_read_once():
             ],
             260,
         ),
+        (  # the same, of which one takes less
+            [
+                "%a = f32[4,64]{1,0} slice(%p0), slice={[0:4], [0:64]}",
+                "%b = f32[4,64]{1,0} slice(%p0), slice={[0:4], [0:64]}",
+                "%c = f32[1,64]{1,0} slice(%a), slice={[0:1], [0:64]}",
+                "%d = (f32[4,64]{1,0}, f32[1,64]{1,0}) tuple(%b, %c)",
+            ],
+            1024,
+        ),
         (  # shifted against one another
             [
                 "%a = f32[3,64]{1,0} slice(%p0), slice={[1:4], [0:64]}",

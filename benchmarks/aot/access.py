@@ -77,7 +77,8 @@ class _Want:
             self._boxes[operand.name].append(_box(cutter))
         else:
             key = (cutter.operands[1:], cutter.attributes["dynamic_slice_sizes"])
-        self._windows[operand.name][key] = part
+        windows = self._windows[operand.name]
+        windows[key] = max(part, windows.get(key, 0.0))
 
     def of(self, instruction: Instruction) -> float:
         name = instruction.name
