@@ -1,8 +1,10 @@
-"""`python -m benchmarks [layers | lowerings | networks] [flags]`; each has its `--help`.
+"""`python -m benchmarks [layers | lowerings | networks | aot | device]`, each with its `--help`.
 
 layers (where no name is given): the whole layer, ours and its peers in other frameworks.
 lowerings: our ways to compute the depthwise stage, contraction by contraction.
 networks: training steps of networks made of the layer.
+aot: the layer compiled for TPUs and an H100, where there is none.
+device: the layer on the TPU or GPU that is there.
 """
 
 import importlib
@@ -10,7 +12,7 @@ import sys
 
 from benchmarks.worker import WorkerError
 
-SUITES = ("layers", "lowerings", "networks")
+SUITES = ("layers", "lowerings", "networks", "aot", "device")
 
 
 def main(argv: list[str]) -> None:

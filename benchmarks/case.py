@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -11,15 +11,29 @@ from benchmarks.workloads import Workload
 # What the two programs of a peer return, in this order; `forward` returns the first alone.
 RESULTS = ("y", "dx", "d_depthwise_kernel", "d_pointwise_kernel", "d_bias")
 
+Each = TypeVar("Each")
 
-class Operands(NamedTuple):
-    """The arguments of the layer, and the cotangent of its output."""
 
-    x: np.ndarray
-    depthwise_kernel: np.ndarray
-    pointwise_kernel: np.ndarray
-    bias: np.ndarray
-    dy: np.ndarray
+class Operands(NamedTuple, Generic[Each]):
+    """Something for each argument of the layer, and for the cotangent of its output."""
+
+    x: Each
+    depthwise_kernel: Each
+    pointwise_kernel: Each
+    bias: Each
+    dy: Each
+
+
+def shapes(workload: Workload) -> Operands[tuple[int, ...]]:
+    """Return the shapes of the operands in the layouts "BLC" and "keras"."""
+    w = workload
+    return Operands(
+        x=(w.batch, w.length, w.channels),
+        depthwise_kernel=(w.kernel_size, w.channels, w.depth_multiplier),
+        pointwise_kernel=(1, w.joined, w.filters),
+        bias=(w.filters,),
+        dy=(w.batch, w.steps, w.filters),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +50,15 @@ class Case:
     data: Literal["BLC", "BCL"] = "BLC"
     kernels: Literal["keras", "torch"] = "keras"
 
-    def operands(self) -> Operands:
+    def operands(self) -> Operands[np.ndarray]:
         """Draw the same float32 numbers for every peer, all results of the order of one."""
         w = self.workload
         rng = np.random.default_rng(0)
-
-        def draw(*shape: int, terms: int = 1) -> np.ndarray:
-            return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(terms))
-
-        x = draw(w.batch, w.length, w.channels)
-        depthwise = draw(w.kernel_size, w.channels, w.depth_multiplier, terms=w.kernel_size)
-        pointwise = draw(1, w.joined, w.filters, terms=w.joined)
-        bias = draw(w.filters)
-        dy = draw(w.batch, w.steps, w.filters)
+        terms = Operands(1, w.kernel_size, w.joined, 1, 1)
+        x, depthwise, pointwise, bias, dy = (
+            rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(count))
+            for shape, count in zip(shapes(w), terms, strict=True)
+        )
         if self.kernels == "torch":
             depthwise = _flipped(depthwise.reshape(w.kernel_size, 1, w.joined))
             pointwise = _flipped(pointwise)

@@ -2,55 +2,91 @@
 
 import argparse
 import pathlib
+from collections.abc import Container, Iterable
+from typing import NoReturn
 
 from benchmarks import workloads
 
 
-def parser(
-    suite: str, doc: str | None, seconds: float, seconds_for: str
-) -> argparse.ArgumentParser:
-    """Make a parser with the flags that choose workloads, patience and the file of results."""
-    made = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser(suite: str, doc: str | None) -> Parser:
+    """Make a parser with the flags that choose workloads."""
+    made = Parser(
         prog=f"python -m benchmarks {suite}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--suite", choices=("selection", "full"), default="selection")
     made.add_argument("--filter", default="", help="only workloads whose name contains this")
-    made.add_argument(
-        "--seconds", type=float, default=seconds, help=f"for {seconds_for} (%(default)s)"
-    )
-    default = pathlib.Path("runs") / f"{suite}.json"
-    made.add_argument("--output", type=pathlib.Path, default=default, help="(%(default)s)")
     return made
 
 
-def chosen(
-    parser: argparse.ArgumentParser, arguments: argparse.Namespace
-) -> list[workloads.Workload]:
-    """Return the workloads that the flags ask for; unusable flags end the program.
+def add_seconds(parser: Parser, seconds: float, what_for: str) -> None:
+    """Add the flag of patience."""
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"{what_for} (%(default)s)")
 
-    Batches are cut to what a small machine can bear. A filter searches the full suite. Where
-    results could not be written the run ends before it measures anything.
+
+def add_output(parser: Parser, default: str) -> None:
+    """Add the flag that tells where results go, in the folder of runs if nothing is said."""
+    path = pathlib.Path("runs") / default
+    parser.add_argument("--output", type=pathlib.Path, default=path, help="(%(default)s)")
+
+
+def chosen(
+    parser: Parser,
+    arguments: argparse.Namespace,
+    selection: Container[str] = workloads.SELECTION,
+    elements: int | None = workloads.ELEMENTS,
+) -> list[workloads.Workload]:
+    """Return the workloads that the flags ask for; a name that there is not ends the program.
+
+    A filter searches the full suite.
+
+    Args:
+        parser: of the flags.
+        arguments: what it read.
+        selection: the names of the selected workloads.
+        elements: batches are cut to inputs of so many elements; None keeps the sources' batches.
     """
     found = [
-        workload.within(workloads.ELEMENTS)
+        workload.within(elements) if elements else workload
         for workload in workloads.load()
         if arguments.filter in workload.name
-        and (arguments.suite == "full" or arguments.filter or workload.name in workloads.SELECTION)
+        and (arguments.suite == "full" or arguments.filter or workload.name in selection)
     ]
     if not found:
         parser.error(f"--filter: no workload's name contains {arguments.filter!r}")
-    check(parser, arguments)
     return found
 
 
-def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+def check(parser: Parser, arguments: argparse.Namespace) -> None:
     """End the program, before it measures anything, for seconds or a file that are no good."""
     if not arguments.seconds > 0:
         parser.error(f"--seconds: must be positive, got {arguments.seconds}")
+    check_writable(parser, arguments.output)
+
+
+def check_writable(parser: Parser, path: pathlib.Path) -> None:
+    """End the program where results could not be written."""
     try:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.touch()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
     except OSError as error:
         parser.error(f"--output: {error}")
+
+
+def named(parser: Parser, flag: str, text: str, known: Iterable[str]) -> list[str]:
+    """Return the names of a comma-separated list, or all; in the order of the known ones."""
+    names = list(known)
+    wanted = text.split(",") if text else names
+    if unknown := sorted(set(wanted) - set(names)):
+        parser.error(f"{flag}: must be of {', '.join(names)}, got {', '.join(unknown)}")
+    return [name for name in names if name in wanted]

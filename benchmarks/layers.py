@@ -91,23 +91,20 @@ def run(
             yield row
 
 
-def peers_named(parser: Any, text: str) -> list[str]:
-    """Return the peers of a comma-separated list, ours among them, in the order of the table."""
-    wanted = set(text.split(",")) if text else set(PEERS)
-    if unknown := wanted - set(PEERS):
-        parser.error(f"--peers: must be of {', '.join(PEERS)}, got {', '.join(sorted(unknown))}")
-    return [name for name in PEERS if name in wanted | {"ours"}]
-
-
 def main(argv: list[str]) -> None:
     """Parse the flags, measure, print, and write."""
-    parser = flags.parser("layers", __doc__, seconds=0.25, seconds_for="one program of one peer")
+    parser = flags.parser("layers", __doc__)
+    flags.add_seconds(parser, 0.25, "for one program of one peer")
+    flags.add_output(parser, "layers.json")
     parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)} (all; ours always)")
     arguments = parser.parse_args(argv)
     chosen = [workload for workload in flags.chosen(parser, arguments) if workload.filters]
     if not chosen:
         parser.error(f"--filter: {arguments.filter!r} finds only layers without a pointwise stage")
-    wanted = peers_named(parser, arguments.peers)
+    flags.check(parser, arguments)
+    wanted = flags.named(parser, "--peers", arguments.peers, PEERS)
+    if "ours" not in wanted:
+        wanted.insert(0, "ours")
     names, absent = machine.present({name: PEERS[name] for name in wanted})
     for name, reason in absent.items():
         print(f"left out: {name}, {reason}")

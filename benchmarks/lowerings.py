@@ -120,9 +120,9 @@ def show(row: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> None:
     """Parse the flags, measure, print, write, and check the selection."""
-    parser = flags.parser(
-        "lowerings", __doc__, seconds=0.3, seconds_for="one lowering of one contraction"
-    )
+    parser = flags.parser("lowerings", __doc__)
+    flags.add_seconds(parser, 0.3, "for one lowering of one contraction")
+    flags.add_output(parser, "lowerings.json")
     parser.add_argument("--dtype", choices=ops.DTYPES, default="float32")
     parser.add_argument(
         "--check",
@@ -131,6 +131,7 @@ def main(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
     chosen = flags.chosen(parser, arguments)
+    flags.check(parser, arguments)
     if arguments.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     print(f"{'milliseconds (median)':61}" + "".join(f"{name:>14}" for name in LOWERINGS))

@@ -75,5 +75,12 @@ def processor() -> str:
 
 def write(path: pathlib.Path, record: dict[str, Any]) -> None:
     """Write the results, and say where."""
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    save(path, record)
     print(f"written to {path}")
+
+
+def save(path: pathlib.Path, record: dict[str, Any]) -> None:
+    """Write the results: all, or, where that fails, what was there before."""
+    half = path.with_name(path.name + ".part")
+    half.write_text(json.dumps(record, indent=1) + "\n")
+    half.replace(path)

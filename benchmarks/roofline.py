@@ -20,7 +20,6 @@ from benchmarks.workloads import Workload
 
 COPY_MEGABYTES = (1, 4, 16, 64, 256)
 MATMUL_SIZES = (512, 1024, 2048)
-FLOAT = 4
 
 
 def build() -> dict[str, Program]:
@@ -63,7 +62,7 @@ def _best(worker: Worker, samples: int, program: str) -> float:
     return min(worker.times(program, samples))
 
 
-def counts(workload: Workload) -> dict[str, dict[str, int]]:
+def counts(workload: Workload, itemsize: int = 4) -> dict[str, dict[str, int]]:
     """Count the operations of each stage, and the bytes that the fused programs must move."""
     w = workload
     positions = w.batch * w.steps
@@ -72,7 +71,7 @@ def counts(workload: Workload) -> dict[str, dict[str, int]]:
     forward = {
         "depthwise_flops": 2 * positions * w.joined * w.kernel_size,
         "pointwise_flops": 2 * positions * w.joined * w.filters,
-        "bytes": FLOAT * (x + weights + y),
+        "bytes": itemsize * (x + weights + y),
     }
     # Each stage has two gradients of its own cost; x and y come back as dx and dy.
     both = {

@@ -96,6 +96,10 @@ class Worker:
         """
         return self._ask("load", task, *args, **kwargs)
 
+    def call(self, task: str, *args: Any) -> Any:
+        """Call a function, named like a task, and return what it returns; errors as of `load`."""
+        return self._ask("call", task, *args)
+
     def numbers(self, program: str) -> dict[str, np.ndarray]:
         """Run a program and return its result as NumPy arrays."""
         return self._ask("numbers", program)
@@ -147,9 +151,12 @@ class _Programs:
 
     def load(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
         self.drop()
-        module, _, function = task.partition(":")
-        self.programs = getattr(importlib.import_module(module), function)(*args, **kwargs)
+        self.programs = self.call(task, *args, **kwargs)
         return {name: dict(program.facts) for name, program in self.programs.items()}
+
+    def call(self, task: str, *args: Any, **kwargs: Any) -> Any:
+        module, _, function = task.partition(":")
+        return getattr(importlib.import_module(module), function)(*args, **kwargs)
 
     def numbers(self, program: str) -> dict[str, np.ndarray]:
         return self.programs[program].read(self.programs[program].run())

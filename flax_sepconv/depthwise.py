@@ -100,8 +100,8 @@ def contract(
     contraction = CONTRACTIONS[result]
     name = implementation
     if name is None:
-        K = geometry.kernel_size
-        name = select(platform, contraction, K, operand_dtype, surroundings).name
+        K, L = geometry.kernel_size, geometry.length
+        name = select(platform, contraction, K, L, operand_dtype, surroundings).name
     elif reason := LOWERINGS[name].declines(platform, surroundings):
         raise NotImplementedError(f"implementation={name!r} cannot run here: {reason}")
     lowering = getattr(LOWERINGS[name], contraction)

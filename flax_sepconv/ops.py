@@ -198,7 +198,8 @@ def select_implementation(
     if surroundings is not None:
         choice("surroundings", surroundings, tuple(native.SURROUNDINGS))
     _check_kernel(tuple(depthwise_kernel_shape), x_shape[-1])
-    return select(platform, contraction, depthwise_kernel_shape[0], dtype, surroundings)
+    K, L = depthwise_kernel_shape[0], x_shape[-2]
+    return select(platform, contraction, K, L, dtype, surroundings)
 
 
 def positive_int(name: str, value: Any) -> int:

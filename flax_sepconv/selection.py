@@ -1,6 +1,6 @@
 """Which lowering computes a contraction when none is named: static facts in, a name and why out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -20,16 +20,20 @@ GPU_HALF_REASON = (
 )
 GPU_REASON = "not measured on a GPU yet: the definition"
 TPU_SMALL_REASON = (
-    "compiled for TPU (not run), up to 5 taps the shifted sum fuses with the pointwise contraction "
-    "and touches the fewest bytes"
+    "compiled for TPU (not run), up to 5 taps shifted sums fuse with their neighbours (the forward "
+    "one into the pointwise contraction) and take the least time and bytes"
 )
 TPU_REASON = (
-    "compiled for TPU (not run), the convolution touches the fewest bytes in input gradients, and "
-    "uses the matrix unit from 6 taps up"
+    "compiled for TPU (not run), the convolution uses the matrix unit, which wins from 6 taps up"
+)
+TPU_LENGTH_REASON = (
+    "compiled for TPU (not run), shifted sums need lengths of whole tiles (multiples of 8), or the "
+    "convolution takes less time"
 )
 OTHER_REASON = "not measured on this platform: the definition"
 
 TPU_SHIFTED_SUM_TAPS = 5
+TPU_SUBLANES = 8
 
 # The three contractions, by the argument of the trilinear form that each leaves out.
 CONTRACTIONS = {"y": "output", "x": "input_gradient", "k": "kernel_gradient"}
@@ -46,6 +50,7 @@ def select(
     platform: str,
     contraction: str,
     kernel_size: int,
+    length: Any,
     dtype: DTypeLike,
     surroundings: str | None = None,
 ) -> Selection:
@@ -55,6 +60,7 @@ def select(
         platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
         contraction: one of the values of `CONTRACTIONS`.
         kernel_size: K.
+        length: L, an integer or a symbol.
         dtype: of the operands (their promotion, where they differ).
         surroundings: None, or one of `native.SURROUNDINGS`.
     """
@@ -68,7 +74,9 @@ def select(
             return Selection("shifted_sum", GPU_HALF_REASON)
         return Selection("grouped_conv", GPU_REASON)
     if platform == "tpu":
-        if kernel_size <= TPU_SHIFTED_SUM_TAPS and contraction != "input_gradient":
-            return Selection("shifted_sum", TPU_SMALL_REASON)
-        return Selection("grouped_conv", TPU_REASON)
+        if kernel_size > TPU_SHIFTED_SUM_TAPS:
+            return Selection("grouped_conv", TPU_REASON)
+        if length % TPU_SUBLANES != 0:
+            return Selection("grouped_conv", TPU_LENGTH_REASON)
+        return Selection("shifted_sum", TPU_SMALL_REASON)
     return Selection("grouped_conv", OTHER_REASON)

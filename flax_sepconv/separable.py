@@ -70,8 +70,12 @@ def compose(
     implementation: str | None,
     precision: lax.PrecisionLike,
     dtype: DTypeLike,
+    bias_with_weights: bool = False,
 ) -> list[jax.Array]:
-    """Compute both stages one after the other: the definition."""
+    """Compute both stages one after the other: the definition.
+
+    `bias_with_weights` asks for the gradients of both in one pass over the cotangent.
+    """
     h = depthwise(
         x,
         kernel,
@@ -80,7 +84,21 @@ def compose(
         precision=precision,
         dtype=jnp.result_type(x, kernel),
     )
+    if result == "w" and bias and bias_with_weights and h.dtype.itemsize == 2:
+        return _gradients_in_one(h, rest[0], precision, dtype)
     return _contract(h, *rest, result=result, bias=bias, precision=precision, dtype=dtype)
+
+
+def _gradients_in_one(
+    h: jax.Array, y: jax.Array, precision: lax.PrecisionLike, dtype: DTypeLike
+) -> list[jax.Array]:
+    """Take the bias for the weights of one more channel of h, whose steps are all one.
+
+    For 16-bit operands, which a dot multiplies without rounding: the sums are those of `_contract`.
+    """
+    with_ones = lax.pad(h, jnp.ones((), h.dtype), [(0, 0, 0), (0, 0, 0), (0, 1, 0)])
+    (both,) = _contract(with_ones, y, result="w", bias=False, precision=precision, dtype=dtype)
+    return [both[:-1], both[-1]]
 
 
 def _contract(
@@ -209,15 +227,20 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     """Lower to a call that computes both stages together where there is one, or to both."""
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
     dtypes = {aval.dtype for aval in avals}
-    K = params["geometry"].kernel_size
+    K, L = params["geometry"].kernel_size, params["geometry"].length
+    selected = select(platform, "output", K, L, avals[0].dtype).name
     together = (
-        (params["implementation"] or select(platform, "output", K, avals[0].dtype).name) == "native"
+        (params["implementation"] or selected) == "native"
         and surroundings_of(ctx) is None
         and native.declines(platform, None) is None
         and native.joins(dtypes)
         and _is_whole(ctx)
     )
-    function = native.separable if together else compose
+    if together:
+        function = native.separable
+    else:
+        in_one = platform == "tpu" and _is_whole(ctx)
+        function = functools.partial(compose, bias_with_weights=in_one)
     return mlir.lower_fun(functools.partial(function, **params))(ctx, *operands)
 
 

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import functools
 import math
-import pathlib
 import sys
 import time
 from collections.abc import Mapping
@@ -153,17 +152,14 @@ def show(row: dict[str, Any]) -> str:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the flags; unusable ones end the program before anything is measured."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="python -m benchmarks networks",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--filter", default="", help=f"only those of {', '.join(NETWORKS)}")
-    parser.add_argument(
-        "--seconds", type=float, default=20, help="for one version of a network (%(default)s)"
-    )
-    default = pathlib.Path("runs/networks.json")
-    parser.add_argument("--output", type=pathlib.Path, default=default, help="(%(default)s)")
+    flags.add_seconds(parser, 20, "for one version of a network")
+    flags.add_output(parser, "networks.json")
     arguments = parser.parse_args(argv)
     if not any(arguments.filter in name for name in NETWORKS):
         parser.error(f"--filter: no name of {', '.join(NETWORKS)} contains {arguments.filter!r}")

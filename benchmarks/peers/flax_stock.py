@@ -13,6 +13,11 @@ from benchmarks.workloads import Workload
 
 def build(workload: Workload) -> dict[str, Program]:
     """Compile the layer for a workload."""
+    return in_jax.programs(Case(workload), layer_of(workload))
+
+
+def layer_of(workload: Workload) -> in_jax.Layer:
+    """Make the layer as a function of arrays."""
     depthwise_conv = nn.Conv(
         workload.joined,
         kernel_size=(workload.kernel_size,),
@@ -29,4 +34,4 @@ def build(workload: Workload) -> dict[str, Program]:
         h = depthwise_conv.apply({"params": {"kernel": kernel}}, x)
         return dense.apply({"params": {"kernel": pointwise[0], "bias": bias}}, h)
 
-    return in_jax.programs(Case(workload), layer)
+    return layer

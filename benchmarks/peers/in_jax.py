@@ -20,19 +20,25 @@ def programs(case: Case, layer: Layer) -> dict[str, Program]:
         case: the workload in the layer's layouts.
         layer: (x, depthwise_kernel, pointwise_kernel, bias) -> y.
     """
-    *arguments, dy = map(jax.device_put, case.operands())
+    operands = list(map(jax.device_put, case.operands()))
+    return {
+        name: program(function, operands[: 4 if name == "forward" else 5], case.read)
+        for name, function in functions(layer).items()
+    }
+
+
+def functions(layer: Layer) -> dict[str, Callable[..., tuple[jax.Array, ...]]]:
+    """Make the two functions of a layer's arguments, and of dy where gradients are asked for."""
 
     def forward(*arguments: jax.Array) -> tuple[jax.Array, ...]:
         return (layer(*arguments),)
 
-    def forward_backward(dy: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, ...]:
+    def forward_backward(*arguments_and_dy: jax.Array) -> tuple[jax.Array, ...]:
+        *arguments, dy = arguments_and_dy
         y, pull_back = jax.vjp(layer, *arguments)
         return y, *pull_back(dy)
 
-    return {
-        "forward": program(forward, arguments, case.read),
-        "forward_backward": program(forward_backward, [dy, *arguments], case.read),
-    }
+    return {"forward": forward, "forward_backward": forward_backward}
 
 
 def program(function: Callable[..., Any], operands: list[jax.Array], read: Any) -> Program:

@@ -13,6 +13,11 @@ from benchmarks.workloads import Workload
 
 def build(workload: Workload) -> dict[str, Program]:
     """Compile the layer for a workload."""
+    return in_jax.programs(Case(workload), layer_of(workload))
+
+
+def layer_of(workload: Workload, implementation: str | None = None) -> in_jax.Layer:
+    """Make the layer as a function of arrays."""
     module = fsc.SeparableConv1D(
         filters=workload.filters,
         kernel_size=workload.kernel_size,
@@ -20,10 +25,11 @@ def build(workload: Workload) -> dict[str, Program]:
         padding=workload.padding,
         dilation_rate=workload.dilation_rate,
         depth_multiplier=workload.depth_multiplier,
+        implementation=implementation,
     )
 
     def layer(x: Array, depthwise: Array, pointwise: Array, bias: Array) -> Any:
         params = {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise, "bias": bias}
         return module.apply({"params": params}, x)
 
-    return in_jax.programs(Case(workload), layer)
+    return layer

@@ -18,6 +18,10 @@ from flax_sepconv.geometry import Geometry
 # save memory traffic; past 16 a CPU core's accumulators spill (K = 87: 12 ms at 16, 78 at 128).
 TAPS_PER_REDUCTION = 16
 
+# Up to so many taps have reductions of their own, which XLA for TPU fuses with the input gradient
+# into one pass (a joint one is no candidate for that); a CPU is as fast either way.
+SINGLE_TAPS = 5
+
 
 def declines(platform: str, surroundings: str | None) -> None:
     """Say why the lowering cannot run there: it runs everywhere."""
@@ -97,9 +101,10 @@ def kernel_gradient(
         _shift(padded, i, geometry).astype(accumulator)[..., None] * cotangent
         for i in range(geometry.kernel_size)
     ]
+    count = 1 if geometry.kernel_size <= SINGLE_TAPS else TAPS_PER_REDUCTION
     sums: list[jax.Array] = []
-    for i in range(0, len(terms), TAPS_PER_REDUCTION):
-        sums += _sum_together(terms[i : i + TAPS_PER_REDUCTION])
+    for i in range(0, len(terms), count):
+        sums += _sum_together(terms[i : i + count])
     # The batch is summed by an operation of its own: one all-reduce where it is sharded.
     return jnp.stack(sums).sum(1).astype(dtype)
 

@@ -1,0 +1,35 @@
+"""The results as text, and the ratios that they come to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+Facts = Mapping[str, Any]
+
+
+def row(target: str, record: Facts) -> str:
+    """Return the lines of one program: a line for each candidate."""
+    head = f"{target} {record['workload']} {record['dtype']} {record['program']}"
+    lines = [f"{head}: {record['shape']}"]
+    for name, facts in record["candidates"].items():
+        if "declined" in facts:
+            lines.append(f"  {name:14}declines: {facts['declined']}")
+        else:
+            lines.append(f"  {name:14}{_line(facts)}")
+    return "\n".join(lines)
+
+
+def _line(facts: Facts) -> str:
+    return (
+        f"{facts['bytes'] / facts['ideal_bytes']:6.2f} x ideal bytes"
+        f"{facts['roof_microseconds']:10.1f} us roof{facts['launches']:5d} launches"
+        f"{facts['temporary_bytes'] / 2**20:8.0f} MiB temporary"
+        f"{facts['compile_seconds']:7.1f} s to compile"
+    )
+
+
+def ratio(record: Facts, key: str) -> float | None:
+    """Return what is selected over stock, where both were compiled."""
+    selected, stock = (record["candidates"].get(name, {}) for name in ("selected", "stock"))
+    if key not in selected or key not in stock:
+        return None
+    return selected[key] / stock[key]

@@ -1,0 +1,33 @@
+"""The layers that are compared on accelerators: stock Flax, and ours by each lowering."""
+
+from benchmarks.peers import flax_stock, in_jax, ours
+from benchmarks.workloads import Workload
+from flax_sepconv.lowerings import LOWERINGS
+
+# "selected" is what `implementation=None` takes; "stock" is nn.Conv and nn.Dense.
+CANDIDATES = ("selected", "stock", *(name for name in LOWERINGS if name != "native"))
+
+# Kinds of layers that accelerators are bought for, at the batch of the source.
+SUITE = (
+    "jax13800_k5-0",
+    "mamba1_k4-0",
+    "shape_b-0",
+    "shape_d-0",
+    "convtasnet-3",
+    "vits_dds-1",
+    "conformer_xl-0",
+    "fastconformer-1",
+    "shape_c-0",
+    "citrinet_s1-2",
+    "keras_bench-0",
+    "conformer_k31-0",
+    "quartznet_c1-0",
+    "quartznet_c2-0",
+)
+
+
+def layer_of(candidate: str, workload: Workload) -> in_jax.Layer:
+    """Make a candidate's layer as a function of arrays."""
+    if candidate == "stock":
+        return flax_stock.layer_of(workload)
+    return ours.layer_of(workload, None if candidate == "selected" else candidate)
