@@ -54,12 +54,15 @@ def floor(operands: Operands) -> dict[str, np.ndarray]:
 
 
 def mistakes(
-    workload: Workload, results: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+    workload: Workload,
+    results: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    rounding: float = 0.0,
 ) -> list[str]:
     """Say which arrays differ from the expected ones by more than rounding.
 
     The allowed difference is relative to the largest entry; it follows from float32 and from how
-    many terms an entry sums up.
+    many terms an entry sums up. `rounding` is what factors and results lose that have fewer bits.
     """
     w = workload
     positions = w.batch * w.steps
@@ -77,7 +80,7 @@ def mistakes(
             found.append(f"{name} has shape {result.shape} instead of {want.shape}")
             continue
         off = np.abs(result - want).max() / np.abs(want).max()
-        allowed = MARGIN * np.finfo(np.float32).eps * np.sqrt(terms[name])
+        allowed = MARGIN * (rounding + np.finfo(np.float32).eps * np.sqrt(terms[name]))
         if not off <= allowed:
             found.append(f"{name} is off by {off:.1e} (allowed: {allowed:.1e})")
     return found

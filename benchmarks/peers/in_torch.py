@@ -1,6 +1,7 @@
 """What the peers on PyTorch share: two eager programs around a function of tensors."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional
@@ -10,6 +11,7 @@ from benchmarks.case import Case
 from benchmarks.worker import Program
 
 Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Tensors = tuple[torch.Tensor, ...]
 
 
 def programs(case: Case, ways: dict[str, Layer]) -> dict[str, Program]:
@@ -20,25 +22,30 @@ def programs(case: Case, ways: dict[str, Layer]) -> dict[str, Program]:
         ways: name -> (x, depthwise_kernel, pointwise_kernel, bias) -> y. The fastest way of each
             program is taken, and named in the facts.
     """
-    *arguments, dy = (torch.from_numpy(array) for array in case.operands())
+    made = {}
+    for name, function in functions([torch.from_numpy(array) for array in case.operands()]).items():
+        runs = {way: functools.partial(function, layer) for way, layer in ways.items()}
+        way = timing.fastest(runs)
+        facts = {"compile_seconds": None, "memory_bytes": None, "way": way}
+        made[name] = Program(runs[way], case.read, facts)
+    return made
+
+
+def functions(operands: Sequence[torch.Tensor]) -> dict[str, Callable[[Layer], Tensors]]:
+    """Make the two functions of a layer, for operands that end in dy."""
+    *arguments, dy = operands
     for tensor in arguments:
         tensor.requires_grad_()
 
-    def forward(layer: Layer) -> tuple[torch.Tensor, ...]:
+    def forward(layer: Layer) -> Tensors:
         with torch.inference_mode():
             return (layer(*arguments),)
 
-    def forward_backward(layer: Layer) -> tuple[torch.Tensor, ...]:
+    def forward_backward(layer: Layer) -> Tensors:
         y = layer(*arguments)
         return y.detach(), *torch.autograd.grad(y, arguments, dy)
 
-    made = {}
-    for function in (forward, forward_backward):
-        runs = {name: _bound(function, layer) for name, layer in ways.items()}
-        way = timing.fastest(runs)
-        facts = {"compile_seconds": None, "memory_bytes": None, "way": way}
-        made[function.__name__] = Program(runs[way], case.read, facts)
-    return made
+    return {"forward": forward, "forward_backward": forward_backward}
 
 
 def padded(x: torch.Tensor, pads: tuple[int, int]) -> tuple[torch.Tensor, int]:
@@ -48,7 +55,3 @@ def padded(x: torch.Tensor, pads: tuple[int, int]) -> tuple[torch.Tensor, int]:
     """
     low, high = pads
     return (x, low) if low == high else (functional.pad(x, pads), 0)
-
-
-def _bound(function: Callable[[Layer], tuple[torch.Tensor, ...]], layer: Layer) -> Callable:
-    return lambda: function(layer)

@@ -11,6 +11,11 @@ from benchmarks.workloads import Workload
 
 def build(workload: Workload) -> dict[str, Program]:
     """Make the layer for a workload."""
+    return in_torch.programs(*ways_of(workload))
+
+
+def ways_of(workload: Workload) -> tuple[Case, dict[str, in_torch.Layer]]:
+    """Return the layouts, and the layer by the names of the ways to compute it."""
 
     def layer(x: Tensor, depthwise: Tensor, pointwise: Tensor, bias: Tensor) -> Tensor:
         x, padding = in_torch.padded(x, workload.pads)
@@ -24,4 +29,4 @@ def build(workload: Workload) -> dict[str, Program]:
         )
         return conv1d(h, pointwise, bias)
 
-    return in_torch.programs(Case(workload, data="BCL", kernels="torch"), {"conv1d": layer})
+    return Case(workload, data="BCL", kernels="torch"), {"conv1d": layer}

@@ -19,6 +19,11 @@ from benchmarks.workloads import Workload
 
 def build(workload: Workload) -> dict[str, Program]:
     """Make the layer for a workload."""
+    return in_torch.programs(*ways_of(workload))
+
+
+def ways_of(workload: Workload) -> tuple[Case, dict[str, in_torch.Layer]]:
+    """Return the layouts, and the layer by the names of the ways to compute it."""
     settings: dict[str, Any] = {"stride": workload.strides, "groups": workload.channels}
     dilation = workload.dilation_rate
 
@@ -49,5 +54,4 @@ def build(workload: Workload) -> dict[str, Program]:
         return y.squeeze(2).transpose(1, 2).contiguous()
 
     ways = (conv1d_linear, conv1d_conv1d, conv2d_linear, conv2d_conv2d)
-    case = Case(workload, kernels="torch")
-    return in_torch.programs(case, {way.__name__: way for way in ways})
+    return Case(workload, kernels="torch"), {way.__name__: way for way in ways}
