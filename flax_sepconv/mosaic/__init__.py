@@ -1,0 +1,1 @@
+"""Fused Mosaic (Pallas TPU) kernels."""
