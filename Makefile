@@ -7,7 +7,7 @@ NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h)
 CONFIG ?= configs/japanese_vowels.py
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench wheel sanitize clean
+.PHONY: help train test lint format bench aot wheel sanitize clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ format: $(VENV)/dev.stamp ## Format the sources.
 
 bench: $(VENV)/bench.stamp ## Time the layer against other frameworks (about 5 minutes).
 	$(BIN)/python -m benchmarks $(ARGS)
+
+aot: $(VENV)/aot/stamp ## Compile for TPUs and an H100 that need not be there (hours; ARGS="--targets v5e").
+	$(VENV)/aot/bin/python -m benchmarks aot $(ARGS)
 
 wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each in an empty environment.
 	rm -rf build dist $(VENV)/empty
@@ -52,6 +55,12 @@ clean: ## Remove the environment and everything built (not runs/).
 
 $(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/python
 	$(INSTALL) --editable '.[$*]'
+	touch $@
+
+# The compilers for accelerators stay out of the environment of the tests: jax would look for both.
+$(VENV)/aot/stamp: pyproject.toml setup.py constraints.txt $(NATIVE)
+	$(PYTHON) -m venv $(VENV)/aot
+	$(subst $(BIN),$(VENV)/aot/bin,$(INSTALL)) --editable '.[aot]'
 	touch $@
 
 $(BIN)/python:

@@ -75,12 +75,14 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
 
 def check_writable(parser: Parser, path: pathlib.Path) -> None:
     """End the program where results could not be written."""
+    is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a"):
-            pass
+        path.touch()
     except OSError as error:
         parser.error(f"--output: {error}")
+    if is_new:
+        path.unlink()
 
 
 def named(parser: Parser, flag: str, text: str, known: Iterable[str]) -> list[str]:

@@ -102,11 +102,17 @@ def contract(
     if name is None:
         K, L = geometry.kernel_size, geometry.length
         name = select(platform, contraction, K, L, operand_dtype, surroundings).name
-    elif reason := LOWERINGS[name].declines(platform, surroundings):
-        raise NotImplementedError(f"implementation={name!r} cannot run here: {reason}")
+    else:
+        check_named(name, platform, surroundings)
     lowering = getattr(LOWERINGS[name], contraction)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
-    return lowering(a, b, geometry, accumulator, dtype, precision)
+    return lowering(a, b, geometry, accumulator, dtype, precision, platform)
+
+
+def check_named(name: str, platform: str, surroundings: str | None) -> None:
+    """Raise NotImplementedError where a lowering that was asked for by name does not run."""
+    if reason := LOWERINGS[name].declines(platform, surroundings):
+        raise NotImplementedError(f"implementation={name!r} cannot run here: {reason}")
 
 
 def _abstract(
@@ -121,9 +127,9 @@ def _abstract(
 
     def typed(a: jax.Array, b: jax.Array) -> jax.Array:
         if result == "k":
-            out = stand_in(a, b, one_tap, dtype, dtype, None)
+            out = stand_in(a, b, one_tap, dtype, dtype, None, "cpu")
             return jnp.repeat(out, geometry.kernel_size, 0)
-        return stand_in(a, b[:1], one_tap, dtype, dtype, None)
+        return stand_in(a, b[:1], one_tap, dtype, dtype, None, "cpu")
 
     return jax.make_jaxpr(typed)(a, b).out_avals[0]
 

@@ -18,7 +18,13 @@ GPU_HALF_REASON = (
     "16-bit 1-D convolutions are reported to fail on CUDA (jax-ml/jax#37922); the shifted sum is "
     "not a convolution to XLA"
 )
-GPU_REASON = "not measured on a GPU yet: the definition"
+GPU_REASON = (
+    "compiled for H100 (not run), shifted sums are one launch and move no more bytes than the "
+    "convolution and the copies around it"
+)
+GPU_KERNEL_REASON = (
+    "compiled for H100 (not run), from 5 taps up the convolution moves fewer bytes here"
+)
 TPU_SMALL_REASON = (
     "compiled for TPU (not run), up to 5 taps shifted sums fuse with their neighbours (the forward "
     "one into the pointwise contraction) and take the least time and bytes"
@@ -32,6 +38,7 @@ TPU_LENGTH_REASON = (
 )
 OTHER_REASON = "not measured on this platform: the definition"
 
+GPU_SHIFTED_SUM_TAPS = 4
 TPU_SHIFTED_SUM_TAPS = 5
 TPU_SUBLANES = 8
 
@@ -72,7 +79,9 @@ def select(
     if platform in ("cuda", "rocm", "gpu"):
         if jnp.dtype(dtype).itemsize == 2:
             return Selection("shifted_sum", GPU_HALF_REASON)
-        return Selection("grouped_conv", GPU_REASON)
+        if contraction == "kernel_gradient" and kernel_size > GPU_SHIFTED_SUM_TAPS:
+            return Selection("grouped_conv", GPU_KERNEL_REASON)
+        return Selection("shifted_sum", GPU_REASON)
     if platform == "tpu":
         if kernel_size > TPU_SHIFTED_SUM_TAPS:
             return Selection("grouped_conv", TPU_REASON)

@@ -1,9 +1,10 @@
 """Both stages as one primitive, so that a lowering may compute them together.
 
-`separable_conv1d` with result "y" is pointwise(depthwise(x, k), w) + b; with result "w" it gives
-the gradients of w and b, from x, k and the cotangent y. Given x and k, each is linear in what
-remains, and the other one's transpose. h = depthwise(x, k) is no residual: where it is needed again
-it is computed again (or, where XLA sees both, once for both).
+`separable_conv1d` with result "y" is pointwise(depthwise(x, k), w) + b. With result "w" it gives
+the gradients of w and b, from x, k and the cotangent y: given x and k, each of the two is linear in
+what remains, and the other one's transpose. With result "xkw" it gives all gradients, from x, k, w
+and y: the transpose of `separable_tangent`, the derivative of y as a primitive of its own, which
+takes the place of its parts for lowerings that compute all gradients together.
 
 By definition they are compositions, and that is what they are lowered to where nothing is gained
 by computing them together.
@@ -11,7 +12,7 @@ by computing them together.
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,18 @@ from jax import lax
 from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from flax_sepconv.depthwise import depthwise, divided_like, surroundings_of, vary_alike
+from flax_sepconv.composition import compose, contract, tangent
+from flax_sepconv.depthwise import check_named, depthwise, divided_like, surroundings_of, vary_alike
 from flax_sepconv.geometry import Geometry
-from flax_sepconv.lowerings import native
+from flax_sepconv.lowerings import LOWERINGS
 from flax_sepconv.selection import select
-
-Result = Literal["y", "w"]
 
 separable_p = Primitive("separable_conv1d")
 separable_p.multiple_results = True
+tangent_p = Primitive("separable_tangent")
+tangent_p.multiple_results = True
 
 
 def separable(
@@ -47,7 +48,7 @@ def separable(
     """Filter, then contract: (B, L, C), (K, C, M), (C*M, F), (F,) -> (B, output_length, F)."""
     operands = (x, kernel, weights) if bias is None else (x, kernel, weights, bias)
     # What is asked for by name and has no way to compute both together stays two operations.
-    together = implementation in (None, "native")
+    together = implementation is None or _fused(implementation)
     (y,) = (_bind if together else compose)(
         *operands,
         result="y",
@@ -60,76 +61,9 @@ def separable(
     return y
 
 
-def compose(
-    x: jax.Array,
-    kernel: jax.Array,
-    *rest: jax.Array,
-    result: Result,
-    bias: bool,
-    geometry: Geometry,
-    implementation: str | None,
-    precision: lax.PrecisionLike,
-    dtype: DTypeLike,
-    bias_with_weights: bool = False,
-) -> list[jax.Array]:
-    """Compute both stages one after the other: the definition.
-
-    `bias_with_weights` asks for the gradients of both in one pass over the cotangent.
-    """
-    h = depthwise(
-        x,
-        kernel,
-        geometry,
-        implementation=implementation,
-        precision=precision,
-        dtype=jnp.result_type(x, kernel),
-    )
-    if result == "w" and bias and bias_with_weights and h.dtype.itemsize == 2:
-        return _gradients_in_one(h, rest[0], precision, dtype)
-    return _contract(h, *rest, result=result, bias=bias, precision=precision, dtype=dtype)
-
-
-def _gradients_in_one(
-    h: jax.Array, y: jax.Array, precision: lax.PrecisionLike, dtype: DTypeLike
-) -> list[jax.Array]:
-    """Take the bias for the weights of one more channel of h, whose steps are all one.
-
-    For 16-bit operands, which a dot multiplies without rounding: the sums are those of `_contract`.
-    """
-    with_ones = lax.pad(h, jnp.ones((), h.dtype), [(0, 0, 0), (0, 0, 0), (0, 1, 0)])
-    (both,) = _contract(with_ones, y, result="w", bias=False, precision=precision, dtype=dtype)
-    return [both[:-1], both[-1]]
-
-
-def _contract(
-    h: jax.Array,
-    *rest: jax.Array,
-    result: Result,
-    bias: bool,
-    precision: lax.PrecisionLike,
-    dtype: DTypeLike,
-) -> list[jax.Array]:
-    """Contract h with the weights over channels, or with the cotangent over batch and steps."""
-    accumulator = jnp.promote_types(jnp.result_type(h, rest[0]), jnp.float32)
-    axes = ((2,), (0,)) if result == "y" else ((0, 1), (0, 1))
-    own, other = jax.typeof(h).sharding, jax.typeof(rest[0]).sharding
-    # Where types tell how arrays are divided, a sum over what is divided must say what it becomes.
-    explicit = result == "w" and own.mesh.are_all_axes_explicit
-    contracted = lax.dot_general(
-        h,
-        rest[0],
-        (axes, ((), ())),
-        precision=precision,
-        preferred_element_type=accumulator,
-        out_sharding=PartitionSpec(own.spec[2], other.spec[2]) if explicit else None,
-    )
-    if result == "y":
-        shifted = contracted + rest[1].astype(accumulator) if len(rest) > 1 else contracted
-        return [shifted.astype(dtype)]
-    gradients = [contracted.astype(dtype)]
-    if bias:
-        gradients.append(rest[0].astype(accumulator).sum((0, 1)).astype(dtype))
-    return gradients
+def _fused(implementation: str | None) -> dict[str, Any]:
+    """Return the results that a lowering computes from both stages together, and how."""
+    return getattr(LOWERINGS[implementation], "FUSED", {}) if implementation else {}
 
 
 def _bind(*operands: jax.Array, **params: Any) -> list[jax.Array]:
@@ -145,6 +79,12 @@ def _jvp(
 ) -> tuple[list[jax.Array], list[Any]]:
     """Differentiate: through h by the composition, and in the rest, which is linear, by itself."""
     out = _bind(*primals, **params)
+    if params["result"] == "xkw":
+        dots = tuple(map(ad.instantiate_zeros, tangents))
+        return out, jax.jvp(functools.partial(compose, **params), tuple(primals), dots)[1]
+    if params["result"] == "y" and "xkw" in _fused(params["implementation"]):
+        operands = vary_alike(*primals[:3], *map(ad.instantiate_zeros, tangents))
+        return out, tangent_p.bind(*operands, **_without_result(params))
     x, kernel, *rest = primals
     x_dot, kernel_dot, *rest_dot = tangents
     h_dots = [
@@ -163,7 +103,7 @@ def _jvp(
     if h_dots:
         # No bias: nothing but h moves.
         terms.append(
-            _contract(
+            contract(
                 sum(h_dots[1:], h_dots[0]),
                 rest[0],
                 result=params["result"],
@@ -186,7 +126,8 @@ def _add(terms: list[list[Any]], index: int, like: jax.Array) -> Any:
 def _transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> list[Any]:
     """Carry cotangents back to what is linear: w and b, or y; x or k by the composition."""
     x, kernel, *rest = operands
-    if ad.is_undefined_primal(x) or ad.is_undefined_primal(kernel):
+    through_h = ad.is_undefined_primal(x) or ad.is_undefined_primal(kernel)
+    if through_h or params["result"] == "xkw":
         return _transpose_through_h(cotangents, operands, params)
     unknown: Any = rest[0]
     known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
@@ -223,24 +164,62 @@ def _batch(
     return out, [0] * len(out)
 
 
+def _without_result(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name != "result"}
+
+
+def _tangent_abstract(*operands: Any, **params: Any) -> list[Any]:
+    return list(jax.make_jaxpr(functools.partial(tangent, **params))(*operands).out_avals)
+
+
+def _tangent_jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[Any], **params: Any
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    dots = tuple(map(ad.instantiate_zeros, tangents))
+    return jax.jvp(functools.partial(tangent, **params), tuple(primals), dots)
+
+
+def _tangent_transpose(
+    cotangents: Sequence[Any], x: Any, kernel: Any, weights: Any, *dots: Any, **params: Any
+) -> list[Any]:
+    """Compute all gradients, and hand out those that are asked for."""
+    (y,) = map(ad.instantiate_zeros, cotangents)
+    gradients = _bind(x, kernel, weights, y, result="xkw", **params)
+    wanted = [
+        divided_like(gradient, dot) if ad.is_undefined_primal(dot) else None
+        for gradient, dot in zip(gradients, dots, strict=True)
+    ]
+    return [None, None, None, *wanted]
+
+
+def _tangent_batch(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], **params: Any
+) -> tuple[list[jax.Array], list[int]]:
+    out = jax.vmap(functools.partial(tangent, **params), in_axes=tuple(axes))(*operands)
+    return out, [0] * len(out)
+
+
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower to a call that computes both stages together where there is one, or to both."""
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
-    dtypes = {aval.dtype for aval in avals}
+    surroundings, named = surroundings_of(ctx), params["implementation"]
     K, L = params["geometry"].kernel_size, params["geometry"].length
-    selected = select(platform, "output", K, L, avals[0].dtype).name
-    together = (
-        (params["implementation"] or selected) == "native"
-        and surroundings_of(ctx) is None
-        and native.declines(platform, None) is None
-        and native.joins(dtypes)
+    name = named or select(platform, "output", K, L, avals[0].dtype, surroundings).name
+    if named:
+        check_named(named, platform, surroundings)
+    lowering: Any = LOWERINGS[name]
+    result, geometry = params["result"], params["geometry"]
+    if (
+        result in _fused(name)
+        and surroundings is None
         and _is_whole(ctx)
-    )
-    if together:
-        function = native.separable
+        and lowering.joins(result, geometry, avals)
+    ):
+        function = _fused(name)[result]
     else:
-        in_one = platform == "tpu" and _is_whole(ctx)
-        function = functools.partial(compose, bias_with_weights=in_one)
+        # One more channel divides as badly as it can.
+        divided = platform == "tpu" and not _is_whole(ctx)
+        function = functools.partial(compose, platform=None if divided else platform)
     return mlir.lower_fun(functools.partial(function, **params))(ctx, *operands)
 
 
@@ -250,12 +229,17 @@ def _is_whole(ctx: mlir.LoweringRuleContext) -> bool:
     return hasattr(axes, "manual_axes") or getattr(axes, "num_devices", 1) == 1
 
 
-separable_p.def_impl(functools.partial(dispatch.apply_primitive, separable_p))
-separable_p.def_abstract_eval(_abstract)
-ad.primitive_jvps[separable_p] = _jvp
-ad.primitive_transposes[separable_p] = _transpose
-batching.primitive_batchers[separable_p] = _batch
-dispatch.prim_requires_devices_during_lowering.add(separable_p)
+for _primitive, _rules in (
+    (separable_p, (_abstract, _jvp, _transpose, _batch)),
+    (tangent_p, (_tangent_abstract, _tangent_jvp, _tangent_transpose, _tangent_batch)),
+):
+    _primitive.def_impl(functools.partial(dispatch.apply_primitive, _primitive))
+    _primitive.def_abstract_eval(_rules[0])
+    ad.primitive_jvps[_primitive] = _rules[1]
+    ad.primitive_transposes[_primitive] = _rules[2]
+    batching.primitive_batchers[_primitive] = _rules[3]
+    dispatch.prim_requires_devices_during_lowering.add(_primitive)
+mlir.register_lowering(tangent_p, mlir.lower_fun(tangent))
 for _platform in ("cpu", "cuda", "rocm", "tpu"):
     mlir.register_lowering(
         separable_p, functools.partial(_lower, platform=_platform), platform=_platform

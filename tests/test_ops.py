@@ -222,7 +222,10 @@ def test_strides_with_dilation_against_torch(padding):
     [
         ("cpu", "output", 31, "float32", "native"),
         ("cpu", "kernel_gradient", 768, "bfloat16", "native"),
-        ("cuda", "output", 5, "float32", "grouped_conv"),
+        ("cuda", "output", 87, "float32", "shifted_sum"),
+        ("cuda", "kernel_gradient", 4, "float32", "shifted_sum"),
+        ("rocm", "kernel_gradient", 5, "float32", "grouped_conv"),
+        ("cuda", "kernel_gradient", 5, "bfloat16", "shifted_sum"),
         ("gpu", "input_gradient", 5, "bfloat16", "shifted_sum"),
         ("tpu", "output", 5, "bfloat16", "shifted_sum"),
         ("tpu", "input_gradient", 5, "bfloat16", "shifted_sum"),

@@ -16,8 +16,6 @@ from benchmarks.case import shapes
 from benchmarks.peers import in_jax
 from benchmarks.workloads import Workload
 
-MICRO = 1e6
-
 
 def measure(
     target: str, folder: pathlib.Path, workload: Workload, dtype: str, candidate: str, program: str
@@ -55,7 +53,7 @@ def measure(
     memory = compiled.memory_analysis()
     counts = roofline.counts(workload, jnp.dtype(dtype).itemsize)[program]
     return {
-        **_sums(target, operations, bundles.dumped(folder)),
+        **sums(target, operations, bundles.dumped(folder)),
         "ideal_bytes": counts["bytes"],
         "flops": counts["depthwise_flops"] + counts["pointwise_flops"],
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
@@ -63,7 +61,7 @@ def measure(
     }
 
 
-def _sums(
+def sums(
     target: str, operations: list[traffic.Operation], issued: dict[str, int]
 ) -> dict[str, Any]:
     """Add up the operations: bytes, launches, and for a TPU the roof time and the largest parts."""

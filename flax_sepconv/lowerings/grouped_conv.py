@@ -2,6 +2,8 @@
 
 `lax.conv_general_dilated` with `feature_group_count=C`; legal on every platform and for every
 shape. The gradients are written as convolutions of their own, so that they too are single calls.
+XLA sums 16-bit convolutions in float32 whatever type is asked for; asking for float32 where 16 bits
+are wanted makes it convert the operands first.
 """
 
 import jax
@@ -23,8 +25,10 @@ def output(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+    del accumulator, platform  # XLA has its own.
     K, C, M = kernel.shape
     x, kernel = _same_dtype(x, kernel)
     out = lax.conv_general_dilated(
@@ -36,7 +40,7 @@ def output(
         dimension_numbers=("NHC", "HIO", "NHC"),
         feature_group_count=C,
         precision=precision,
-        preferred_element_type=accumulator,
+        preferred_element_type=jnp.promote_types(x.dtype, dtype),
     )
     return out.astype(dtype)
 
@@ -48,8 +52,10 @@ def input_gradient(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
+    del accumulator, platform  # XLA has its own.
     C = kernel.shape[1]
     y, kernel = _same_dtype(y, kernel)
     out = lax.conv_general_dilated(
@@ -62,7 +68,7 @@ def input_gradient(
         dimension_numbers=("NHC", "HIO", "NHC"),
         feature_group_count=C,
         precision=precision,
-        preferred_element_type=accumulator,
+        preferred_element_type=jnp.promote_types(y.dtype, dtype),
     )
     return out.astype(dtype)
 
@@ -74,8 +80,10 @@ def kernel_gradient(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
+    del accumulator, platform  # XLA has its own.
     C = x.shape[-1]
     x, y = _same_dtype(x, y)
     # Channels take the role of the batch, examples that of the contracted features.
@@ -88,7 +96,7 @@ def kernel_gradient(
         dimension_numbers=("CHN", "IHO", "NHC"),
         batch_group_count=C,
         precision=precision,
-        preferred_element_type=accumulator,
+        preferred_element_type=jnp.promote_types(x.dtype, dtype),
     )
     return gradient.reshape(geometry.kernel_size, C, y.shape[-1] // C).astype(dtype)
 

@@ -8,7 +8,7 @@ bfloat16 is summed in float32; float16 is computed as float32.
 import ctypes
 import pathlib
 import sys
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -83,9 +83,10 @@ def output(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
-    del precision  # Products and sums of the accumulator's dtype are exact enough.
+    del precision, platform  # Products and sums of the accumulator's dtype are exact enough.
     M = kernel.shape[2]
 
     def shape(x: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
@@ -101,9 +102,10 @@ def input_gradient(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
-    del precision
+    del precision, platform
     M = kernel.shape[2]
 
     def shape(y: jax.Array, kernel: jax.Array) -> tuple[int, ...]:
@@ -119,9 +121,10 @@ def kernel_gradient(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-    del precision
+    del precision, platform
     M = y.shape[-1] // x.shape[-1]
 
     def shape(x: jax.Array, y: jax.Array) -> tuple[int, ...]:
@@ -153,8 +156,10 @@ def _call(
     return partitioned(contraction, call, multiplier)(a, b).astype(dtype)
 
 
-def joins(dtypes: Set[jnp.dtype]) -> bool:
-    """Tell whether `separable` is for operands and results of these dtypes."""
+def joins(result: str, geometry: Geometry, avals: Sequence[Any]) -> bool:
+    """Tell whether `separable` is for operands and results of these types."""
+    del result, geometry
+    dtypes = {aval.dtype for aval in avals}
     return len(dtypes) == 1 and dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}
 
 
@@ -199,3 +204,7 @@ def _ffi_call(target: str, out: Any, geometry: Geometry, *operands: jax.Array) -
         dilation=np.int64(geometry.dilation),
         pad_low=np.int64(geometry.pad_low),
     )
+
+
+# Results of both stages, as `flax_sepconv.separable` names them.
+FUSED = {"y": separable, "w": separable}

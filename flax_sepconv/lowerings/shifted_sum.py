@@ -14,13 +14,11 @@ from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
 
-# One XLA reduction sums the products of this many taps in a single pass over x and y. Fewer passes
-# save memory traffic; past 16 a CPU core's accumulators spill (K = 87: 12 ms at 16, 78 at 128).
-TAPS_PER_REDUCTION = 16
-
-# Up to so many taps have reductions of their own, which XLA for TPU fuses with the input gradient
-# into one pass (a joint one is no candidate for that); a CPU is as fast either way.
-SINGLE_TAPS = 5
+# On CPU one XLA reduction sums the products of this many taps in a single pass over x and y. Fewer
+# passes save memory traffic; past 16 the accumulators spill (K = 87: 12 ms at 16, 78 at 128).
+# For TPU and GPU each tap has a reduction of its own: XLA fuses those with each other, with their
+# products, and with the input gradient, but writes the products of a joint one to memory.
+TAPS_PER_CPU_REDUCTION = 16
 
 
 def declines(platform: str, surroundings: str | None) -> None:
@@ -34,9 +32,10 @@ def output(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
-    del precision  # Products and sums of the accumulator's dtype are exact enough.
+    del precision, platform  # Products and sums of the accumulator's dtype are exact enough.
     K, C, M = kernel.shape
     padded = _pad(x, geometry.pad_low, geometry.pad_high)
     taps = kernel.astype(accumulator)
@@ -52,13 +51,14 @@ def input_gradient(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C).
 
     Input step p receives tap i only where p + pad_low - i * D is a multiple of S: the S residues of
     p are S sums of stride one, interleaved at the end.
     """
-    del precision
+    del precision, platform
     K, C, M = kernel.shape
     S, D = geometry.stride, geometry.dilation
     phases = -(-geometry.length // S)
@@ -91,6 +91,7 @@ def kernel_gradient(
     accumulator: DTypeLike,
     dtype: DTypeLike,
     precision: lax.PrecisionLike,
+    platform: str,
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
     del precision
@@ -101,7 +102,7 @@ def kernel_gradient(
         _shift(padded, i, geometry).astype(accumulator)[..., None] * cotangent
         for i in range(geometry.kernel_size)
     ]
-    count = 1 if geometry.kernel_size <= SINGLE_TAPS else TAPS_PER_REDUCTION
+    count = TAPS_PER_CPU_REDUCTION if platform == "cpu" else 1
     sums: list[jax.Array] = []
     for i in range(0, len(terms), count):
         sums += _sum_together(terms[i : i + count])

@@ -1,0 +1,113 @@
+"""Both stages one after the other: what `separable` computes, by definition.
+
+h = depthwise(x, k) is no residual: where it is needed again it is computed again (or, where XLA
+sees both, once for both).
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
+
+from flax_sepconv.depthwise import depthwise
+from flax_sepconv.geometry import Geometry
+
+Result = Literal["y", "w", "xkw"]
+
+
+def compose(
+    x: jax.Array,
+    kernel: jax.Array,
+    *rest: jax.Array,
+    result: Result,
+    bias: bool,
+    geometry: Geometry,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+    platform: str | None = None,
+) -> list[jax.Array]:
+    """Compute a result of `separable`.
+
+    A platform, where it is given, may have ways to spare a pass over memory in 16 bits: on TPU the
+    gradients of weights and bias are one contraction, on a GPU the bias is added to what the
+    contraction rounded, which it does itself.
+    """
+    stage: Any = {"implementation": implementation, "precision": precision}
+    if result == "xkw":
+        return _gradients(x, kernel, *rest, bias=bias, geometry=geometry, dtype=dtype, **stage)
+    h = depthwise(x, kernel, geometry, dtype=jnp.result_type(x, kernel), **stage)
+    settings: Any = {"result": result, "bias": bias, "precision": precision, "dtype": dtype}
+    if bias and jnp.result_type(h, rest[0]).itemsize == 2:
+        if platform == "tpu" and result == "w":
+            return _gradients_in_one(h, rest[0], precision, dtype)
+        if platform in ("cuda", "rocm") and result == "y":
+            (y,) = contract(h, rest[0], **settings | {"bias": False})
+            return [y + rest[1].astype(dtype)]
+    return contract(h, *rest, **settings)
+
+
+def tangent(
+    x: jax.Array, kernel: jax.Array, weights: jax.Array, *dots: jax.Array, **params: Any
+) -> list[jax.Array]:
+    """Compute how y moves with x, both kernels and, where there is one, the bias (`dots`)."""
+    primals = (x, kernel, weights, *(jnp.zeros_like(dot) for dot in dots[3:]))
+    return jax.jvp(functools.partial(compose, result="y", **params), primals, dots)[1]
+
+
+def _gradients(
+    x: jax.Array, kernel: jax.Array, weights: jax.Array, y: jax.Array, **params: Any
+) -> list[jax.Array]:
+    """Carry a cotangent back to x, both kernels and, where there is one, the bias."""
+    biases = [jnp.zeros(weights.shape[1], weights.dtype)] if params["bias"] else []
+    linear = functools.partial(compose, result="y", **params)
+    return list(jax.vjp(linear, x, kernel, weights, *biases)[1]([y.astype(params["dtype"])]))
+
+
+def _gradients_in_one(
+    h: jax.Array, y: jax.Array, precision: lax.PrecisionLike, dtype: DTypeLike
+) -> list[jax.Array]:
+    """Take the bias for the weights of one more channel of h, whose steps are all one.
+
+    For 16-bit operands, which a dot multiplies without rounding: the sums are those of `contract`.
+    """
+    with_ones = lax.pad(h, jnp.ones((), h.dtype), [(0, 0, 0), (0, 0, 0), (0, 1, 0)])
+    (both,) = contract(with_ones, y, result="w", bias=False, precision=precision, dtype=dtype)
+    return [both[:-1], both[-1]]
+
+
+def contract(
+    h: jax.Array,
+    *rest: jax.Array,
+    result: Result,
+    bias: bool,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+) -> list[jax.Array]:
+    """Contract h with the weights over channels, or with the cotangent over batch and steps."""
+    operand_dtype = jnp.result_type(h, rest[0])
+    accumulator = jnp.promote_types(operand_dtype, jnp.float32)
+    axes = ((2,), (0,)) if result == "y" else ((0, 1), (0, 1))
+    own, other = jax.typeof(h).sharding, jax.typeof(rest[0]).sharding
+    # Where types tell how arrays are divided, a sum over what is divided must say what it becomes.
+    explicit = result == "w" and own.mesh.are_all_axes_explicit
+    sums_on = result == "y" and bias
+    contracted = lax.dot_general(
+        h,
+        rest[0],
+        (axes, ((), ())),
+        precision=precision,
+        # Sums are made in float32 either way; what is asked for is when to round them.
+        preferred_element_type=accumulator if sums_on else jnp.promote_types(operand_dtype, dtype),
+        out_sharding=PartitionSpec(own.spec[2], other.spec[2]) if explicit else None,
+    )
+    if result == "y":
+        return [(contracted + rest[1].astype(accumulator) if bias else contracted).astype(dtype)]
+    gradients = [contracted.astype(dtype)]
+    if bias:
+        gradients.append(rest[0].astype(accumulator).sum((0, 1)).astype(dtype))
+    return gradients
