@@ -57,7 +57,9 @@ def programs_of(
 ) -> dict[str, Callable[[], jax.Array]]:
     """Compile a contraction with every lowering that does not decline it."""
     programs = {}
-    for lowering in LOWERINGS:
+    for lowering, module in LOWERINGS.items():
+        if module.declines(jax.default_backend(), None):
+            continue
         try:
             programs[lowering] = program_of(workload, contraction, lowering, dtype)
         except NotImplementedError as reason:
@@ -89,6 +91,7 @@ def measure(
         (workload.kernel_size, workload.channels, workload.depth_multiplier),
         platform=jax.default_backend(),
         contraction=contraction,
+        strides=workload.strides,
         dtype=dtype,
     ).name
     if selected not in times:

@@ -33,9 +33,9 @@ def compose(
 ) -> list[jax.Array]:
     """Compute a result of `separable`.
 
-    A platform, where it is given, may have ways to spare a pass over memory in 16 bits: on TPU the
-    gradients of weights and bias are one contraction, on a GPU the bias is added to what the
-    contraction rounded, which it does itself.
+    Accelerators, where one is given, spare passes over memory in 16 bits: the bias is added to what
+    the contraction rounded, as Flax and Keras do, and on TPU the gradients of weights and bias are
+    one contraction.
     """
     stage: Any = {"implementation": implementation, "precision": precision}
     if result == "xkw":
@@ -45,7 +45,7 @@ def compose(
     if bias and jnp.result_type(h, rest[0]).itemsize == 2:
         if platform == "tpu" and result == "w":
             return _gradients_in_one(h, rest[0], precision, dtype)
-        if platform in ("cuda", "rocm") and result == "y":
+        if platform in ("cuda", "rocm", "tpu") and result == "y":
             (y,) = contract(h, rest[0], **settings | {"bias": False})
             return [y + rest[1].astype(dtype)]
     return contract(h, *rest, **settings)

@@ -168,6 +168,7 @@ def select_implementation(
     *,
     platform: str,
     contraction: str = "output",
+    strides: int | tuple[int] = 1,
     dtype: DTypeLike = "float32",
     surroundings: str | None = None,
 ) -> Selection:
@@ -181,6 +182,7 @@ def select_implementation(
         platform: "cpu", "cuda", "rocm" or "tpu" (`jax.default_backend()` says "gpu" for the middle
             two, which is accepted).
         contraction: "output", "input_gradient" or "kernel_gradient".
+        strides: S, as in the operation.
         dtype: of the operands.
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
             "partly manual" (inside a `shard_map` over some axes of a mesh), "without mesh"
@@ -198,8 +200,8 @@ def select_implementation(
     if surroundings is not None:
         choice("surroundings", surroundings, tuple(native.SURROUNDINGS))
     _check_kernel(tuple(depthwise_kernel_shape), x_shape[-1])
-    K, L = depthwise_kernel_shape[0], x_shape[-2]
-    return select(platform, contraction, K, L, dtype, surroundings)
+    K, L, S = depthwise_kernel_shape[0], x_shape[-2], positive_int("strides", strides)
+    return select(platform, contraction, K, L, S, dtype, surroundings)
 
 
 def positive_int(name: str, value: Any) -> int:

@@ -32,9 +32,9 @@ TPU_SMALL_REASON = (
 TPU_REASON = (
     "compiled for TPU (not run), the convolution uses the matrix unit, which wins from 6 taps up"
 )
-TPU_LENGTH_REASON = (
-    "compiled for TPU (not run), shifted sums need lengths of whole tiles (multiples of 8), or the "
-    "convolution takes less time"
+TPU_SHAPE_REASON = (
+    "compiled for TPU (not run), the convolution takes less time where strides are larger than 1 "
+    "or lengths are no whole tiles (multiples of 8)"
 )
 OTHER_REASON = "not measured on this platform: the definition"
 
@@ -58,6 +58,7 @@ def select(
     contraction: str,
     kernel_size: int,
     length: Any,
+    stride: int,
     dtype: DTypeLike,
     surroundings: str | None = None,
 ) -> Selection:
@@ -68,6 +69,7 @@ def select(
         contraction: one of the values of `CONTRACTIONS`.
         kernel_size: K.
         length: L, an integer or a symbol.
+        stride: S.
         dtype: of the operands (their promotion, where they differ).
         surroundings: None, or one of `native.SURROUNDINGS`.
     """
@@ -85,7 +87,7 @@ def select(
     if platform == "tpu":
         if kernel_size > TPU_SHIFTED_SUM_TAPS:
             return Selection("grouped_conv", TPU_REASON)
-        if length % TPU_SUBLANES != 0:
-            return Selection("grouped_conv", TPU_LENGTH_REASON)
+        if stride > 1 or length % TPU_SUBLANES != 0:
+            return Selection("grouped_conv", TPU_SHAPE_REASON)
         return Selection("shifted_sum", TPU_SMALL_REASON)
     return Selection("grouped_conv", OTHER_REASON)

@@ -203,12 +203,12 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     """Lower to a call that computes both stages together where there is one, or to both."""
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
     surroundings, named = surroundings_of(ctx), params["implementation"]
-    K, L = params["geometry"].kernel_size, params["geometry"].length
-    name = named or select(platform, "output", K, L, avals[0].dtype, surroundings).name
+    result, geometry = params["result"], params["geometry"]
+    K, L, S = geometry.kernel_size, geometry.length, geometry.stride
+    name = named or select(platform, "output", K, L, S, avals[0].dtype, surroundings).name
     if named:
         check_named(named, platform, surroundings)
     lowering: Any = LOWERINGS[name]
-    result, geometry = params["result"], params["geometry"]
     if (
         result in _fused(name)
         and surroundings is None

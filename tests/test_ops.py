@@ -244,6 +244,17 @@ def test_selection_is_a_function_of_static_facts(platform, contraction, K, dtype
     assert len(selection.reason) > 20
 
 
+@pytest.mark.parametrize(
+    ("length", "strides", "name"),
+    [(64, 1, "shifted_sum"), (63, 1, "grouped_conv"), (64, 2, "grouped_conv")],
+)
+def test_selection_for_tpu_goes_by_tiles_and_strides(length, strides, name):
+    selection = ops.select_implementation(
+        (8, length, 3), (4, 3, 1), platform="tpu", strides=strides
+    )
+    assert selection.name == name
+
+
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_selection_is_made_when_lowering(platform):
     """One trace is lowered for each platform with the lowering selected there."""

@@ -38,7 +38,7 @@ FOREIGN = {
     "geometry": set(),
     "registry": set(),
     "partitioning": {"jax"},
-    "triton": {"jax"},
+    "triton": {"jax", "numpy"},
     "mosaic": {"jax"},
     "lowerings": {"jax", "numpy"},
     "selection": {"jax"},

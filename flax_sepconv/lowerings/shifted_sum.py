@@ -14,11 +14,11 @@ from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
 
-# On CPU one XLA reduction sums the products of this many taps in a single pass over x and y. Fewer
+# On CPU one XLA reduction sums the products of so many taps in a single pass over x and y. Fewer
 # passes save memory traffic; past 16 the accumulators spill (K = 87: 12 ms at 16, 78 at 128).
 # For TPU and GPU each tap has a reduction of its own: XLA fuses those with each other, with their
 # products, and with the input gradient, but writes the products of a joint one to memory.
-TAPS_PER_CPU_REDUCTION = 16
+TERMS_PER_CPU_REDUCTION = 16
 
 
 def declines(platform: str, surroundings: str | None) -> None:
@@ -71,12 +71,9 @@ def input_gradient(
     ]
     first = min(start for _, _, start in met)
     last = max(start for _, _, start in met) + phases
-    padded = _pad(y, -first, last - y.shape[1]).reshape(y.shape[0], last - first, C, M)
     taps = kernel.astype(accumulator)
     sums = [jnp.zeros((y.shape[0], phases, C), accumulator)] * S
-    for m in range(M):
-        # One plane at a time: XLA is slow to reduce over so short a last axis.
-        plane = lax.index_in_dim(padded, m, axis=3, keepdims=False)
+    for m, plane in enumerate(_planes(_pad(y, -first, last - y.shape[1]), M)):
         for r, i, start in met:
             window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
             sums[r] += window.astype(accumulator) * taps[i, :, m]
@@ -95,23 +92,30 @@ def kernel_gradient(
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
     del precision
-    C = x.shape[-1]
+    K, C = geometry.kernel_size, x.shape[-1]
+    M = y.shape[-1] // C
     padded = _pad(x, geometry.pad_low, geometry.pad_high)
-    cotangent = y.reshape(*y.shape[:2], C, y.shape[-1] // C).astype(accumulator)
-    terms = [
-        _shift(padded, i, geometry).astype(accumulator)[..., None] * cotangent
-        for i in range(geometry.kernel_size)
-    ]
-    count = TAPS_PER_CPU_REDUCTION if platform == "cpu" else 1
+    windows = [_shift(padded, i, geometry).astype(accumulator) for i in range(K)]
+    planes = [plane.astype(accumulator) for plane in _planes(y, M)]
+    terms = [window * plane for window in windows for plane in planes]
+    count = TERMS_PER_CPU_REDUCTION if platform == "cpu" else 1
     sums: list[jax.Array] = []
     for i in range(0, len(terms), count):
         sums += _sum_together(terms[i : i + count])
     # The batch is summed by an operation of its own: one all-reduce where it is sharded.
-    return jnp.stack(sums).sum(1).astype(dtype)
+    return jnp.stack(sums).sum(1).reshape(K, M, C).swapaxes(1, 2).astype(dtype)
+
+
+def _planes(y: jax.Array, M: int) -> list[jax.Array]:
+    """Divide (B, L, C*M) into M arrays of (B, L, C): XLA is slow with so short a last axis."""
+    if M == 1:
+        return [y]
+    split = y.reshape(*y.shape[:2], y.shape[-1] // M, M)
+    return [lax.index_in_dim(split, m, axis=3, keepdims=False) for m in range(M)]
 
 
 def _sum_together(terms: list[jax.Array]) -> tuple[jax.Array, ...]:
-    """Sum each of (B, L, C, M) over L, all in one pass over the operands they share."""
+    """Sum each of (B, L, C) over L, all in one pass over the operands they share."""
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
     return lax.reduce(tuple(terms), zeros, lambda a, b: tuple(map(operator.add, a, b)), (1,))
 
