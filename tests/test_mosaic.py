@@ -16,7 +16,7 @@ PADDINGS = ("same", "causal", "valid")
 # whole tiles, but for one that programs fill exactly.
 SHAPES = {
     "short": (3, 29, 128, 10, 4, 1),
-    "wide": (2, 70, 256, 130, 3, 2),
+    "wide": (2, 70, 384, 130, 3, 2),
     "strips": (1, 491, 128, 7, 5, 1),
     "programs": (2, 1531, 128, 12, 2, 3),
     "exact": (2, 1024, 128, 6, 3, 1),

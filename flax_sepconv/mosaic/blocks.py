@@ -11,45 +11,46 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from flax_sepconv.mosaic.plan import LANES, MEMORY, Plan
 
-# Programs count in int32, whatever JAX's default is.
-ZERO = np.int32(0)
-
 
 def specs(plan: Plan, width: int, length: int) -> list[pl.BlockSpec]:
     """Return how programs (b, j) see an array (B, length, width): steps before, own, and after.
 
-    Indices stay within the array; what lies outside it is for `clean` to replace.
+    Indices stay within the array; what lies outside it is for `Block` to replace.
     """
     T, H = plan.steps, plan.halo
     last, last_halo = (length - 1) // T, (length - 1) // H
 
     def halo(index: Callable[[Any], Any]) -> pl.BlockSpec:
         return pl.BlockSpec(
-            (None, H, width), lambda b, j: (b, jnp.clip(index(j), 0, last_halo), ZERO)
+            (None, H, width), lambda b, j: (b, jnp.clip(index(j), 0, last_halo), _zero())
         )
 
     return [
         halo(lambda j: j * (T // H) - 1),
-        pl.BlockSpec((None, T, width), lambda b, j: (b, jnp.minimum(j, last), ZERO)),
+        pl.BlockSpec((None, T, width), lambda b, j: (b, jnp.minimum(j, last), _zero())),
         halo(lambda j: (j + 1) * (T // H)),
     ]
 
 
 def own(plan: Plan, width: int) -> pl.BlockSpec:
     """Return how programs (b, j) see their own steps of a result (B, L, width)."""
-    return pl.BlockSpec((None, plan.steps, width), lambda b, j: (b, j, ZERO))
+    return pl.BlockSpec((None, plan.steps, width), lambda b, j: (b, j, _zero()))
 
 
 def whole(*shape: int) -> pl.BlockSpec:
     """Return how all programs see the same array."""
-    return pl.BlockSpec(shape, lambda b, j: (ZERO,) * len(shape))
+    return pl.BlockSpec(shape, lambda b, j: (_zero(),) * len(shape))
+
+
+def _zero() -> jax.Array:
+    """Programs count in int32, whatever JAX's default is."""
+    return jnp.int32(0)
 
 
 def padded(plan: Plan, C: int) -> Any:

@@ -22,6 +22,9 @@ from flax_sepconv.mosaic.blocks import (
 )
 from flax_sepconv.mosaic.plan import LANES, Plan, check, plan
 
+# Tiles of channels that are contracted at once: they fill a matrix unit of 256 x 256 (v6e).
+TOGETHER = 2
+
 
 def separable(
     x: jax.Array,
@@ -51,11 +54,15 @@ def separable(
             place(held, cut.halo + r * cut.strip, block.strip(r))
         for r in range(cut.steps // cut.strip):
             total = jnp.zeros((cut.strip, F), jnp.float32) if not b else b[0][...]
-            for c in range(C // LANES):
-                # Tile by tile: each one's taps are summed while the one before is multiplied.
-                h = filtered(held, taps, c, r, cut, geometry).astype(x.dtype)
+            for first in range(0, C // LANES, TOGETHER):
+                # Each group's taps are summed while the group before is multiplied.
+                tiles = range(first, min(first + TOGETHER, C // LANES))
+                h = jnp.concatenate([filtered(held, taps, c, r, cut, geometry) for c in tiles], 1)
                 total += jnp.dot(
-                    h, w[columns(c), :], precision=precision, preferred_element_type=jnp.float32
+                    h.astype(x.dtype),
+                    w[first * LANES : tiles.stop * LANES, :],
+                    precision=precision,
+                    preferred_element_type=jnp.float32,
                 )
             y[r * cut.strip : (r + 1) * cut.strip, :] = total.astype(y.dtype)
 
