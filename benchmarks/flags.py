@@ -24,7 +24,9 @@ def parser(suite: str, doc: str | None) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--suite", choices=("selection", "full"), default="selection")
-    made.add_argument("--filter", default="", help="only workloads whose name contains this")
+    made.add_argument(
+        "--filter", default="", help="only workloads whose name contains one of A,B,..."
+    )
     return made
 
 
@@ -47,7 +49,7 @@ def chosen(
 ) -> list[workloads.Workload]:
     """Return the workloads that the flags ask for; a name that there is not ends the program.
 
-    A filter searches the full suite.
+    A filter searches the full suite; each of its words must be found.
 
     Args:
         parser: of the flags.
@@ -55,15 +57,17 @@ def chosen(
         selection: the names of the selected workloads.
         elements: batches are cut to inputs of so many elements; None keeps the sources' batches.
     """
-    found = [
+    words = arguments.filter.split(",")
+    table = workloads.load()
+    for word in words:
+        if not any(word in workload.name for workload in table):
+            parser.error(f"--filter: no workload's name contains {word!r}")
+    return [
         workload.within(elements) if elements else workload
-        for workload in workloads.load()
-        if arguments.filter in workload.name
+        for workload in table
+        if any(word in workload.name for word in words)
         and (arguments.suite == "full" or arguments.filter or workload.name in selection)
     ]
-    if not found:
-        parser.error(f"--filter: no workload's name contains {arguments.filter!r}")
-    return found
 
 
 def check(parser: Parser, arguments: argparse.Namespace) -> None:
