@@ -57,9 +57,9 @@ def separable(
             for first in range(0, C // LANES, TOGETHER):
                 # Each group's taps are summed while the group before is multiplied.
                 tiles = range(first, min(first + TOGETHER, C // LANES))
-                h = jnp.concatenate([filtered(held, taps, c, r, cut, geometry) for c in tiles], 1)
+                parts = [filtered(held, taps, c, r, cut, geometry).astype(x.dtype) for c in tiles]
                 total += jnp.dot(
-                    h.astype(x.dtype),
+                    jnp.concatenate(parts, 1),
                     w[first * LANES : tiles.stop * LANES, :],
                     precision=precision,
                     preferred_element_type=jnp.float32,
