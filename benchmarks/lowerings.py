@@ -92,6 +92,7 @@ def measure(
         platform=jax.default_backend(),
         contraction=contraction,
         strides=workload.strides,
+        dilation_rate=workload.dilation_rate,
         dtype=dtype,
     ).name
     if selected not in times:

@@ -100,8 +100,7 @@ def contract(
     contraction = CONTRACTIONS[result]
     name = implementation
     if name is None:
-        K, L, S = geometry.kernel_size, geometry.length, geometry.stride
-        name = select(platform, contraction, K, L, S, operand_dtype, surroundings).name
+        name = select(platform, contraction, geometry, operand_dtype, surroundings).name
     else:
         check_named(name, platform, surroundings)
     lowering = getattr(LOWERINGS[name], contraction)

@@ -169,6 +169,7 @@ def select_implementation(
     platform: str,
     contraction: str = "output",
     strides: int | tuple[int] = 1,
+    dilation_rate: int | tuple[int] = 1,
     dtype: DTypeLike = "float32",
     surroundings: str | None = None,
 ) -> Selection:
@@ -183,6 +184,7 @@ def select_implementation(
             two, which is accepted).
         contraction: "output", "input_gradient" or "kernel_gradient".
         strides: S, as in the operation.
+        dilation_rate: D, as in the operation.
         dtype: of the operands.
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
             "partly manual" (inside a `shard_map` over some axes of a mesh), "without mesh"
@@ -200,8 +202,14 @@ def select_implementation(
     if surroundings is not None:
         choice("surroundings", surroundings, tuple(native.SURROUNDINGS))
     _check_kernel(tuple(depthwise_kernel_shape), x_shape[-1])
-    K, L, S = depthwise_kernel_shape[0], x_shape[-2], positive_int("strides", strides)
-    return select(platform, contraction, K, L, S, dtype, surroundings)
+    geometry = geometry_lib.resolve(
+        length=x_shape[-2],
+        kernel_size=depthwise_kernel_shape[0],
+        stride=positive_int("strides", strides),
+        dilation=positive_int("dilation_rate", dilation_rate),
+        padding="causal",  # Which zeros are read makes no difference.
+    )
+    return select(platform, contraction, geometry, dtype, surroundings)
 
 
 def positive_int(name: str, value: Any) -> int:

@@ -1,10 +1,11 @@
 """Which lowering computes a contraction when none is named: static facts in, a name and why out."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import native
 
 CPU_REASON = (
@@ -14,16 +15,17 @@ CPU_WITHOUT_NATIVE_REASON = (
     "the fastest of XLA's own forms on CPU, for every contraction and kernel size tried; the "
     "native kernels, faster still, are left out: "
 )
-GPU_HALF_REASON = (
-    "16-bit 1-D convolutions are reported to fail on CUDA (jax-ml/jax#37922); the shifted sum is "
-    "not a convolution to XLA"
-)
 GPU_REASON = (
     "compiled for H100 (not run), shifted sums are one launch and move no more bytes than the "
     "convolution and the copies around it"
 )
+GPU_DILATED_REASON = (
+    "compiled for H100 (not run), beside a dilated convolution for the kernel gradient another one "
+    "moves fewer bytes"
+)
 GPU_KERNEL_REASON = (
-    "compiled for H100 (not run), from 5 taps up the convolution moves fewer bytes here"
+    "compiled for H100 (not run), from 5 taps up (9 in 16 bits) the convolution moves fewer bytes "
+    "here"
 )
 TPU_SMALL_REASON = (
     "compiled for TPU (not run), up to 5 taps shifted sums fuse with their neighbours (the forward "
@@ -38,7 +40,8 @@ TPU_SHAPE_REASON = (
 )
 OTHER_REASON = "not measured on this platform: the definition"
 
-GPU_SHIFTED_SUM_TAPS = 4
+# By the bytes of an element: 16-bit convolutions convert their operands first.
+GPU_SHIFTED_SUM_TAPS = {2: 8, 4: 4, 8: 4}
 TPU_SHIFTED_SUM_TAPS = 5
 TPU_SUBLANES = 8
 
@@ -56,9 +59,7 @@ class Selection(NamedTuple):
 def select(
     platform: str,
     contraction: str,
-    kernel_size: int,
-    length: Any,
-    stride: int,
+    geometry: Geometry,
     dtype: DTypeLike,
     surroundings: str | None = None,
 ) -> Selection:
@@ -67,9 +68,7 @@ def select(
     Args:
         platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
         contraction: one of the values of `CONTRACTIONS`.
-        kernel_size: K.
-        length: L, an integer or a symbol.
-        stride: S.
+        geometry: of the contraction; L may be a symbol.
         dtype: of the operands (their promotion, where they differ).
         surroundings: None, or one of `native.SURROUNDINGS`.
     """
@@ -79,15 +78,16 @@ def select(
             return Selection("shifted_sum", CPU_WITHOUT_NATIVE_REASON + missing)
         return Selection("native", CPU_REASON)
     if platform in ("cuda", "rocm", "gpu"):
-        if jnp.dtype(dtype).itemsize == 2:
-            return Selection("shifted_sum", GPU_HALF_REASON)
-        if contraction == "kernel_gradient" and kernel_size > GPU_SHIFTED_SUM_TAPS:
-            return Selection("grouped_conv", GPU_KERNEL_REASON)
+        if geometry.kernel_size > GPU_SHIFTED_SUM_TAPS[jnp.dtype(dtype).itemsize]:
+            if contraction == "kernel_gradient":
+                return Selection("grouped_conv", GPU_KERNEL_REASON)
+            if contraction == "input_gradient" and geometry.dilation > 1:
+                return Selection("grouped_conv", GPU_DILATED_REASON)
         return Selection("shifted_sum", GPU_REASON)
     if platform == "tpu":
-        if kernel_size > TPU_SHIFTED_SUM_TAPS:
+        if geometry.kernel_size > TPU_SHIFTED_SUM_TAPS:
             return Selection("grouped_conv", TPU_REASON)
-        if stride > 1 or length % TPU_SUBLANES != 0:
+        if geometry.stride > 1 or geometry.length % TPU_SUBLANES != 0:
             return Selection("grouped_conv", TPU_SHAPE_REASON)
         return Selection("shifted_sum", TPU_SMALL_REASON)
     return Selection("grouped_conv", OTHER_REASON)

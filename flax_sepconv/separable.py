@@ -204,8 +204,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
     surroundings, named = surroundings_of(ctx), params["implementation"]
     result, geometry = params["result"], params["geometry"]
-    K, L, S = geometry.kernel_size, geometry.length, geometry.stride
-    name = named or select(platform, "output", K, L, S, avals[0].dtype, surroundings).name
+    name = named or select(platform, "output", geometry, avals[0].dtype, surroundings).name
     if named:
         check_named(named, platform, surroundings)
     lowering: Any = LOWERINGS[name]

@@ -20,7 +20,7 @@ ALLOWED = {
     "triton": {"geometry", "triton"},
     "mosaic": {"geometry", "mosaic"},
     "lowerings": {"geometry", "lowerings", "mosaic", "partitioning", "triton", "__init__"},
-    "selection": {"lowerings"},
+    "selection": {"geometry", "lowerings"},
     "depthwise": {"geometry", "lowerings", "selection"},
     "composition": {"depthwise", "geometry"},
     "separable": {"composition", "depthwise", "geometry", "lowerings", "selection"},

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from benchmarks.aot import report
 
-OURS, STOCK = "#23634a", "#3b6fb6"
+OURS, STOCK, FUSED = "#23634a", "#3b6fb6", "#d9772b"
 INK, GREY, FAINT = "#333333", "#777777", "#dddddd"
-TICKS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2)
+TICKS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.4, 2, 3)
 TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
 
 Row = dict[str, Any]
@@ -34,7 +33,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         _draw_roofline(roof, own, record)
         roof.set_title(f"{TITLES[program]}: the roofline", **_title())
         _draw_ratios(ratios, own)
-        ratios.set_title("selected over stock Flax", **_title())
+        ratios.set_title("over stock Flax", **_title())
     figure.suptitle(
         f"{record['title']}, {dtype}: compiled, not run "
         f"(jax {record['versions']['jax']}, {record['date'][:10]})",
@@ -57,7 +56,7 @@ def _draw_roofline(axes: Axes, rows: Sequence[Row], record: dict[str, Any]) -> N
     for row in rows:
         ends = [_point(row["candidates"][name]) for name in ("stock", "selected")]
         axes.annotate(
-            "", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": FAINT, "lw": 1.5}
+            "", ends[1], ends[0], arrowprops={"arrowstyle": "->", "color": GREY, "lw": 0.8}
         )
         for (x, y), colour in zip(ends, (STOCK, OURS), strict=True):
             axes.plot(x, y, "o", color=colour, markersize=6, markeredgecolor="white")
@@ -82,29 +81,30 @@ def _point(facts: dict[str, Any]) -> tuple[float, float]:
 def _draw_ratios(axes: Axes, rows: Sequence[Row]) -> None:
     """Draw our time floor and our bytes over stock's, a line for each workload."""
     ordered = sorted(rows, key=lambda row: -(report.ratio(row, "roof_microseconds") or 0))
-    for height, row in enumerate(ordered):
-        for key, marker, filled in (("roof_microseconds", "o", OURS), ("bytes", "D", "none")):
-            axes.plot(
-                [report.ratio(row, key) or np.nan],
-                [height],
-                marker,
-                color=OURS,
-                markerfacecolor=filled,
-                label={"o": "time floor", "D": "bytes moved"}[marker] if not height else None,
-                markersize=6,
-            )
+    series = [
+        ("selected", "roof_microseconds", "o", OURS, "selected: time floor"),
+        ("selected", "bytes", "D", OURS, "selected: bytes moved"),
+        ("mosaic", "roof_microseconds", "o", FUSED, "Mosaic, by name: time floor"),
+        ("triton", "roof_microseconds", "o", FUSED, "Triton, by name: time floor"),
+    ]
+    for name, key, marker, colour, label in series:
+        found = [(report.ratio(row, key, name), i) for i, row in enumerate(ordered)]
+        points = [(ratio, i) for ratio, i in found if ratio is not None]
+        if points:
+            filled = "none" if marker == "D" else colour
+            style: Any = {"color": colour, "markerfacecolor": filled, "markersize": 6}
+            axes.plot(*zip(*points, strict=True), marker, label=label, **style)
     axes.set_yticks(
         range(len(ordered)), [f"{_name(row)}  {row['shape']}" for row in ordered], fontsize=8
     )
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.5), max(high, 1.1))
+    axes.set_xlim(min(low, 0.6), max(high, 1.2))
     low, high = axes.get_xlim()
     shown = [tick for tick in TICKS if low <= tick <= high]
     axes.set_xticks(shown, [f"{tick:g}x" for tick in shown])
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.axvline(1, color=INK, linewidth=1)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=3)
     _plain(axes)
 
 
@@ -113,6 +113,7 @@ def _name(row: Row) -> str:
 
 
 def _plain(axes: Axes) -> None:
+    axes.minorticks_off()
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=INK)

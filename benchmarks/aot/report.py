@@ -27,9 +27,9 @@ def _line(facts: Facts) -> str:
     )
 
 
-def ratio(record: Facts, key: str) -> float | None:
-    """Return what is selected over stock, where both were compiled."""
-    selected, stock = (record["candidates"].get(name, {}) for name in ("selected", "stock"))
-    if key not in selected or key not in stock:
+def ratio(record: Facts, key: str, name: str = "selected") -> float | None:
+    """Return a candidate's figure over stock's, where both were compiled."""
+    ours, stock = (record["candidates"].get(which, {}) for which in (name, "stock"))
+    if key not in ours or key not in stock:
         return None
-    return selected[key] / stock[key]
+    return ours[key] / stock[key]

@@ -28,9 +28,9 @@ def output(
     platform: str,
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
-    del accumulator, platform  # XLA has its own.
+    del accumulator  # XLA has its own.
     K, C, M = kernel.shape
-    x, kernel = _same_dtype(x, kernel)
+    x, kernel = _operands(x, kernel, platform)
     out = lax.conv_general_dilated(
         x,
         kernel.reshape(K, 1, C * M),
@@ -55,9 +55,9 @@ def input_gradient(
     platform: str,
 ) -> jax.Array:
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
-    del accumulator, platform  # XLA has its own.
+    del accumulator  # XLA has its own.
     C = kernel.shape[1]
-    y, kernel = _same_dtype(y, kernel)
+    y, kernel = _operands(y, kernel, platform)
     out = lax.conv_general_dilated(
         y,
         jnp.flip(kernel, 0).swapaxes(1, 2),
@@ -83,9 +83,9 @@ def kernel_gradient(
     platform: str,
 ) -> jax.Array:
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-    del accumulator, platform  # XLA has its own.
+    del accumulator  # XLA has its own.
     C = x.shape[-1]
-    x, y = _same_dtype(x, y)
+    x, y = _operands(x, y, platform)
     # Channels take the role of the batch, examples that of the contracted features.
     gradient = lax.conv_general_dilated(
         x,
@@ -101,7 +101,12 @@ def kernel_gradient(
     return gradient.reshape(geometry.kernel_size, C, y.shape[-1] // C).astype(dtype)
 
 
-def _same_dtype(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Convert to the common dtype: XLA's convolutions take no mixed operands."""
+def _operands(a: jax.Array, b: jax.Array, platform: str) -> tuple[jax.Array, jax.Array]:
+    """Convert to the common dtype: XLA's convolutions take no mixed operands.
+
+    On GPUs also to 32 bits: 1-D convolutions of fewer are reported to fail (jax-ml/jax#37922).
+    """
     dtype = jnp.promote_types(a.dtype, b.dtype)
+    if platform in ("cuda", "rocm"):
+        dtype = jnp.promote_types(dtype, jnp.float32)
     return a.astype(dtype), b.astype(dtype)
