@@ -96,9 +96,13 @@ class Worker:
         """
         return self._ask("load", task, *args, **kwargs)
 
-    def call(self, task: str, *args: Any) -> Any:
-        """Call a function, named like a task, and return what it returns; errors as of `load`."""
-        return self._ask("call", task, *args)
+    def call(self, task: str, *args: Any, patience: float | None = None) -> Any:
+        """Call a function, named like a task, and return what it returns.
+
+        Errors are those of `load`, and TimeoutError where `patience` seconds bring no answer.
+        The worker is then good for nothing but to be stopped.
+        """
+        return self._ask("call", task, *args, patience=patience)
 
     def numbers(self, program: str) -> dict[str, np.ndarray]:
         """Run a program and return its result as NumPy arrays."""
@@ -125,9 +129,11 @@ class Worker:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    def _ask(self, method: str, *args: Any, patience: float | None = None, **kwargs: Any) -> Any:
         try:
             self._connection.send((method, args, kwargs))
+            if not self._connection.poll(patience):
+                raise TimeoutError(f"{self.name}: no answer within {patience:g} s")
             kind, answer = self._connection.recv()
         except (EOFError, ConnectionError):
             raise WorkerError(f"{self.name}: the worker died {self._last_words()}") from None

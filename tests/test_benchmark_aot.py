@@ -100,6 +100,7 @@ def test_the_suite_names_workloads_that_exist():
         ("--dtypes int8", "--dtypes: must be of bfloat16, float32, got int8"),
         ("--programs backward", "--programs: must be of forward, forward_backward, got backward"),
         ("--jobs 0", "--jobs: must be positive, got 0"),
+        ("--patience 0", "--patience: must be positive, got 0"),
         ("--output {file}/folder", "--output: "),
     ],
 )
@@ -139,8 +140,10 @@ class FakeWorker(Worker):
         self.name, self.asked = name, 0
         assert "topology" not in environment
 
-    def call(self, task, target, folder, workload, dtype, candidate, program):
+    def call(self, task, target, folder, workload, dtype, candidate, program, patience):
         assert task == "benchmarks.aot.compiling:measure"
+        if workload.name == "shape_c-0" and candidate == "stock":
+            raise TimeoutError
         assert target == self.name
         if candidate == "shifted_sum":
             raise Declined("too large")
@@ -165,6 +168,9 @@ def test_an_interrupted_run_keeps_its_rows(monkeypatch, tmp_path, capsys, instal
     assert "shape_s-0" not in shapes
     assert record["rows"][0]["candidates"]["shifted_sum"] == {"declined": "too large"}
     assert report.ratio(record["rows"][0], "bytes") == 0.5
+    late = [row for row in record["rows"] if row["workload"] == "shape_c-0"]
+    assert late[0]["candidates"]["stock"] == {"declined": "not compiled within 600 s"}
+    assert report.ratio(late[0], "bytes") is None
     assert (tmp_path / "v5e.png").stat().st_size > 10_000
     assert "2.00 x ideal bytes" in capsys.readouterr().out
 

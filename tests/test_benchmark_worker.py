@@ -63,6 +63,27 @@ def test_a_worker_outlives_tasks_that_fail_or_decline(worker):
     assert worker.load("tests.test_benchmark_worker:build", 1) == {"ones": {"size": 1}}
 
 
+def double(number):
+    return 2 * number
+
+
+def test_functions_are_called(worker):
+    assert worker.call("tests.test_benchmark_worker:double", 21) == 42
+    with pytest.raises(WorkerError, match="ValueError: as it should"):
+        worker.call("tests.test_benchmark_worker:fail")
+
+
+def sleep():
+    time.sleep(30)
+
+
+def test_patience_ends():
+    with Worker("slow") as slow:
+        assert slow.call("tests.test_benchmark_worker:double", 1, patience=60) == 2
+        with pytest.raises(TimeoutError, match=r"^slow: no answer within 0\.1 s$"):
+            slow.call("tests.test_benchmark_worker:sleep", patience=0.1)
+
+
 def test_a_dead_worker_is_reported():
     with Worker("mortal") as worker, pytest.raises(WorkerError) as caught:
         worker.load("tests.test_benchmark_worker:die")

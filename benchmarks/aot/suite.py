@@ -32,30 +32,31 @@ DTYPES = ("bfloat16", "float32")
 Case = tuple[workloads.Workload, str, str]
 
 
-def measure(worker: Worker, folder: str, target: str, case: Case, chosen: list[str]) -> Any:
-    """Compile one workload in one dtype with each candidate; the record of all."""
-    workload, dtype, program = case
-    facts: dict[str, Any] = {}
-    for candidate in chosen:
+class Compiler:
+    """A worker with the compiler of a target; it is another one after a program took too long."""
+
+    def __init__(self, target: str, patience: float, stack: contextlib.ExitStack):
+        self._target, self._patience, self._stack = target, patience, stack
+        self._folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        self._worker = self._start()
+
+    def _start(self) -> Worker:
+        environment = TARGETS[self._target].environment(self._folder)
+        return self._stack.enter_context(Worker(self._target, environment))
+
+    def facts(self, case: Case, candidate: str) -> dict[str, Any]:
+        """Compile one program and count; or say why there is none."""
+        workload, dtype, program = case
+        task = "benchmarks.aot.compiling:measure"
+        arguments = (self._target, self._folder, workload, dtype, candidate, program)
         try:
-            facts[candidate] = worker.call(
-                "benchmarks.aot.compiling:measure",
-                target,
-                pathlib.Path(folder),
-                workload,
-                dtype,
-                candidate,
-                program,
-            )
+            return self._worker.call(task, *arguments, patience=self._patience)
         except Declined as reason:
-            facts[candidate] = {"declined": str(reason)}
-    return {
-        "workload": workload.name,
-        "shape": str(workload),
-        "dtype": dtype,
-        "program": program,
-        "candidates": facts,
-    }
+            return {"declined": str(reason)}
+        except TimeoutError:
+            self._worker.stop()
+            self._worker = self._start()
+            return {"declined": f"not compiled within {self._patience:g} s"}
 
 
 def begin(name: str) -> dict[str, Any]:
@@ -79,12 +80,18 @@ def run(
 ) -> None:
     """Compile all cases for one target; the record is written after every one of them."""
     name = record["target"]
-    folder = stack.enter_context(tempfile.TemporaryDirectory())
-    environment = TARGETS[name].environment(pathlib.Path(folder))
-    worker = stack.enter_context(Worker(name, environment))
+    compiler = Compiler(name, arguments.patience, stack)
     for case in cases:
-        bar.set_postfix_str(f"{name} {case[0].name}")
-        row = measure(worker, folder, name, case, arguments.candidates)
+        workload, dtype, program = case
+        bar.set_postfix_str(f"{name} {workload.name}")
+        facts = {candidate: compiler.facts(case, candidate) for candidate in arguments.candidates}
+        row = {
+            "workload": workload.name,
+            "shape": str(workload),
+            "dtype": dtype,
+            "program": program,
+            "candidates": facts,
+        }
         record["rows"].append(row)
         machine.save(arguments.output / f"{name}.json", record)
         tqdm.write(report.row(name, row))
@@ -112,12 +119,16 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[workloads.Workload]
     names("--dtypes", help=f"of {','.join(DTYPES)} (all)")
     names("--programs", help=f"of {','.join(summary.PROGRAMS)} (all)")
     parser.add_argument(
+        "--patience", type=float, default=600, help="seconds for one program (%(default)s)"
+    )
+    parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="targets at a time (%(default)s)"
     )
     flags.add_output(parser, "aot")
     arguments = parser.parse_args(argv)
-    if arguments.jobs < 1:
-        parser.error(f"--jobs: must be positive, got {arguments.jobs}")
+    for name in ("jobs", "patience"):
+        if not getattr(arguments, name) > 0:
+            parser.error(f"--{name}: must be positive, got {getattr(arguments, name)}")
     arguments.candidates = flags.named(parser, "--candidates", arguments.candidates, CANDIDATES)
     arguments.dtypes = flags.named(parser, "--dtypes", arguments.dtypes, DTYPES)
     arguments.programs = flags.named(parser, "--programs", arguments.programs, summary.PROGRAMS)
