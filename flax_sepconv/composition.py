@@ -18,6 +18,9 @@ from flax_sepconv.geometry import Geometry
 
 Result = Literal["y", "w", "xkw"]
 
+# Bytes of an array that a TPU would read from memory once more.
+TPU_LARGE = 2**26
+
 
 def compose(
     x: jax.Array,
@@ -35,7 +38,7 @@ def compose(
 
     Accelerators, where one is given, spare passes over memory in 16 bits: the bias is added to what
     the contraction rounded, as Flax and Keras do, and on TPU the gradients of weights and bias are
-    one contraction.
+    one contraction where the cotangent is too large to stay on chip.
     """
     stage: Any = {"implementation": implementation, "precision": precision}
     if result == "xkw":
@@ -43,7 +46,7 @@ def compose(
     h = depthwise(x, kernel, geometry, dtype=jnp.result_type(x, kernel), **stage)
     settings: Any = {"result": result, "bias": bias, "precision": precision, "dtype": dtype}
     if bias and jnp.result_type(h, rest[0]).itemsize == 2:
-        if platform == "tpu" and result == "w":
+        if platform == "tpu" and result == "w" and 2 * rest[0].size >= TPU_LARGE:
             return _gradients_in_one(h, rest[0], precision, dtype)
         if platform in ("cuda", "rocm", "tpu") and result == "y":
             (y,) = contract(h, rest[0], **settings | {"bias": False})
