@@ -46,12 +46,17 @@ def compose(
     h = depthwise(x, kernel, geometry, dtype=jnp.result_type(x, kernel), **stage)
     settings: Any = {"result": result, "bias": bias, "precision": precision, "dtype": dtype}
     if bias and jnp.result_type(h, rest[0]).itemsize == 2:
-        if platform == "tpu" and result == "w" and 2 * rest[0].size >= TPU_LARGE:
+        if platform == "tpu" and result == "w" and _is_large(rest[0]):
             return _gradients_in_one(h, rest[0], precision, dtype)
         if platform in ("cuda", "rocm", "tpu") and result == "y":
             (y,) = contract(h, rest[0], **settings | {"bias": False})
             return [y + rest[1].astype(dtype)]
     return contract(h, *rest, **settings)
+
+
+def _is_large(y: jax.Array) -> bool:
+    """Tell whether an array is known (its shape may be symbolic) to be large for a TPU."""
+    return isinstance(y.size, int) and y.size * y.dtype.itemsize >= TPU_LARGE
 
 
 def tangent(
