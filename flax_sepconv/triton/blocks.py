@@ -37,10 +37,13 @@ def rows(start: Any, count: int, limit: Any, step: int = 1) -> Span:
     return Span(index, (index >= 0) & (index < limit))
 
 
-def columns(tile: Any, count: int, limit: int) -> Span:
-    """Return the positions of a tile of `count`, across the block."""
+def columns(tile: Any, count: int, limit: int, exact: bool = True) -> Span:
+    """Return the positions of a tile of `count`, across the block.
+
+    `exact` promises that the array has some of them: then it has all, if tiles fill it.
+    """
     index = tile * count + lax.iota(jnp.int32, count)[None, :]
-    return Span(index, None if limit % count == 0 else index < limit)
+    return Span(index, None if exact and limit % count == 0 else index < limit)
 
 
 def turned(span: Span) -> Span:
@@ -99,6 +102,16 @@ def loop(count: Any, body: Callable[[Any, Carry], Carry], carry: Carry) -> Carry
 def zeros(*shape: int) -> jax.Array:
     """Return a block to sum in."""
     return jnp.zeros(shape, jnp.float32)
+
+
+def exact_unless_asked(precision: Any) -> Any:
+    """Return full float32 where neither the caller nor JAX's configuration names a precision.
+
+    Triton's own default rounds float32 to TF32.
+    """
+    if precision is None and jax.config.jax_default_matmul_precision is None:
+        return lax.Precision.HIGHEST
+    return precision
 
 
 def dot(a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Any) -> jax.Array:

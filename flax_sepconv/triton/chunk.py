@@ -39,6 +39,7 @@ class Part:
         channels: of the arrays.
         split: where the program keeps its partial sums.
         slot: where the program keeps dh.
+        is_first: whether the program did no chunk before.
     """
 
     plan: GradientPlan
@@ -48,6 +49,7 @@ class Part:
     channels: Span
     split: Any
     slot: Any
+    is_first: Any
 
     @property
     def slot_channels(self) -> Span:
@@ -71,17 +73,9 @@ class Part:
         """Return a tile's rows of the slot."""
         return rows(first, self.plan.steps, limit)
 
-
-def clear(dk: Any, db: Any, split: Any, channels: Span, db_columns: Span) -> None:
-    """Set the sums in memory to zero."""
-    M, K = dk.shape[1:3]
-
-    def clear(i: Any, _: None) -> None:
-        for m in range(M):
-            store(dk, jnp.zeros(channels.index.shape, dk.dtype), split, m, i, channels)
-
-    loop(K, clear, None)
-    store(db, jnp.zeros(db_columns.index.shape, db.dtype), split, db_columns)
+    def accumulate(self, ref: Any, value: jax.Array, *position: Any) -> None:
+        """Add to what the program keeps in memory, which holds anything at first."""
+        store(ref, value + jnp.where(self.is_first, 0, load(ref, *position)), *position)
 
 
 def contract(part: Part, dy: Any, w: Any, dh: Any, precision: Any) -> None:
@@ -142,21 +136,26 @@ def correlate_taps(part: Part, dh: Any, x: Any, dk: Any) -> None:
             return load_wide(dh, part.slot, m, span, part.slot_channels)
 
         def keep(i: Any, total: jax.Array, m: int = m) -> None:
-            position = part.split, m, i, part.channels
-            store(dk, total + load(dk, *position), *position)
+            part.accumulate(dk, total, part.split, m, i, part.channels)
 
         correlate(cotangent, inputs, plan.tiles, K, part.shape, keep)
 
 
-def add_up(part: Part, dy: Any, db: Any, filters: Span) -> None:
-    """Add the chunk's share of the bias' gradient."""
+def add_up(part: Part, block: Any, dy: Any, db: Any) -> None:
+    """Add the chunk's share of the bias' gradient, for one of every `blocks` tiles of filters."""
+    plan, F = part.plan, dy.shape[2]
     end = part.before_end(part.geometry.output_length)
 
-    def add(t: Any, total: jax.Array) -> jax.Array:
-        return total + load_wide(dy, part.b, part.tile(t).span(end), filters)
+    def one_tile(n: Any, _: None) -> None:
+        filters = columns(n * plan.blocks + block, plan.bias_filters, F, exact=False)
 
-    total = loop(part.plan.tiles, add, zeros(part.plan.steps, part.plan.bias_filters))
-    store(db, total.sum(0)[None, :] + load(db, part.split, filters), part.split, filters)
+        def add(t: Any, total: jax.Array) -> jax.Array:
+            return total + load_wide(dy, part.b, part.tile(t).span(end), filters)
+
+        total = loop(plan.tiles, add, zeros(plan.steps, plan.bias_filters))
+        part.accumulate(db, total.sum(0)[None, :], part.split, filters)
+
+    loop(pl.cdiv(F, plan.bias_filters * plan.blocks), one_tile, None)
 
 
 def contract_steps(

@@ -13,6 +13,7 @@ from flax_sepconv.triton.blocks import (
     call,
     columns,
     dot,
+    exact_unless_asked,
     load,
     load_wide,
     loop,
@@ -55,7 +56,7 @@ def separable_output(
     h_dtype = jnp.result_type(x, kernel)
     itemsize = jnp.promote_types(h_dtype, weights.dtype).itemsize
     tile = forward_tile(B, L, C, F, K, M, itemsize)
-    precision = lax.Precision.HIGHEST if precision is None else precision
+    precision = exact_unless_asked(precision)
 
     def separable_output_kernel(x_ref: Any, taps: Any, w_ref: Any, *rest: Any) -> None:
         filters = columns(pl.program_id(0), tile.filters, F)

@@ -19,7 +19,16 @@ from jax.experimental import pallas as pl
 
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.triton import chunk as phases
-from flax_sepconv.triton.blocks import barrier, call, columns, loop, store, turned, zeros
+from flax_sepconv.triton.blocks import (
+    barrier,
+    call,
+    columns,
+    exact_unless_asked,
+    loop,
+    store,
+    turned,
+    zeros,
+)
 from flax_sepconv.triton.pointwise import pointwise_gradient
 from flax_sepconv.triton.tiles import GradientPlan, check, gradient_plan
 
@@ -51,7 +60,7 @@ def separable_gradients(
             other than float32, bfloat16 and float16.
     """
     check(x, kernel, weights, dy, multiplier=kernel.shape[2], stride=geometry.stride)
-    precision = lax.Precision.HIGHEST if precision is None else precision
+    precision = exact_unless_asked(precision)
     B, L, C = x.shape
     K, _, M = kernel.shape
     F = weights.shape[-1]
@@ -104,22 +113,19 @@ def _kernel(
         M, F = w.shape[1:]
         block, split = pl.program_id(0), pl.program_id(1)
         channels, filters = columns(block, plan.channels, C), columns(0, plan.all_filters, F)
-        # Every program sums dy for a share of the filters.
-        bias_filters = columns(block, plan.bias_filters, F)
-        phases.clear(dk, db, split, channels, bias_filters)
 
         def walk(n: Any, sums: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             item = split * plan.share + n
             b, start = item // plan.chunks, item % plan.chunks * plan.chunk
             part = phases.Part(
-                plan, geometry, b, start, channels, split, split * plan.blocks + block
+                plan, geometry, b, start, channels, split, split * plan.blocks + block, n == 0
             )
             phases.contract(part, dy, w, dh, precision)
             wait()
             phases.carry_back(part, dh, taps, dx)
             phases.correlate_taps(part, dh, x, dk)
             if bias:
-                phases.add_up(part, dy, db, bias_filters)
+                phases.add_up(part, block, dy, db)
             if plan.joint:
                 sums = phases.contract_steps(part, sums, x, taps, dy, filters, precision)
             wait()

@@ -86,27 +86,23 @@ def depthwise_tile(steps: int, C: int) -> Tile:
 
 def forward_tile(B: int, L: int, C: int, F: int, K: int, M: int, itemsize: int) -> Tile:
     """Cut the output. Every tile of filters computes h anew."""
-    channels = 64 if itemsize == 2 else 32
-    filters = 128
+    channels, filters = (64 if itemsize == 2 else 32), 128
     if itemsize == 2 and M == 1:
         filters = 512 if K >= MANY_TAPS else 256
-    filters = fitting(F, filters)
-    steps = fitting(L, 64)
+    steps, filters = fitting(L, 64), fitting(F, filters)
     # Fewer steps at a time where most multiprocessors would have nothing to do.
     while (
         steps > SMALLEST and B * math.ceil(L / steps) * math.ceil(F / filters) < MULTIPROCESSORS / 2
     ):
         steps //= 2
-    return Tile(steps, fitting(C, channels), filters)
+    return Tile(steps, fitting(C, channels), filters, warps=8 if steps * filters > 4096 else 4)
 
 
 def pointwise_tile(L: int, C: int, F: int, K: int, M: int, itemsize: int) -> Tile:
     """Cut the pointwise kernel's gradient. Every tile of filters computes h anew."""
-    channels, filters, residents = 64, 128, 2
-    if itemsize == 2 and M == 2:
-        channels, filters, residents = 32, 256, 1
-    elif itemsize == 2:
-        filters, residents = (512, 1) if K >= MANY_TAPS else (256, 2)
+    channels, filters, residents = 64 // M, 64, 2
+    if itemsize == 2:
+        filters, residents = (512, 1) if M == 1 and K >= MANY_TAPS else (256 // M, 2)
     return Tile(fitting(L, 64), fitting(C, channels), fitting(F, filters), residents)
 
 
@@ -117,7 +113,7 @@ class GradientPlan(Tile):
     Attributes:
         filters: that one contraction of dy takes at a time.
         all_filters: the smallest block that holds all of them.
-        bias_filters: those for which one program sums the bias' gradient.
+        bias_filters: for which a program sums the bias' gradient at a time.
         joint: whether the pointwise kernel's gradient is summed as well, in registers.
         stages: tiles of dy that are on their way at a time, while it is contracted.
         chunk: steps that a program does with one filling of its slot; `chunks` make a sequence.
@@ -167,10 +163,11 @@ def gradient_plan(
     return GradientPlan(
         steps=steps,
         channels=channels,
-        filters=fitting(F, 64 if itemsize == 2 else 32),
+        filters=fitting(F, 64 if itemsize == 2 else 32 // M),
         residents=residents,
+        warps=8 if itemsize == 2 or joint else 4,
         all_filters=all_filters,
-        bias_filters=fitting(math.ceil(F / blocks)),
+        bias_filters=fitting(math.ceil(F / blocks), channels),
         joint=joint,
         # Of two or three taps the compiler makes no loop: it would load ahead for the taps too.
         stages=3 if geometry.kernel_size > 3 else 1,
