@@ -121,12 +121,32 @@ def test_wrong_numbers_end_the_run():
         suite.measure(case, [framework(ours, "stock")], "cpu", 1.0, {"float32": RATES})
 
 
+def test_a_bias_that_others_add_up_in_bfloat16_is_told():
+    w = workload()
+    case = (w, "bfloat16", "forward_backward")
+    numbers = right(w, "bfloat16")
+    numbers["d_bias"] *= 1.1
+    worker = Clocked({}, {}, lambda name: numbers)
+    (told,) = suite.compare(case, "gpu", "stock", worker)
+    assert told.startswith("d_bias is off by 1.0e-01")
+    printed = report.row(record(stock=timed(1.0) | {"imprecise": [told]}))
+    assert printed.endswith(f"of a matmul; {told}")
+    with pytest.raises(SystemExit, match="selected, forward_backward: d_bias is off"):
+        suite.compare(case, "gpu", "selected", worker)
+    with pytest.raises(SystemExit, match=r"stock, forward_backward: .*d_bias is off"):
+        suite.compare((w, "float32", "forward_backward"), "gpu", "stock", worker)
+    numbers["dx"] *= 1.1
+    with pytest.raises(SystemExit, match=r"stock, forward_backward: dx is off by [^;]*$"):
+        suite.compare(case, "gpu", "stock", worker)
+
+
 # --- Text
 
 
 def timed(milliseconds, launch=0.0):
     rates = {"gigabytes_per_second": 50.0, "of_copy": 0.5, "teraflops": 0.2, "of_matmul": 0.1}
-    return {"milliseconds": milliseconds, "launch_milliseconds": launch, **rates}
+    times = {"milliseconds": milliseconds, "launch_milliseconds": launch}
+    return {**times, **rates, "imprecise": []}
 
 
 def record(name="a-0", dtype="float32", **candidates):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import candidates, summary, timing, workloads
 from benchmarks.case import Case
-from benchmarks.device import calls, ceilings, in_jax, sampling, suite
+from benchmarks.device import calls, ceilings, in_jax, report, sampling
 from benchmarks.peers import in_jax as layers
 from tests import peers
 
@@ -52,10 +52,13 @@ def test_the_peers_on_pytorch_compute_the_layer(dtype, quick, monkeypatch):
     from benchmarks.device import in_torch
 
     monkeypatch.setattr(timing, "VISIT_SECONDS", 1e-3)
-    assert tuple(in_torch.MODULES) == suite.TORCH
+    assert tuple(in_torch.MODULES) == report.TORCH
     w = workload(strides=2, padding="causal")
     for program in PROGRAMS:
-        made = in_torch.build("cpu", w, dtype, program, suite.TORCH)
+        made = in_torch.build("cpu", w, dtype, program, report.TORCH)
+        assert list(made) == list(report.TORCH)
+        if dtype == "bfloat16":
+            assert "may never return" in made.pop("torch_nlc").facts["declined"]
         for each in made.values():
             assert each.facts["failures"] == {}
             assert sampling.mistakes(w, dtype, "cpu", each.read(each.run())) == []

@@ -59,6 +59,7 @@ def _line(facts: Row) -> str:
         f"{_milliseconds(facts)} ms"
         f"{facts['gigabytes_per_second']:9.4g} GB/s, {facts['of_copy']:4.0%} of a copy"
         f"{facts['teraflops']:9.3g} TFLOP/s, {facts['of_matmul']:4.0%} of a matmul"
+        + "".join(f"; {each}" for each in facts["imprecise"])
     )
 
 

@@ -26,7 +26,6 @@ from benchmarks.device import ceilings, picture, report, sampling
 from benchmarks.peers import PEERS, Peer
 from benchmarks.worker import Declined, Worker
 
-TORCH = ("torch_ncl", "torch_nlc")
 PLUGINS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 CEILING_SECONDS = 1.0
 
@@ -80,7 +79,7 @@ def measure(
         facts |= loaded
         for name in loaded:
             if "declined" not in loaded[name]:
-                compare(case, platform, name, framework.worker)
+                facts[name]["imprecise"] = compare(case, platform, name, framework.worker)
                 clocks[name] = functools.partial(framework.worker.times, name)
     samples = timing.interleaved(clocks, seconds)
     for framework in frameworks:
@@ -98,12 +97,19 @@ def measure(
     }
 
 
-def compare(case: Case, platform: str, name: str, worker: Worker) -> None:
-    """End the run where a program's numbers are not the layer's."""
+def compare(case: Case, platform: str, name: str, worker: Worker) -> list[str]:
+    """End the run where a program's numbers are not the layer's.
+
+    But others may add up their bias' gradient in a narrow dtype, which for many positions loses
+    more than its rounding: that is returned, to be told beside their times.
+    """
     workload, dtype, program = case
     found = sampling.mistakes(workload, dtype, platform, worker.numbers(name))
-    if found:
-        raise SystemExit(f"{workload.name}, {dtype}: {name}, {program}: {'; '.join(found)}")
+    narrow = dtype != "float32" and name in (*report.STOCK, *report.TORCH)
+    imprecise = [each for each in found if narrow and each.startswith("d_bias is off")]
+    if wrong := [each for each in found if each not in imprecise]:
+        raise SystemExit(f"{workload.name}, {dtype}: {name}, {program}: {'; '.join(wrong)}")
+    return imprecise
 
 
 def run(
@@ -127,7 +133,7 @@ def parse(
     parser: flags.Parser, argv: list[str]
 ) -> tuple[argparse.Namespace, list[workloads.Workload]]:
     """Read the flags; unusable ones end the program before anything is started."""
-    known = (*CANDIDATES, *TORCH)
+    known = (*CANDIDATES, *report.TORCH)
     names = functools.partial(parser.add_argument, default="")
     names("--candidates", help=f"of {','.join(known)} (all that there are; selected always)")
     names("--dtypes", help=f"of {','.join(sampling.DTYPES)} (all)")
@@ -163,7 +169,7 @@ def start(
         device = jax.call("describe", arguments.platform)
     except Declined as reason:
         parser.error(str(reason))
-    peers = {name: PEERS[name] for name in TORCH if name in arguments.candidates}
+    peers = {name: PEERS[name] for name in report.TORCH if name in arguments.candidates}
     present, absent = machine.present(peers)
     frameworks = [jax]
     if present:
