@@ -43,6 +43,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
             _draw_panel(axes, own, heights)
             axes.set_title(f"{dtype}, {TITLES[program]}\n", fontsize=10, color=INK, loc="left")
     panels[0][0].set_yticks(range(1 - len(names), 1), names)
+    panels[0][0].set_ylim(0.4 - len(names), 0.6)
     _scale(panels[0][0])
     figure.legend(
         handles=_keys(rows), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5
