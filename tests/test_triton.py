@@ -6,6 +6,7 @@ every address is checked here.
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -181,6 +182,24 @@ def test_h_is_rounded_once_between_the_stages():
     y = triton.separable_output(x, k, w, None, geometry, "float32", interpret=True)
     wide_h, wide_w = (np.asarray(a, np.float64) for a in (h, w))
     assert_close(y, wide_h @ wide_w, "float32")
+
+
+def test_float32_is_rounded_only_where_asked():
+    x, k, w, b, dy, geometry = draw(Case(1, 9, 4, 3), 140)
+
+    def precisions(precision):
+        def both(*operands):
+            options = {"precision": precision, "interpret": True}
+            y = triton.separable_output(*operands, b, geometry, "float32", **options)
+            return y, triton.separable_gradients(*operands, dy, geometry, bias=True, **options)
+
+        return set(re.findall(r"precision=\(?(Precision\.\w+)", str(jax.make_jaxpr(both)(x, k, w))))
+
+    assert precisions(None) == precisions("highest") == {"Precision.HIGHEST"}
+    assert precisions("default") == {"Precision.DEFAULT"}
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert precisions(None) == precisions("high")
+        assert precisions("highest") == {"Precision.HIGHEST"}
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def exact_unless_asked(precision: Any) -> Any:
 
     Triton's own default rounds float32 to TF32.
     """
-    if precision is None and jax.config.jax_default_matmul_precision is None:
+    config: Any = jax.config  # whose options are unknown to types
+    if precision is None and config.jax_default_matmul_precision is None:
         return lax.Precision.HIGHEST
     return precision
 
