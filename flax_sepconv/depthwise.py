@@ -100,7 +100,8 @@ def contract(
     contraction = CONTRACTIONS[result]
     name = implementation
     if name is None:
-        name = select(platform, contraction, geometry, operand_dtype, surroundings).name
+        M = b.shape[2] // a.shape[2] if result == "k" else b.shape[2]
+        name = select(platform, contraction, geometry, M, operand_dtype, surroundings).name
     else:
         check_named(name, platform, surroundings)
     lowering = getattr(LOWERINGS[name], contraction)

@@ -209,7 +209,8 @@ def select_implementation(
         dilation=positive_int("dilation_rate", dilation_rate),
         padding="causal",  # Which zeros are read makes no difference.
     )
-    return select(platform, contraction, geometry, dtype, surroundings)
+    multiplier = depthwise_kernel_shape[2]
+    return select(platform, contraction, geometry, multiplier, dtype, surroundings)
 
 
 def positive_int(name: str, value: Any) -> int:

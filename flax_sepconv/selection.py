@@ -38,6 +38,10 @@ TPU_SHAPE_REASON = (
     "compiled for TPU (not run), the convolution takes less time where strides are larger than 1 "
     "or lengths are no whole tiles (multiples of 8)"
 )
+TPU_MULTIPLIER_REASON = (
+    "compiled for TPU (not run), the convolution writes the channels of several multipliers side "
+    "by side, which shifted sums of them do with copies"
+)
 OTHER_REASON = "not measured on this platform: the definition"
 
 # By the bytes of an element: 16-bit convolutions convert their operands first.
@@ -60,6 +64,7 @@ def select(
     platform: str,
     contraction: str,
     geometry: Geometry,
+    depth_multiplier: int,
     dtype: DTypeLike,
     surroundings: str | None = None,
 ) -> Selection:
@@ -69,6 +74,7 @@ def select(
         platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
         contraction: one of the values of `CONTRACTIONS`.
         geometry: of the contraction; L may be a symbol.
+        depth_multiplier: M.
         dtype: of the operands (their promotion, where they differ).
         surroundings: None, or one of `native.SURROUNDINGS`.
     """
@@ -89,5 +95,7 @@ def select(
             return Selection("grouped_conv", TPU_REASON)
         if geometry.stride > 1 or geometry.length % TPU_SUBLANES != 0:
             return Selection("grouped_conv", TPU_SHAPE_REASON)
+        if depth_multiplier > 1 and contraction == "output":
+            return Selection("grouped_conv", TPU_MULTIPLIER_REASON)
         return Selection("shifted_sum", TPU_SMALL_REASON)
     return Selection("grouped_conv", OTHER_REASON)

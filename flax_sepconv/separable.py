@@ -204,7 +204,8 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
     surroundings, named = surroundings_of(ctx), params["implementation"]
     result, geometry = params["result"], params["geometry"]
-    name = named or select(platform, "output", geometry, avals[0].dtype, surroundings).name
+    M = avals[1].shape[2]
+    name = named or select(platform, "output", geometry, M, avals[0].dtype, surroundings).name
     if named:
         check_named(named, platform, surroundings)
     lowering: Any = LOWERINGS[name]

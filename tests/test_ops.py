@@ -256,6 +256,13 @@ def test_selection_for_tpu_goes_by_tiles_and_strides(length, strides, name):
     assert selection.name == name
 
 
+@pytest.mark.parametrize("contraction", ["output", "input_gradient", "kernel_gradient"])
+def test_selection_for_tpu_of_several_multipliers(contraction):
+    shapes = (8, 64, 3), (4, 3, 2)
+    selection = ops.select_implementation(*shapes, platform="tpu", contraction=contraction)
+    assert selection.name == ("grouped_conv" if contraction == "output" else "shifted_sum")
+
+
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 def test_selection_is_made_when_lowering(platform):
     """One trace is lowered for each platform with the lowering selected there."""

@@ -1,8 +1,8 @@
 """How work is cut into programs, and what is declined: functions of shapes and dtypes alone.
 
-The sizes were chosen by what the compiler says of sm_90a: no kernel spills registers, and where it
-can be, two programs fit on a multiprocessor, so that one sums taps while the other multiplies
-matrices. None was tuned by measurement on a GPU.
+The sizes were chosen by what the compiler says of sm_90a: registers are not spilled (but for a few
+bytes, in float32, at some shapes), and where it can be, two programs fit on a multiprocessor, so
+that one sums taps while the other multiplies matrices. None was tuned by measurement on a GPU.
 """
 
 import dataclasses
@@ -146,7 +146,8 @@ def gradient_plan(
     all_filters = fitting(F)
     joint = M * all_filters <= (512 if itemsize == 2 else 128)
     steps = 64
-    channels = fitting(C, 64 if itemsize == 2 and not (joint and M == 2) else 32)
+    widest = 64 if itemsize == 2 else 32
+    channels = fitting(C, widest if itemsize == 2 and not joint else widest // M)
     residents = 1 if joint and all_filters > 128 else 2
     blocks = math.ceil(C / channels)
     longest = max(geometry.length, geometry.output_length)
@@ -163,14 +164,14 @@ def gradient_plan(
     return GradientPlan(
         steps=steps,
         channels=channels,
-        filters=fitting(F, 64 if itemsize == 2 else 32 // M),
+        filters=fitting(F, 64 if itemsize == 2 else 32),
         residents=residents,
         warps=8 if itemsize == 2 or joint else 4,
         all_filters=all_filters,
         bias_filters=fitting(math.ceil(F / blocks), channels),
         joint=joint,
         # Of two or three taps the compiler makes no loop: it would load ahead for the taps too.
-        stages=3 if geometry.kernel_size > 3 else 1,
+        stages={1: 1, 2: 1, 3: 2}.get(geometry.kernel_size, 3),
         chunk=chunk,
         chunks=chunks,
         held=math.ceil((chunk + geometry.reach) / steps) * steps,
