@@ -13,7 +13,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import ops
+from flax_sepconv import keras_config, ops
 from flax_sepconv.constraints import Constraint, Stacked
 from flax_sepconv.params import Arguments, Identifier, scalar_loss
 
@@ -109,6 +109,40 @@ class SeparableConv1D(nn.Module):
     def arguments(self) -> Arguments:
         """Return the arguments of the layer, checked and resolved."""
         return Arguments(**{name: _plain(getattr(self, name)) for name in _ARGUMENTS})
+
+    @classmethod
+    def from_keras_config(cls, config: Mapping[str, Any]) -> "SeparableConv1D":
+        """Make the layer that a dict of Keras 2 or Keras 3 describes.
+
+        Args:
+            config: what a Keras layer's `get_config()` gave, or the serialized layer around it.
+
+        Raises:
+            ValueError, TypeError: names the argument, and any object that is not Keras' own.
+
+        Example:
+            >>> SeparableConv1D.from_keras_config({"filters": 5, "kernel_size": [3]}).kernel_size
+            3
+        """
+        return cls(**keras_config.arguments_of(config))
+
+    @nn.nowrap
+    def to_keras_config(self, version: int = 3) -> dict[str, Any]:
+        """Return the dict from which `keras.layers.SeparableConv1D.from_config` makes the layer.
+
+        Args:
+            version: of Keras, 2 or 3.
+
+        Raises:
+            ValueError: Keras has no such layer (Keras 3 none with padding "causal").
+            TypeError: an argument is a callable of your own, which no dict can hold.
+
+        Example:
+            >>> SeparableConv1D(5, 3, activation="relu").to_keras_config()["activation"]
+            'relu'
+        """
+        arguments = self.arguments()
+        return keras_config.config_of(arguments, self.name, self.dtype, self.param_dtype, version)
 
     @nn.compact
     def __call__(self, inputs: ArrayLike) -> jax.Array:

@@ -1,6 +1,6 @@
 """The layer as an nnx module, and what belongs to it: its losses and its constraints."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax.nnx.filterlib import Filter
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import ops
+from flax_sepconv import keras_config, ops
 from flax_sepconv.constraints import Constraint, Stacked
 from flax_sepconv.params import Arguments, Identifier, scalar_loss
 
@@ -111,6 +111,26 @@ class SeparableConv1D(nnx.Module):
             setattr(self, name, variable(weight, **metadata))
         if self.arguments.activity_regularizer is not None:
             self.activity_loss = ActivityLoss(jnp.zeros(()))
+
+    @classmethod
+    def from_keras_config(
+        cls, config: Mapping[str, Any], in_features: int, *, rngs: nnx.Rngs
+    ) -> "SeparableConv1D":
+        """Make the layer that a dict of Keras 2 or Keras 3 describes, with new weights.
+
+        Example:
+            >>> config = {"filters": 5, "kernel_size": [3]}
+            >>> layer = SeparableConv1D.from_keras_config(config, 4, rngs=nnx.Rngs(0))
+            >>> layer.depthwise_kernel.shape
+            (3, 4, 1)
+        """
+        arguments = keras_config.arguments_of(config)
+        arguments.pop("name", None)
+        return cls(in_features, **arguments, rngs=rngs)
+
+    def to_keras_config(self, version: int = 3) -> dict[str, Any]:
+        """Return the dict from which `keras.layers.SeparableConv1D.from_config` makes the layer."""
+        return keras_config.config_of(self.arguments, None, self.dtype, self.param_dtype, version)
 
     def __call__(self, inputs: ArrayLike) -> jax.Array:
         """Apply the layer: (..., L, C) -> (..., output length, F), or channels first."""

@@ -1,0 +1,153 @@
+"""A trained layer outside of any framework: where it stood, its weights, and its arguments."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from flax_sepconv import keras_config
+from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+# What each weight's axes are, in the letters of the whole project.
+AXES = {DEPTHWISE_KERNEL: ("K", "C", "M"), POINTWISE_KERNEL: ("1", "C*M", "F"), BIAS: ("F",)}
+
+
+class InteropError(ValueError):
+    """A file that cannot be read or written, or what is in it is no layer of ours; says which."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One separable convolution.
+
+    Attributes:
+        path: the names on the way to it, joined by "/": "encoder/conv".
+        weights: `depthwise_kernel` (K, C, M), `pointwise_kernel` (1, C*M, F) and, where there is
+            one, `bias` (F,): NumPy arrays of one dtype.
+        config: Keras' dict of it, or None where the source says nothing beyond the weights
+            (strides, padding and activation are unknown then).
+
+    Raises:
+        InteropError: names the layer, the weight and the axis that does not fit.
+
+    Example:
+        >>> depthwise, pointwise = np.ones((3, 4, 2), "f"), np.ones((1, 8, 5), "f")
+        >>> weights = {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise}
+        >>> Layer("block/conv", weights).sizes
+        {'K': 3, 'C': 4, 'M': 2, 'F': 5}
+    """
+
+    path: str
+    weights: Mapping[str, np.ndarray]
+    config: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            _check_names(self.weights)
+            _check_shapes(self.weights)
+            _check_dtypes(self.weights)
+            if self.config is not None:
+                self._check_config()
+        except (TypeError, ValueError) as error:
+            raise InteropError(f"layer {self.path!r}: {error}") from error
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes K, C, M and F."""
+        K, C, M = self.weights[DEPTHWISE_KERNEL].shape
+        return {"K": K, "C": C, "M": M, "F": self.weights[POINTWISE_KERNEL].shape[2]}
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of all weights."""
+        return self.weights[DEPTHWISE_KERNEL].dtype
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `SeparableConv1D`, as far as they are known."""
+        if self.config is not None:
+            return keras_config.arguments_of(self.config)
+        return {
+            "filters": self.sizes["F"],
+            "kernel_size": self.sizes["K"],
+            "depth_multiplier": self.sizes["M"],
+            "use_bias": BIAS in self.weights,
+        }
+
+    def _check_config(self) -> None:
+        given = self.arguments()
+        own = Arguments(**{k: v for k, v in given.items() if k not in ("name", *_DTYPES_GIVEN)})
+        sizes = self.sizes
+        for name, letter in (("kernel_size", "K"), ("depth_multiplier", "M"), ("filters", "F")):
+            if getattr(own, name) != sizes[letter]:
+                raise ValueError(
+                    f"its config says {name}={getattr(own, name)}, its weights have "
+                    f"{letter}={sizes[letter]}"
+                )
+        if own.use_bias != (BIAS in self.weights):
+            raise ValueError(f"its config says use_bias={own.use_bias}, its weights say otherwise")
+
+
+_DTYPES_GIVEN = ("dtype", "param_dtype")
+
+
+def unique(layers: Iterable[Layer], source: Any) -> list[Layer]:
+    """Return the layers as a list; raise if there is none, or if two share a path."""
+    found: dict[str, Layer] = {}
+    for layer in layers:
+        if layer.path in found:
+            raise InteropError(f"{source} has two layers of the name {layer.path!r}")
+        found[layer.path] = layer
+    if not found:
+        raise InteropError(f"{source} has no SeparableConv1D in it")
+    return list(found.values())
+
+
+def _check_names(weights: Mapping[str, np.ndarray]) -> None:
+    missing = [name for name in (DEPTHWISE_KERNEL, POINTWISE_KERNEL) if name not in weights]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing; there is {', '.join(weights) or 'nothing'}")
+    unknown = sorted(set(weights) - set(AXES))
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no weight of it; they are {', '.join(AXES)}")
+
+
+def _check_shapes(weights: Mapping[str, np.ndarray]) -> None:
+    for name, weight in weights.items():
+        if not isinstance(weight, np.ndarray):
+            raise TypeError(f"{name} must be a NumPy array, got {type(weight).__name__}")
+        if weight.ndim != len(AXES[name]) or 0 in weight.shape:
+            raise ValueError(f"{name} must be ({', '.join(AXES[name])}), got shape {weight.shape}")
+    shape = weights[DEPTHWISE_KERNEL].shape
+    _, C, M = shape
+    one, joined, F = weights[POINTWISE_KERNEL].shape
+    got = f"got shape {weights[POINTWISE_KERNEL].shape}"
+    if one != 1:
+        raise ValueError(f"axis 0 of {POINTWISE_KERNEL} must be 1, {got}")
+    if joined != C * M:
+        raise ValueError(
+            f"axis 1 (C*M) of {POINTWISE_KERNEL} must be {C}*{M} = {C * M} as "
+            f"{DEPTHWISE_KERNEL} {shape} has it, {got}"
+        )
+    if BIAS in weights and weights[BIAS].shape != (F,):
+        raise ValueError(
+            f"axis 0 (F) of {BIAS} must be {F} as {POINTWISE_KERNEL} has it, got shape "
+            f"{weights[BIAS].shape}"
+        )
+
+
+def _check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
+    for name, weight in weights.items():
+        if weight.dtype not in _NUMPY_DTYPES:
+            raise TypeError(
+                f"dtype of {name} must be one of {', '.join(DTYPES)}, got {weight.dtype}"
+            )
+    dtypes = {name: weight.dtype for name, weight in weights.items()}
+    if len(set(dtypes.values())) > 1:
+        told = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        raise TypeError(f"its weights must have one dtype, got {told}")
+
+
+_NUMPY_DTYPES = [np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name) for name in DTYPES]
