@@ -49,6 +49,11 @@ class Geometry:
         dilated = (self.output_length - 1) * self.stride + 1
         return low, self.length + self.reach - dilated - low
 
+    def padded(self) -> "Geometry":
+        """Return the geometry of the input once `pad_low` and `pad_high` zeros are part of it."""
+        read = (self.output_length - 1) * self.stride + self.reach + 1
+        return dataclasses.replace(self, length=read, pad_low=0)
+
 
 def output_length(length: int, kernel_size: int, stride: int, dilation: int, padding: str) -> int:
     """Count the output steps; may be zero or negative for "valid".
@@ -57,17 +62,22 @@ def output_length(length: int, kernel_size: int, stride: int, dilation: int, pad
         >>> output_length(28, 3, 1, 1, "valid"), output_length(28, 3, 2, 1, "same")
         (26, 14)
     """
-    window = dilation * (kernel_size - 1) + 1
     if padding == "valid":
-        return (length - window) // stride + 1
+        return (length - least_length(kernel_size, dilation, padding)) // stride + 1
     return -(-length // stride)
+
+
+def least_length(kernel_size: int, dilation: int, padding: str) -> int:
+    """Return the length of the shortest input that has an output step."""
+    return dilation * (kernel_size - 1) + 1 if padding == "valid" else 1
 
 
 def resolve(length: int, kernel_size: int, stride: int, dilation: int, padding: str) -> Geometry:
     """Resolve a padding rule to integers.
 
     "same" is TensorFlow's rule: ceil(L / S) output steps, the zeros shared between both ends, the
-    odd one at the right; it depends on L. "causal" puts D * (K - 1) zeros in front.
+    odd one at the right; it depends on L. "causal" puts D * (K - 1) zeros in front. L may be a
+    symbol of `jax.export` that is known not to be too short.
 
     Raises:
         ValueError: if no output step remains.
@@ -77,7 +87,7 @@ def resolve(length: int, kernel_size: int, stride: int, dilation: int, padding: 
         Geometry(length=10, kernel_size=4, stride=3, dilation=1, pad_low=1, output_length=4)
     """
     steps = output_length(length, kernel_size, stride, dilation, padding)
-    if steps <= 0:
+    if length < least_length(kernel_size, dilation, padding):
         raise ValueError(
             f"the output would have no steps: padding={padding!r} with input length L={length}, "
             f"kernel_size K={kernel_size}, strides S={stride}, dilation_rate D={dilation} gives "
@@ -87,7 +97,10 @@ def resolve(length: int, kernel_size: int, stride: int, dilation: int, padding: 
     if padding == "valid":
         pad_low = 0
     elif padding == "same":
-        pad_low = max((steps - 1) * stride + reach + 1 - length, 0) // 2
+        zeros = (steps - 1) * stride + reach + 1 - length
+        if reach + 1 < stride:  # Some steps are not read. Symbols have no maximum: |zeros| < S.
+            zeros *= (zeros + stride) // stride
+        pad_low = zeros // 2
     else:
         pad_low = reach
     return Geometry(length, kernel_size, stride, dilation, pad_low, steps)

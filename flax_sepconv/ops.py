@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import InconclusiveDimensionOperation
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import geometry as geometry_lib
@@ -305,14 +306,37 @@ def _resolve(
     check_implementation(implementation)
     if choice("data_format", data_format, DATA_FORMATS) == "channels_first":
         x = x.swapaxes(-1, -2)
-    geometry = geometry_lib.resolve(
-        length=x.shape[-2],
-        kernel_size=kernel.shape[0],
-        stride=positive_int("strides", strides),
-        dilation=positive_int("dilation_rate", dilation_rate),
-        padding=choice("padding", padding, geometry_lib.PADDINGS),
+    geometry = _geometry(
+        x.shape[-2],
+        kernel.shape[0],
+        positive_int("strides", strides),
+        positive_int("dilation_rate", dilation_rate),
+        choice("padding", padding, geometry_lib.PADDINGS),
     )
-    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:]), geometry
+    rows = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    edges = geometry.pad_low, geometry.pad_high
+    if any(jax.export.is_symbolic_dim(edge) for edge in edges):
+        # No lowering has to pad by what is not known: that is done here.
+        zero = jnp.zeros((), rows.dtype)
+        rows = lax.pad(rows, zero, ((0, 0, 0), (*edges, 0), (0, 0, 0)))
+        geometry = geometry.padded()
+    return rows, geometry
+
+
+def _geometry(
+    length: int, kernel_size: int, stride: int, dilation: int, padding: str
+) -> geometry_lib.Geometry:
+    """Resolve a padding rule for a length that may be a symbol."""
+    try:
+        return geometry_lib.resolve(length, kernel_size, stride, dilation, padding)
+    except InconclusiveDimensionOperation as error:
+        least = geometry_lib.least_length(kernel_size, dilation, padding)
+        raise ValueError(
+            f"whether an output step remains must be known: input length L={length} must be at "
+            f"least {least} with padding={padding!r}, kernel_size K={kernel_size}, "
+            f"dilation_rate D={dilation}; say so by a constraint where the symbols are made "
+            f"(of jax.export.symbolic_shape), such as '{length} >= {least}'"
+        ) from error
 
 
 def _from_channels_last(y: jax.Array, x: jax.Array, data_format: str) -> jax.Array:
