@@ -91,6 +91,20 @@ class Store:
             if parent != path:
                 yield parent
 
+    def attributes(self, path: str) -> list[str]:
+        """Return the names of the attributes of a group or array."""
+        found = self._find(path)
+        if found is None:
+            return []
+        with self._reading(path):
+            return list(found.attrs)
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        """Return the shape that an array claims to have; () if there is none."""
+        found = self._find(path)
+        with self._reading(path):
+            return tuple(getattr(found, "shape", None) or ())
+
     def text(self, path: str, attribute: str) -> str | None:
         """Return one string among the attributes of a group or array; None if it is not there."""
         found = self._find(path)
@@ -104,7 +118,9 @@ class Store:
             if stored.shape != () or stored.dtype.kind not in "OS":
                 raise ValueError(f"must be one string, got {stored.dtype} of shape {stored.shape}")
             value = found.attrs[attribute]
-            return value.decode() if isinstance(value, bytes) else str(value)
+            if not isinstance(value, str | bytes):
+                raise ValueError(f"must be one string, got {type(value).__name__}")
+            return value.decode() if isinstance(value, bytes) else value
 
     def array(self, path: str) -> np.ndarray:
         """Return an array of numbers.

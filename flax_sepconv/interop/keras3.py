@@ -52,7 +52,8 @@ def keras_weights(layer: Layer) -> list[np.ndarray]:
     """Return the weights in the order that Keras' `SeparableConv1D.set_weights` takes.
 
     Example:
-        >>> weights = {"pointwise_kernel": np.ones((1, 2, 5)), "depthwise_kernel": np.ones((3, 2, 1))}
+        >>> depthwise, pointwise = np.ones((3, 2, 1)), np.ones((1, 2, 5))
+        >>> weights = {"pointwise_kernel": pointwise, "depthwise_kernel": depthwise}
         >>> [weight.shape for weight in keras_weights(Layer("sep", weights))]
         [(3, 2, 1), (1, 2, 5)]
     """

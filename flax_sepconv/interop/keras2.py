@@ -1,0 +1,174 @@
+"""Keras' first file format, HDF5 named `.h5`: whole models, and weights only.
+
+Each layer of the model has a group, in which its variables lie under their full names:
+
+    /model_weights/conv/conv/depthwise_kernel:0     a whole model, its config an attribute
+    /conv/conv/depthwise_kernel:0                   weights only
+    /encoder/conv/depthwise_kernel:0                a layer of a model in the model
+
+Keras 3 writes whole models so too, without ":0".
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_sepconv.interop import hdf5, keras_model
+from flax_sepconv.interop.hdf5 import Store
+from flax_sepconv.interop.keras_model import Node
+from flax_sepconv.interop.layer import AXES, InteropError, Layer
+from flax_sepconv.params import DEPTHWISE_KERNEL, POINTWISE_KERNEL
+
+# The names of the scopes around a layer's variables, in the group of one layer of the model.
+Scope = tuple[str, ...]
+# Where each variable of a layer is in the file, by its bare name.
+Variables = Mapping[str, str]
+
+
+class _Sought(NamedTuple):
+    """A layer that the config tells: its names from the top, and those its variables may have."""
+
+    names: Scope
+    node: Node
+    scopes: tuple[str, ...]
+
+
+def format_of(path: pathlib.Path) -> str:
+    """Tell "keras2" from "keras-weights" (`keras3.py`); both are HDF5.
+
+    Raises:
+        InteropError: it is no HDF5 file, or a damaged one.
+    """
+    with hdf5.opened(path, path) as store:
+        return "keras2" if _is_keras2(store) else "keras-weights"
+
+
+def read(path: pathlib.Path) -> list[Layer]:
+    """Read every SeparableConv1D of a `.h5` file.
+
+    In a whole model they are found by its config, in models inside of models and in wrappers too,
+    and come with their own configs; their paths are the names of the layers, joined by "/". A
+    layer that two models share is given once, at its first place. In a file of weights only, each
+    scope with a depthwise and a pointwise kernel is taken, at the names that its variables have;
+    what is shared cannot be told there, and what a wrapper wraps has the wrapper's name.
+
+    Raises:
+        InteropError: the file is damaged or not of this format, or lacks weights that its config
+            promises.
+    """
+    with hdf5.opened(path, path) as store:
+        if not _is_keras2(store):
+            raise InteropError(f"{path} is no Keras 2 file: it has no list of layers")
+        top = "model_weights" if store.has("model_weights") else ""
+        config = store.text("", "model_config")
+        if config is None:
+            return list(_by_names(store, top))
+        return _by_config(store, top, keras_model.parse(config, path), path)
+
+
+def _is_keras2(store: Store) -> bool:
+    # Long lists are cut: layer_names0, layer_names1, ...
+    named = any(name.startswith("layer_names") for name in store.attributes(""))
+    return named or store.has("model_weights")
+
+
+def _by_names(store: Store, top: str) -> Iterator[Layer]:
+    for group in store.children(top):
+        for scope, variables in _scopes(store, _below(top, group)).items():
+            if len(store.shape(variables[DEPTHWISE_KERNEL])) == 4:
+                continue  # A SeparableConv2D: its variables have the same names.
+            # A model's own name may stand before the layer's.
+            known = scope[scope.index(group) :] if group in scope else (group, *scope)
+            weights = {name: store.array(place) for name, place in variables.items()}
+            yield Layer("/".join(known), weights)
+
+
+def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> list[Layer]:
+    found: list[tuple[Scope, Node, Layer]] = []
+    shared: set[int] = set()
+    for layer in root.below():
+        sought = list(_sought(layer, (), (), shared))
+        scopes = _scopes(store, _below(top, layer.name)) if sought else {}
+        for one in sought:
+            scope = _match(one, scopes, root.name, alone=len(sought) == len(scopes) == 1)
+            if scope is None:
+                there = ", ".join("/".join(scope) for scope in scopes) or "none"
+                raise InteropError(
+                    f"{path}: the weights of layer {'/'.join(one.names)!r} cannot be told; group "
+                    f"{layer.name!r} has separable convolutions {there}"
+                )
+            weights = {name: store.array(place) for name, place in scopes[scope].items()}
+            new = Layer("/".join(one.names), weights, one.node.config)
+            if not any(
+                scope == s and one.node.equals(node) and _same_weights(new, old)
+                for s, node, old in found
+            ):
+                found.append((scope, one.node, new))
+    return [layer for _, _, layer in found]
+
+
+def _sought(
+    node: Node, names: Scope, wrapper: tuple[str, ...], shared: set[int]
+) -> Iterator[_Sought]:
+    if node.shared is not None:
+        if node.shared in shared:
+            return
+        shared.add(node.shared)
+    names = (*names, node.name)
+    if node.is_separable:
+        yield _Sought(names, node, (node.name, *wrapper))
+        return
+    for child in node.children.values():
+        if isinstance(child, Node):
+            # tf-keras gives what a wrapper wraps the wrapper's name.
+            yield from _sought(child, names, (node.name,), shared)
+        else:
+            for one in child:
+                yield from _sought(one, names, (), shared)
+
+
+def _match(sought: _Sought, scopes: Mapping[Scope, Any], model: str, alone: bool) -> Scope | None:
+    """Return the scope of a layer: its name, and before it names on the way to it, or none."""
+    if alone:
+        return next(iter(scopes))
+    way = (model, *sought.names)
+    fitting = [
+        scope
+        for scope in scopes
+        if scope and scope[-1] in sought.scopes and _is_within(scope[:-1], way)
+    ]
+    longest = max(map(len, fitting), default=0)
+    best = [scope for scope in fitting if len(scope) == longest]
+    return best[0] if len(best) == 1 else None
+
+
+def _is_within(part: Scope, whole: Scope) -> bool:
+    rest = iter(whole)
+    return all(name in rest for name in part)
+
+
+def _scopes(store: Store, group: str) -> dict[Scope, Variables]:
+    """Return the variables of what has a depthwise and a pointwise kernel in a group."""
+    found: dict[Scope, dict[str, str]] = {}
+    for place in store.walk(group):
+        *scope, variable = place.removeprefix(f"{group}/").split("/")
+        bare = variable.split(":")[0]
+        if bare in AXES:
+            variables = found.setdefault(tuple(scope), {})
+            if bare in variables:
+                raise InteropError(f"{variables[bare]!r} and {place!r} are one variable")
+            variables[bare] = place
+    kernels = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
+    return {scope: variables for scope, variables in found.items() if kernels <= set(variables)}
+
+
+def _below(top: str, group: str) -> str:
+    return f"{top}/{group}" if top else group
+
+
+def _same_weights(a: Layer, b: Layer) -> bool:
+    return a.weights.keys() == b.weights.keys() and all(
+        np.array_equal(weight, b.weights[name]) for name, weight in a.weights.items()
+    )
