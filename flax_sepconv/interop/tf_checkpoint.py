@@ -1,0 +1,153 @@
+"""Checkpoints of TensorFlow: `model.ckpt.index` and `model.ckpt.data-00000-of-00001`.
+
+TF1 saves variables by name: `scope/depthwise_kernel`. TF2 saves objects by the attributes that
+hold them, and a layer is an object that holds both kernels. What optimizers and moving averages
+keep beside a weight (`scope/depthwise_kernel/Adam`) is passed over, and so are other layers; also
+the two-dimensional one, whose weights have the same names and four axes.
+"""
+
+import pathlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from flax_sepconv.interop import tf_table
+from flax_sepconv.interop.layer import AXES, InteropError, Layer
+from flax_sepconv.interop.object_graph import GRAPH, Graph
+from flax_sepconv.interop.tensor_bundle import Bundle
+from flax_sepconv.interop.tf_messages import parse_text
+from flax_sepconv.params import DEPTHWISE_KERNEL, POINTWISE_KERNEL
+
+_KERNELS = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
+# What optimizers of Keras keep, by the name "Adam/m/scope/depthwise_kernel".
+_SLOTS = {
+    *("m", "v", "vhat", "u", "momentum", "velocity", "average", "average_gradient"),
+    *("accumulator", "accumulated_grad", "accumulated_delta_var", "linear"),
+}
+
+
+def read(path: pathlib.Path) -> list[Layer]:
+    """Read every separable convolution of a checkpoint.
+
+    Args:
+        path: its prefix ("model.ckpt-100"), its `.index` file, or the folder whose `checkpoint`
+            file names the latest.
+
+    Raises:
+        InteropError: it is no checkpoint, of the format before 2016, damaged, or a layer lacks a
+            kernel.
+    """
+    bundle = Bundle(prefix(path))
+    if GRAPH in bundle.names():
+        return layers_by_object(bundle, Graph(bundle))
+    return layers_by_name(bundle, {name: name for name in bundle.names()})
+
+
+def layers_by_name(bundle: Bundle, keys: Mapping[str, str]) -> list[Layer]:
+    """Return the layers that variables' names tell of.
+
+    Args:
+        bundle: the checkpoint.
+        keys: by the variable's name, the name of its tensor.
+    """
+    scopes: dict[str, dict[str, str]] = {}
+    for name, key in keys.items():
+        scope, _, weight = name.rpartition("/")
+        if weight in AXES:
+            scopes.setdefault(scope, {})[weight] = key
+    # With only the first of the kernels it is a depthwise convolution, and no layer of ours.
+    found = [
+        (scope, weights, None)
+        for scope, weights in scopes.items()
+        if POINTWISE_KERNEL in weights
+        and not ("iteration" in keys and _is_optimizers(scope, scopes))
+    ]
+    return _one_dimensional(bundle, found)
+
+
+def layers_by_object(
+    bundle: Bundle,
+    graph: Graph,
+    names: Mapping[int, str] | None = None,
+    configs: Mapping[int, Mapping[str, Any]] | None = None,
+) -> list[Layer]:
+    """Return the layers among a checkpoint's objects.
+
+    Args:
+        bundle: the checkpoint.
+        graph: its graph of objects.
+        names: of objects; others are called as the attribute that holds them.
+        configs: Keras' dicts of objects that are separable convolutions.
+    """
+    names = {} if names is None else names
+    configs = {} if configs is None else configs
+    found = []
+    for number in graph.reached:
+        held = graph.children[number]
+        if number in configs or held.keys() >= _KERNELS:
+            weights = {weight: graph.key(held[weight]) for weight in AXES if weight in held}
+            found.append((graph.path(number, names), weights, configs.get(number)))
+    return _one_dimensional(bundle, found)
+
+
+def _is_optimizers(scope: str, scopes: Collection[str]) -> bool:
+    _, *rest = scope.split("/", 2)
+    return len(rest) == 2 and rest[0] in _SLOTS and rest[1] in scopes
+
+
+def _one_dimensional(
+    bundle: Bundle, found: Iterable[tuple[str, Mapping[str, str], Mapping[str, Any] | None]]
+) -> list[Layer]:
+    """Read layers, given by path, names of the tensors and config, but those with height."""
+    return [
+        Layer(path, {weight: bundle.array(key) for weight, key in keys.items()}, config)
+        for path, keys, config in found
+        if [bundle.rank(keys[kernel]) for kernel in sorted(_KERNELS & keys.keys())] != [4, 4]
+    ]
+
+
+def prefix(path: pathlib.Path) -> pathlib.Path:
+    """Return what the names of a checkpoint's files start with, given any of what `read` takes.
+
+    Raises:
+        InteropError: there is no checkpoint, or it is of the format before 2016.
+    """
+    if path.is_dir():
+        path = _latest(path)
+    if path.suffix == ".index":
+        return path.with_suffix("")
+    if not path.with_name(path.name + ".index").exists():
+        _explain(path)
+    return path
+
+
+def _latest(folder: pathlib.Path) -> pathlib.Path:
+    """Return the prefix that a folder's state file names."""
+    path = folder / "checkpoint"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InteropError(f"{folder} has no file 'checkpoint' that names the latest") from error
+    except UnicodeDecodeError as error:
+        raise InteropError(f"{path} is damaged: {error}") from error
+    named = parse_text("CheckpointState", text, str(path)).model_checkpoint_path
+    if not named or "\0" in named:
+        raise InteropError(f"{path} names no checkpoint")
+    latest = folder / named
+    if not latest.with_name(latest.name + ".index").exists() and not latest.exists():
+        raise InteropError(
+            f"{path} names {named}, which does not exist; give the checkpoint's own prefix"
+        )
+    return latest
+
+
+def _explain(path: pathlib.Path) -> None:
+    """Say what it is instead of a checkpoint."""
+    if path.is_file():
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(tf_table.MAGIC)))
+            if file.read() == tf_table.MAGIC:
+                raise InteropError(
+                    f"{path} is a checkpoint in TensorFlow's first format, V1; restore it there "
+                    "and save it again by tf.compat.v1.train.Saver(), whose format is V2"
+                )
+    raise InteropError(f"{path} is no checkpoint: there is no {path.name}.index")
