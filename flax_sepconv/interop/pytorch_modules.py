@@ -1,0 +1,160 @@
+"""PyTorch's modules as layers with arguments: strides and padding included.
+
+PyTorch puts as many zeros behind as in front, whatever the length; TensorFlow's "same" puts as many
+as ceil(L / S) steps ask for, the odd one behind. They meet at S=1 with an even D*(K-1), and at some
+lengths elsewhere.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax_sepconv import geometry
+from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop.pytorch import layer_of
+from flax_sepconv.interop.state_dict import array, require
+from flax_sepconv.keras_config import config_of
+from flax_sepconv.params import BIAS, Arguments, Identifier
+
+
+def from_modules(
+    depthwise: Any,
+    pointwise: Any,
+    activation: Identifier = None,
+    *,
+    padding: str | None = None,
+    length: int | None = None,
+    path: str = "",
+) -> Layer:
+    """Return the layer that computes activation(pointwise(depthwise(x))).
+
+    The layer's config says channels_last; PyTorch's own arrays are (B, C, L), for which
+    `layer.arguments() | {"data_format": "channels_first"}` makes the layer.
+
+    Args:
+        depthwise: `Conv1d(C, C*M, K, groups=C)`.
+        pointwise: `Conv1d(C*M, F, 1)`, or `Linear(C*M, F)`, applied to the channels.
+        activation: what follows, as the layer takes it: "relu".
+        padding: of the layer, from a caller who knows better than the modules: "causal" where
+            D*(K-1) zeros are put in front of the input by hand, "valid" where what `depthwise`
+            pads will be put there by hand. None works it out by `padding_of`.
+        length: L, if it is always the same: `padding_of` may then find more.
+        path: of the layer.
+
+    Raises:
+        InteropError: the two modules are no layer of ours; names the argument, and what is nearest.
+    """
+    _check_depthwise(depthwise)
+    _check_pointwise(pointwise)
+    (K,), (S,), (D,) = depthwise.kernel_size, depthwise.stride, depthwise.dilation
+    if padding is None:
+        given = depthwise.padding
+        padding = padding_of(K, S, D, given if isinstance(given, str) else given[0], length)
+    M = depthwise.out_channels // depthwise.in_channels
+    layer = layer_of(path, _arrays(depthwise), _arrays(pointwise), M)
+    try:
+        arguments = Arguments(
+            filters=layer.sizes["F"],
+            kernel_size=K,
+            strides=S,
+            padding=padding,
+            dilation_rate=D,
+            depth_multiplier=M,
+            activation=activation,
+            use_bias=BIAS in layer.weights,
+        )
+        name = path.rpartition("/")[2] or None
+        # Keras 2's dict, which has "causal" too.
+        config = config_of(arguments, name, param_dtype=layer.dtype, version=2)
+    except (TypeError, ValueError) as error:
+        raise InteropError(f"layer {path!r}: {error}") from error
+    return dataclasses.replace(layer, config=config)
+
+
+def padding_of(
+    kernel_size: int, stride: int, dilation: int, padding: int | str, length: int | None = None
+) -> str:
+    """Return the layer's padding that does what a `Conv1d` with these arguments does.
+
+    Args:
+        kernel_size: K.
+        stride: S.
+        dilation: D.
+        padding: PyTorch's: zeros on each side, "valid" or "same".
+        length: L, if it is always the same; the answer then holds for no other.
+
+    Raises:
+        InteropError: none does; says at which lengths "same" would, and how to pad by hand.
+
+    Example:
+        >>> padding_of(kernel_size=5, stride=1, dilation=2, padding=4)
+        'same'
+        >>> padding_of(kernel_size=3, stride=2, dilation=1, padding=1, length=33)
+        'same'
+    """
+    K, S, D, zeros = kernel_size, stride, dilation, padding
+    if zeros == "same":
+        if S != 1:
+            raise InteropError(f"padding 'same' of a Conv1d needs stride 1, got {S}")
+        return "same"  # The odd zero goes behind here as there.
+    if zeros in ("valid", 0):
+        return "valid"
+    if not isinstance(zeros, int):
+        raise InteropError(f"padding must be an int, 'valid' or 'same', got {zeros!r}")
+    # One more stride is one more output step on both sides: S lengths say it for all.
+    good = [L % S for L in range(1, S + 1) if _same_is(L, K, S, D, zeros)]
+    if len(good) == S or (length is not None and length % S in good):
+        return "same"
+    if good:
+        where = f"only at lengths L with L % {S} in {good}: if there is no other, give length="
+    else:
+        where = "at no length"
+    raise InteropError(
+        f"padding={zeros} with kernel_size={K}, stride={S}, dilation={D} is no padding of ours; "
+        f"nearest is 'same', which agrees {where}. By hand: x = jnp.pad(x, ((0, 0), "
+        f"({zeros}, {zeros}), (0, 0))) before the layer, and padding='valid' for it"
+    )
+
+
+def _same_is(L: int, K: int, S: int, D: int, zeros: int) -> bool:
+    """Tell whether TensorFlow's "same" is this many zeros on each side, at one length."""
+    ours = geometry.resolve(L, K, S, D, "same")
+    steps = (L + 2 * zeros - D * (K - 1) - 1) // S + 1
+    return (ours.pad_low, ours.output_length) == (zeros, steps)
+
+
+def _check_depthwise(module: Any) -> None:
+    if not isinstance(module, require().nn.Conv1d):
+        raise InteropError(f"depthwise must be a torch.nn.Conv1d, got {type(module).__name__}")
+    if module.groups != module.in_channels:
+        raise InteropError(
+            f"groups of depthwise must be its in_channels {module.in_channels}, got "
+            f"{module.groups}; nearest is a flax.linen.Conv with feature_group_count"
+        )
+    if module.padding_mode != "zeros" and module.padding not in ((0,), "valid"):
+        raise InteropError(
+            f"padding_mode of depthwise must be 'zeros', got {module.padding_mode!r}; pad by hand "
+            "(jnp.pad has modes 'reflect', 'edge' and 'wrap') before a layer with padding 'valid', "
+            "and set the module's padding to (0,)"
+        )
+
+
+def _check_pointwise(module: Any) -> None:
+    torch = require()
+    if isinstance(module, torch.nn.Linear):
+        return
+    if not isinstance(module, torch.nn.Conv1d):
+        raise InteropError(
+            f"pointwise must be a torch.nn.Conv1d or a torch.nn.Linear, got {type(module).__name__}"
+        )
+    for name, rule in (("kernel_size", 1), ("stride", 1), ("groups", 1), ("padding", 0)):
+        value = getattr(module, name)
+        if value not in ((rule,), rule, *(("valid", "same") if name == "padding" else ())):
+            raise InteropError(
+                f"{name} of pointwise must be {rule}, got {value}; nearest is a flax.linen.Conv "
+                "after a depthwise convolution (flax_sepconv.ops.depthwise_conv1d)"
+            )
+
+
+def _arrays(module: Any) -> dict[str, Any]:
+    found = {"weight": array("weight", module.weight)}
+    return found if module.bias is None else found | {"bias": array("bias", module.bias)}
