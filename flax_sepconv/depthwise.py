@@ -25,6 +25,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
+from flax_sepconv.exporting import Replaced, replacements
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS, shifted_sum
 from flax_sepconv.selection import CONTRACTIONS, select
@@ -98,12 +99,14 @@ def contract(
     """Compute one contraction with the named lowering, or the one selected for the platform."""
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
     contraction = CONTRACTIONS[result]
-    name = implementation
-    if name is None:
+    name, replaced = implementation, replacements(implementation, surroundings)
+    if name is None or replaced is not None:
         M = b.shape[2] // a.shape[2] if result == "k" else b.shape[2]
         name = select(platform, contraction, geometry, M, operand_dtype, surroundings).name
     else:
         check_named(name, platform, surroundings)
+    if implementation is not None and replaced is not None:
+        replaced.add(Replaced(implementation, platform, name))
     lowering = getattr(LOWERINGS[name], contraction)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
     return lowering(a, b, geometry, accumulator, dtype, precision, platform)

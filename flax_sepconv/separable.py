@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 
 from flax_sepconv.composition import compose, contract, tangent
 from flax_sepconv.depthwise import check_named, depthwise, divided_like, surroundings_of, vary_alike
+from flax_sepconv.exporting import replacements
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS
 from flax_sepconv.selection import select
@@ -206,7 +207,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     result, geometry = params["result"], params["geometry"]
     M = avals[1].shape[2]
     name = named or select(platform, "output", geometry, M, avals[0].dtype, surroundings).name
-    if named:
+    if named and replacements(named, surroundings) is None:
         check_named(named, platform, surroundings)
     lowering: Any = LOWERINGS[name]
     if (

@@ -10,4 +10,7 @@ LOWERINGS = {
     "mosaic": mosaic,
 }
 
-__all__ = ["LOWERINGS", "grouped_conv", "mosaic", "native", "shifted_sum", "triton"]
+# XLA's own operations alone: what every process on every platform can run.
+PORTABLE = ("grouped_conv", "shifted_sum")
+
+__all__ = ["LOWERINGS", "PORTABLE", "grouped_conv", "mosaic", "native", "shifted_sum", "triton"]
