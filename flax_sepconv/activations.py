@@ -259,11 +259,16 @@ _KNOWN |= {"swish": silu, "hard_swish": hard_silu}
 # The layers that Keras takes as activations, with what it writes for every layer.
 _LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ReLU": ("relu", {}),
+    "ThresholdedReLU": ("relu", {"threshold": 1.0}),
     "LeakyReLU": ("leaky_relu", {"negative_slope": 0.3}),  # the function's default is 0.2
     "ELU": ("elu", {}),
     "Softmax": ("softmax", {}),
 }
-_LAYER_KEYS = {"name", "trainable", "dtype"}
+_LAYER_KEYS = {"name", "trainable", "dtype", "robust_masking"}  # no mask reaches an activation
+_KERAS_2_WORDS = {
+    "LeakyReLU": ("alpha", "negative_slope"),
+    "ThresholdedReLU": ("theta", "threshold"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +318,7 @@ def get(identifier: Any) -> Activation:
 
     None is `linear`. A dict names a function ("relu") and its keyword arguments as its config, or
     is what Keras writes for a function or for one of its activation layers (ReLU, LeakyReLU, ELU,
-    Softmax, Activation).
+    Softmax, Keras 2's ThresholdedReLU, Activation).
 
     Raises:
         ValueError: the name or an argument in the dict is unknown.
@@ -333,20 +338,19 @@ def get(identifier: Any) -> Activation:
             "activation must be None, a name, a dict with 'class_name' and 'config', or a "
             f"callable, got {identifier!r}"
         )
+    if set(identifier) == {"value"}:  # all that Keras writes of a lambda
+        raise ValueError("activation is the bytecode of a lambda, which is never run")
     name, config = registry.parse("activation", identifier)
     if name == "function" and isinstance(config, str):
         return get(config)
     if not isinstance(config, Mapping):
         raise TypeError(f"config of activation {name} must be a dict, got {config!r}")
-    if name == "Activation" or name in _LAYERS:
-        config = {key: value for key, value in config.items() if key not in _LAYER_KEYS}
     if name == "Activation":
-        return get(config.get("activation"))
+        if "activation" not in config:
+            raise ValueError(f"config of activation {name} must have 'activation', got {config!r}")
+        return get(config["activation"])
     if name in _LAYERS:
-        if name == "LeakyReLU" and "alpha" in config:  # Keras 2's word
-            config["negative_slope"] = config.pop("alpha")
-        name, defaults = _LAYERS[name]
-        config = defaults | config
+        name, config = _function_of(name, config)
     return Configured(name, tuple(config.items())) if config else get(name)
 
 
@@ -375,11 +379,31 @@ def serialize(activation: Activation | None) -> str | dict[str, Any]:
     return name
 
 
+def _function_of(layer: str, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the function that a layer of Keras calls, and its arguments."""
+    # Keras 2 may hold a number as an array of rank 0.
+    given = {
+        key: value.item() if getattr(value, "shape", None) == () else value
+        for key, value in config.items()
+        if key not in _LAYER_KEYS
+    }
+    before, after = _KERAS_2_WORDS.get(layer, ("", ""))
+    if before in given:
+        given[after] = given.pop(before)
+    name, defaults = _LAYERS[layer]
+    return name, defaults | given
+
+
 def _plain(activation: str, name: str, value: Any) -> Any:
-    if value is None or isinstance(value, bool):
-        return value
+    told = f"{name} of {activation}"
     if name == "axis":
-        return registry.axes(f"{name} of {activation}", value)
-    if isinstance(value, numbers.Real):
-        return registry.real(f"{name} of {activation}", value)
-    raise TypeError(f"{name} of {activation} must be a number, got {value!r}")
+        return registry.axes(told, value)
+    if name == "approximate":
+        if not isinstance(value, bool):
+            raise TypeError(f"{told} must be True or False, got {value!r}")
+        return value
+    if name == "max_value" and value is None:
+        return value
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{told} must be a number, got {value!r}")
+    return registry.real(told, value)

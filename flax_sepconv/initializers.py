@@ -12,7 +12,7 @@ Source: https://keras.io/api/layers/initializers/
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -316,7 +316,8 @@ _KNOWN = registry.named(
 def get(identifier: Any) -> Initializer | None:
     """Return the initializer that None, a Keras name, a Keras dict or a callable stands for.
 
-    A callable of your own is called (key, shape, dtype).
+    A callable of your own is called (key, shape, dtype). The "dtype" that TensorFlow 1 wrote into
+    the dicts is that of the weight, and passed over.
 
     Raises:
         ValueError: the name or an argument in the dict is unknown.
@@ -325,6 +326,9 @@ def get(identifier: Any) -> Initializer | None:
     >>> get("he_normal"), get({"class_name": "Constant", "config": {"value": 0.5}})
     (HeNormal(seed=None, input_axes=None, output_axes=None), Constant(value=0.5))
     """
+    if isinstance(identifier, Mapping) and isinstance(identifier.get("config"), Mapping):
+        config = {key: value for key, value in identifier["config"].items() if key != "dtype"}
+        identifier = {**identifier, "config": config}
     return registry.get("initializer", _KNOWN, identifier)
 
 

@@ -1,28 +1,32 @@
 """Keras' dict of a SeparableConv1D, to the arguments of our layer and back.
 
-Keras 2 and Keras 3 write the same arguments in slightly different dicts; both are read. What is
-written is read by both, as far as they have what it describes.
+Keras 2 and Keras 3 write the same arguments in slightly different dicts; both are read, and either
+is written. Reading makes nothing but numbers, strings and this package's own objects: no name in a
+dict is imported or run.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flax_sepconv import activations, constraints, initializers, regularizers
+from flax_sepconv import activations, constraints, initializers, registry, regularizers
 from flax_sepconv.params import Arguments
 
 CLASS_NAMES = ("SeparableConv1D", "SeparableConvolution1D")
 VERSIONS = (2, 3)
 
 _SINGLE = ("kernel_size", "strides", "dilation_rate")
-_OBJECTS: dict[str, Callable[[Any], Any]] = {
-    "activation": activations.serialize,
-    **{f"{w}_initializer": initializers.serialize for w in ("depthwise", "pointwise", "bias")},
-    **{f"{w}_regularizer": regularizers.serialize for w in ("depthwise", "pointwise", "bias")},
-    "activity_regularizer": regularizers.serialize,
-    **{f"{w}_constraint": constraints.serialize for w in ("depthwise", "pointwise", "bias")},
+_WEIGHTS = ("depthwise", "pointwise", "bias")
+# The arguments that hold objects, and the module of those objects here; Keras' has the same name.
+_OBJECTS: dict[str, Any] = {
+    "activation": activations,
+    **{f"{weight}_initializer": initializers for weight in _WEIGHTS},
+    **{f"{weight}_regularizer": regularizers for weight in _WEIGHTS},
+    "activity_regularizer": regularizers,
+    **{f"{weight}_constraint": constraints for weight in _WEIGHTS},
 }
 _TAKEN = (
     "filters",
@@ -34,17 +38,29 @@ _TAKEN = (
     "trainable",
     *_OBJECTS,
 )
-# What Keras writes for its general convolution and does not use in this layer, the shapes it was
-# built with, and how a model casts its inputs.
-_UNUSED = {
-    "kernel_initializer",
-    "kernel_regularizer",
-    "kernel_constraint",
-    "batch_input_shape",
-    "batch_shape",
-    "build_config",
-    "autocast",
+# What Keras 2 writes for its general convolution and does not use in this layer.
+_OF_KERAS_2 = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+# Inputs' shapes, and how Keras runs the layer.
+_UNUSED = ("batch_input_shape", "batch_shape", "build_config", "autocast", "dynamic")
+# What a model of Keras writes of a layer beside its class and config.
+_OF_MODEL = ("name", "inbound_nodes")
+
+# By the name of a dtype or policy of Keras: our dtype and param_dtype.
+_DTYPES = {
+    **{name: (name, name) for name in ("float16", "bfloat16", "float32", "float64")},
+    **{f"mixed_{name}": (name, "float32") for name in ("float16", "bfloat16")},
 }
+_POLICIES = ("DTypePolicy", "FloatDTypePolicy", "Policy", "PolicyV1")
+
+# Keras' dict of an activation with arguments is that of a layer: it has these.
+_LAYERS = {"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "softmax": "Softmax"}
+_ACTIVATIONS_OF_KERAS_2 = (
+    *("elu", "exponential", "gelu", "leaky_relu", "linear", "log_softmax", "mish", "relu"),
+    *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"),
+)
+_HARD_SIGMOID = (
+    "'hard_sigmoid' of Keras 2 is another function: pass lambda x: jnp.clip(0.2 * x + 0.5, 0, 1)"
+)
 
 
 def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +68,7 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         config: what `layer.get_config()` gave, or a serialized layer with its "class_name" and
-            "config".
+            "config". An object of your own may stand in it as itself, in place of its dict.
 
     Raises:
         ValueError, TypeError: names the argument, and the object that is not Keras' own.
@@ -61,32 +77,29 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> arguments_of({"name": "sep", "filters": 5, "kernel_size": [3], "strides": [2]})
         {'filters': 5, 'kernel_size': 3, 'strides': 2, 'name': 'sep'}
     """
-    if not isinstance(config, Mapping):
-        raise TypeError(f"config must be the dict of a Keras layer, got {config!r}")
-    if "class_name" in config:
-        if config["class_name"] not in CLASS_NAMES:
-            raise ValueError(
-                f"config must be of a layer {CLASS_NAMES[0]}, got one of class "
-                f"{config['class_name']!r}"
-            )
-        return arguments_of(config.get("config", {}))
-    missing = [name for name in ("filters", "kernel_size") if name not in config]
-    if missing:
-        raise ValueError(f"config of a {CLASS_NAMES[0]} must have {missing[0]!r}, got {config!r}")
-    unknown = sorted(set(config) - set(_TAKEN) - _UNUSED - {"name", "dtype", "groups"})
-    if unknown:
-        raise ValueError(f"config has {unknown[0]!r}, which is no argument of {CLASS_NAMES[0]}")
+    config = _inner(config)
+    for name in ("filters", "kernel_size"):
+        if name not in config:
+            raise ValueError(f"config of a {CLASS_NAMES[0]} must have {name!r}, got {config!r}")
+    known = (*_TAKEN, *_OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
+    for name in config:
+        if name not in known:
+            raise ValueError(f"config has {name!r}, which is no argument of {CLASS_NAMES[0]}")
     if config.get("groups", 1) != 1:
         raise ValueError(f"groups must be 1, got {config['groups']!r}")
-    arguments = {name: config[name] for name in _TAKEN if name in config}
-    for name in _SINGLE:
-        value = arguments.get(name)
-        if isinstance(value, list | tuple) and len(value) == 1:
-            arguments[name] = value[0]
+    if not isinstance(config.get("name", ""), str | None):
+        raise TypeError(f"name must be a string, got {config['name']!r}")
+    given = {name: config[name] for name in _TAKEN if name in config}
+    resolved = _resolved(given)
+    if resolved.activation is activations.hard_sigmoid and _is_keras_2(config):
+        raise ValueError(f"activation: {_HARD_SIGMOID}")
+    arguments = {
+        # Names stay names; a dict, which a hashable module cannot hold, becomes its object.
+        name: value if isinstance(value, str | None) else getattr(resolved, name)
+        for name, value in given.items()
+    }
     if config.get("name") is not None:
         arguments["name"] = config["name"]
-    checked = {name: value for name, value in arguments.items() if name != "name"}
-    Arguments(**checked)  # A wrong or unknown argument is named here, before any layer is made.
     return arguments | _dtypes(config.get("dtype"))
 
 
@@ -99,6 +112,8 @@ def config_of(
 ) -> dict[str, Any]:
     """Return the dict from which Keras makes the layer: `SeparableConv1D.from_config(...)`.
 
+    It can be written as JSON. How the layer is computed (`implementation`) is not in it.
+
     Args:
         arguments: of our layer.
         name: of the layer; None leaves it to Keras.
@@ -107,7 +122,7 @@ def config_of(
         version: of Keras, 2 or 3.
 
     Raises:
-        ValueError, TypeError: the argument that Keras has not.
+        ValueError, TypeError: names the argument that this Keras cannot have.
 
     Example:
         >>> config = config_of(Arguments(filters=5, kernel_size=3, activation="relu"), "sep")
@@ -122,6 +137,8 @@ def config_of(
             f"D*(K-1) = {arguments.dilation_rate * (arguments.kernel_size - 1)} zeros on the left "
             "and use 'valid', or write version=2"
         )
+    if version == 3 and name is not None and "/" in name:
+        raise ValueError(f"name must have no '/' for Keras 3, got {name!r}")
     config: dict[str, Any] = {} if name is None else {"name": name}
     config["dtype"] = _policy(dtype, param_dtype)
     for argument in _TAKEN:
@@ -130,38 +147,112 @@ def config_of(
             value = [value]
         elif argument in _OBJECTS:
             try:
-                value = _OBJECTS[argument](value)
-            except TypeError as error:
-                raise TypeError(f"{argument}: {error}") from error
+                value = _described(_OBJECTS[argument], value, version)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{argument}: {error}") from error
         config[argument] = value
     return config
+
+
+def _inner(config: Any) -> Mapping[str, Any]:
+    """Return the layer's own config, out of what is written around it."""
+    if isinstance(config, Mapping) and "class_name" in config:
+        around = {key: value for key, value in config.items() if key not in _OF_MODEL}
+        name, config = registry.parse("layer", around)
+        if name not in CLASS_NAMES:
+            raise ValueError(f"config must be of a layer {CLASS_NAMES[0]}, got one of {name!r}")
+    if not isinstance(config, Mapping):
+        raise TypeError(f"config must be the dict of a Keras layer, got {config!r}")
+    return config
+
+
+def _resolved(given: Mapping[str, Any]) -> Arguments:
+    plain = {
+        name: value[0]
+        if name in _SINGLE and isinstance(value, list | tuple) and len(value) == 1
+        else value
+        for name, value in given.items()
+    }
+    try:
+        return Arguments(**plain)
+    except RecursionError as error:
+        raise ValueError("config has too many dicts inside each other") from error
+
+
+def _is_keras_2(config: Mapping[str, Any]) -> bool:
+    """Tell by what only Keras 2 writes: arguments it does not use, or objects without a module."""
+    initializer = config.get("depthwise_initializer")
+    return any(name in config for name in _OF_KERAS_2) or (
+        isinstance(initializer, Mapping) and "module" not in initializer
+    )
+
+
+def _described(module: Any, value: Any, version: int) -> Any:
+    """Return the name or dict of an object, as this Keras reads it."""
+    described = module.serialize(value)
+    if module is activations:
+        return _activation(described, version)
+    if described is None:
+        return None
+    name, given = described["class_name"], described["config"]
+    if name == "Stacked" or (version == 2 and name == "STFT"):
+        raise ValueError(f"Keras {version} has no {name}")
+    for axes in ("input_axes", "output_axes"):
+        if version == 2 and axes in given:
+            raise ValueError(f"{name} of Keras 2 has no {axes}, got {given[axes]}")
+    return _object(module.__name__.rpartition(".")[2], name, given, version)
+
+
+def _activation(described: str | Mapping[str, Any], version: int) -> str | dict[str, Any]:
+    name = described if isinstance(described, str) else described["class_name"]
+    given = {} if isinstance(described, str) else described["config"]
+    if version == 2 and name == "hard_sigmoid":
+        raise ValueError(_HARD_SIGMOID)
+    if version == 2 and name not in _ACTIVATIONS_OF_KERAS_2:
+        raise ValueError(f"Keras 2 has no activation {name!r}")
+    parameters = inspect.signature(activations.get(name)).parameters
+    given = {key: value for key, value in given.items() if value != parameters[key].default}
+    if not given:
+        return "swish" if version == 2 and name == "silu" else name
+    if name not in _LAYERS:
+        raise ValueError(f"Keras {version} has no layer for {name} with {given}, only {name!r}")
+    for key, value in given.items():
+        # Keras 2's LeakyReLU takes any slope.
+        if name == "relu" or (name == "leaky_relu" and version == 3):
+            registry.real(f"{key} of Keras' {_LAYERS[name]}", value, low=0)
+    if version == 2 and name == "leaky_relu":
+        given = {"alpha": given["negative_slope"]}
+    return _object("layers", _LAYERS[name], given, version)
+
+
+def _object(module: str, name: str, given: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """Return Keras' dict of an object; Keras 2 has no modules before its version 2.13."""
+    described = {"class_name": name, "config": dict(given)}
+    if version == 2:
+        return described
+    return {"module": f"keras.{module}", **described, "registered_name": None}
 
 
 def _dtypes(policy: Any) -> dict[str, Any]:
     """Return our two dtypes for a name of a Keras dtype or policy, or for a policy's dict."""
     if policy is None:
         return {}
+    name = policy
     if isinstance(policy, Mapping):
-        if policy.get("class_name") not in ("DTypePolicy", "Policy"):
-            raise ValueError(f"dtype must be a dtype or a DTypePolicy, got {dict(policy)!r}")
-        policy = policy.get("config", {}).get("name")
-    mixed = isinstance(policy, str) and policy.startswith("mixed_")
-    name = policy.removeprefix("mixed_") if mixed else policy
-    if name not in ("float16", "bfloat16", "float32", "float64"):
-        raise ValueError(
-            "dtype must be 'float16', 'bfloat16', 'float32', 'float64' or one of the first two "
-            f"after 'mixed_', got {policy!r}"
-        )
-    return {"dtype": name, "param_dtype": "float32" if mixed else name}
+        kind, given = registry.parse("dtype", policy)
+        name = given.get("name") if kind in _POLICIES and isinstance(given, Mapping) else None
+    if not isinstance(name, str) or name not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {policy!r}")
+    computed, stored = _DTYPES[name]
+    return {"dtype": computed, "param_dtype": stored}
 
 
 def _policy(dtype: DTypeLike | None, param_dtype: DTypeLike) -> str:
     stored = jnp.dtype(param_dtype).name
     computed = stored if dtype is None else jnp.dtype(dtype).name
-    if computed == stored:
-        return stored
-    if stored == "float32" and computed in ("float16", "bfloat16"):
-        return f"mixed_{computed}"
+    for name, pair in _DTYPES.items():
+        if pair == (computed, stored):
+            return name
     raise ValueError(
         f"Keras has no policy that computes in dtype {computed} with weights in param_dtype "
         f"{stored}"

@@ -94,13 +94,13 @@ def parse(kind: str, identifier: Mapping[str, Any]) -> tuple[str, Any]:
     module = identifier.get("module", "keras")
     registered = identifier.get("registered_name")
     if (
-        module is None
+        not isinstance(module, str)
         or module.split(".")[0] not in _PACKAGES
         or not (registered is None or registered in (name, config))
     ):
         raise ValueError(
-            f"{kind} {name!r} of module {module!r} is a custom object, not one of Keras' own: "
-            "pass the object itself"
+            f"{kind} {name!r} of module {module!r} is a custom object, not one of Keras' own "
+            f"(registered as {registered!r}): it cannot be made from a dict"
         )
     return name, {} if config is None else config
 
