@@ -18,7 +18,7 @@ from flax_sepconv.interop.tf_messages import parse_text
 from flax_sepconv.params import DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 _KERNELS = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
-# What optimizers of Keras keep, by the name "Adam/m/scope/depthwise_kernel".
+# What optimizers of Keras keep, as "Adam/m/scope/depthwise_kernel" or without "Adam".
 _SLOTS = {
     *("m", "v", "vhat", "u", "momentum", "velocity", "average", "average_gradient"),
     *("accumulator", "accumulated_grad", "accumulated_delta_var", "linear"),
@@ -90,8 +90,9 @@ def layers_by_object(
 
 
 def _is_optimizers(scope: str, scopes: Collection[str]) -> bool:
-    _, *rest = scope.split("/", 2)
-    return len(rest) == 2 and rest[0] in _SLOTS and rest[1] in scopes
+    first, _, rest = scope.partition("/")
+    second, _, further = rest.partition("/")
+    return (first in _SLOTS and rest in scopes) or (second in _SLOTS and further in scopes)
 
 
 def _one_dimensional(

@@ -80,7 +80,7 @@ def parse_text(name: str, text: str, what: str) -> Any:
         5
     """
     kinds = _classes()
-    from google.protobuf import text_format
+    from google.protobuf import text_format  # type: ignore[import-untyped]
 
     try:
         return text_format.Parse(text, kinds[name]())
@@ -92,11 +92,7 @@ def parse_text(name: str, text: str, what: str) -> Any:
 def _classes() -> dict[str, Any]:
     """Make the classes, in a pool of their own: TensorFlow may be loaded beside them."""
     try:
-        from google.protobuf import (  # type: ignore[import-untyped]
-            descriptor_pb2,
-            descriptor_pool,
-            message_factory,
-        )
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     except ImportError as error:
         raise InteropError(
             "files of TensorFlow are read with protobuf: pip install 'flax-sepconv[interop]'"
