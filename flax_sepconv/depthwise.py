@@ -25,7 +25,7 @@ from jax.interpreters import ad, batching, mlir
 from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
-from flax_sepconv.exporting import Replaced, replacements
+from flax_sepconv.exporting import Replaced, exchanged
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS, shifted_sum
 from flax_sepconv.selection import CONTRACTIONS, select
@@ -99,8 +99,8 @@ def contract(
     """Compute one contraction with the named lowering, or the one selected for the platform."""
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
     contraction = CONTRACTIONS[result]
-    name, replaced = implementation, replacements(implementation, surroundings)
-    if name is None or replaced is not None:
+    name, replaced = exchanged(implementation, surroundings)
+    if name is None:
         M = b.shape[2] // a.shape[2] if result == "k" else b.shape[2]
         name = select(platform, contraction, geometry, M, operand_dtype, surroundings).name
     else:

@@ -1,6 +1,6 @@
 """Exports that do without the lowerings that other processes lack, also where they are named.
 
-Names are replaced when a program is lowered, not when it is traced: JAX keeps what it traced, and
+Names are exchanged when a program is lowered, not when it is traced: JAX keeps what it traced, and
 that must not depend on what it was traced for first.
 """
 
@@ -20,24 +20,36 @@ class Replaced(NamedTuple):
     taken: str
 
 
-_replaced: contextvars.ContextVar[set[Replaced] | None] = contextvars.ContextVar(
-    "replaced", default=None
-)
+class _Export(NamedTuple):
+    implementation: str | None
+    replaced: set[Replaced]
+
+
+_export: contextvars.ContextVar[_Export | None] = contextvars.ContextVar("export", default=None)
 
 
 @contextlib.contextmanager
-def portable() -> Iterator[set[Replaced]]:
-    """Export so that any process can run it; yield the set of what was replaced for that."""
-    replaced: set[Replaced] = set()
-    token = _replaced.set(replaced)
+def portable(implementation: str | None = None) -> Iterator[set[Replaced]]:
+    """Export what any process can run; yield the set of what was replaced for that.
+
+    Args:
+        implementation: one of `PORTABLE` for all layers, or None: what they name, if it is one.
+    """
+    export = _Export(implementation, set())
+    token = _export.set(export)
     try:
-        yield replaced
+        yield export.replaced
     finally:
-        _replaced.reset(token)
+        _export.reset(token)
 
 
-def replacements(implementation: str | None, surroundings: str | None) -> set[Replaced] | None:
-    """Return where to note what takes the place of a named lowering; None if it keeps its place."""
-    if implementation is None or implementation in PORTABLE or surroundings != "exported":
-        return None
-    return _replaced.get()
+def exchanged(
+    implementation: str | None, surroundings: str | None
+) -> tuple[str | None, set[Replaced] | None]:
+    """Return the name that holds in a program, and where to note what takes a lost one's place."""
+    export = _export.get()
+    if export is None or surroundings != "exported":
+        return implementation, None
+    if export.implementation is not None or implementation in (None, *PORTABLE):
+        return export.implementation or implementation, None
+    return None, export.replaced

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 
 from flax_sepconv.composition import compose, contract, tangent
 from flax_sepconv.depthwise import check_named, depthwise, divided_like, surroundings_of, vary_alike
-from flax_sepconv.exporting import replacements
+from flax_sepconv.exporting import exchanged
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS
 from flax_sepconv.selection import select
@@ -203,11 +203,12 @@ def _tangent_batch(
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower to a call that computes both stages together where there is one, or to both."""
     avals: Any = (*ctx.avals_in, *ctx.avals_out)
-    surroundings, named = surroundings_of(ctx), params["implementation"]
+    surroundings = surroundings_of(ctx)
+    named, _ = exchanged(params["implementation"], surroundings)
     result, geometry = params["result"], params["geometry"]
     M = avals[1].shape[2]
     name = named or select(platform, "output", geometry, M, avals[0].dtype, surroundings).name
-    if named and replacements(named, surroundings) is None:
+    if named:
         check_named(named, platform, surroundings)
     lowering: Any = LOWERINGS[name]
     if (

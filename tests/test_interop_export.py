@@ -216,6 +216,25 @@ def test_what_is_named_and_can_be_exported_stays(implementation):
     assert ("stablehlo.convolution" in text) == (implementation == "grouped_conv")
 
 
+@pytest.mark.parametrize("named", [None, "shifted_sum", "native"])
+def test_one_lowering_for_all_layers(named):
+    """Chosen for the export, it holds whatever the layers name, and there is nothing to tell."""
+    _, variables, weights = linen()
+    counts = {}
+    settings = {"platforms": ["cpu"], "constraints": [CONSTRAINT]}
+    for implementation in PORTABLE:
+        exported = export_model(
+            Linen(named).apply,
+            variables,
+            f"b, t, {CHANNELS}",
+            implementation=implementation,
+            **settings,
+        )
+        counts[implementation] = exported.mlir_module().count("stablehlo.convolution")
+        same(exported.call(inputs()[0]), by_hand(weights, inputs()[0]))
+    assert counts == {"grouped_conv": len(LAYERS), "shifted_sum": 0}
+
+
 @pytest.mark.skipif(native.ABSENCE is not None, reason=str(native.ABSENCE))
 def test_names_hold_everywhere_else():
     """What was exported leaves nothing behind, and is not misled by what was traced before."""
@@ -312,6 +331,7 @@ def test_weights_on_several_devices():
         (["b, t, 3"], {"constraints": ["t >= 3"]}, "such as 't >= 4'"),
         (["b, 3, 3"], {}, "the output would have no steps"),
         (["b, 12, 3"], {"platforms": ["gpu"]}, r"platforms must be some of.*got \['gpu'\]"),
+        (["b, 12, 3"], {"implementation": "native"}, "implementation must be None or of.*'native'"),
         (["b, 12, 3"], {"platforms": []}, r"platforms must be some of.*got \[\]"),
     ],
 )

@@ -12,6 +12,7 @@ import jax
 from jax.typing import DTypeLike
 
 from flax_sepconv.exporting import Replaced, portable
+from flax_sepconv.lowerings import PORTABLE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 KNOWN_PLATFORMS = (*PLATFORMS, "rocm")
@@ -25,12 +26,13 @@ def export_model(
     *inputs: Input,
     constraints: Sequence[str] = (),
     platforms: Sequence[str] = PLATFORMS,
+    implementation: str | None = None,
 ) -> jax.export.Exported:
     """Export `apply(variables, *inputs)` with the variables inside.
 
     A layer whose `implementation` names a lowering that other processes lack ("native", "triton",
     "mosaic") is computed by one that they have, and a warning says which. Where none is named it is
-    what `select_implementation(..., surroundings="exported")` says.
+    the one that `ops.select_implementation(..., surroundings="exported")` tells.
 
     Args:
         apply: `model.apply` of a linen module (`functools.partial(model.apply, train=False)`), or
@@ -41,14 +43,16 @@ def export_model(
         constraints: what is known of the sizes: ["t >= 16", "mod(t, 8) == 0"]. Layers with padding
             "valid" need to know that an output step remains. A call that breaks one is an error.
         platforms: those that the artifact runs on, of "cpu", "cuda", "tpu" and "rocm".
+        implementation: the lowering of all layers, whatever they name: "grouped_conv" (for
+            converters: depthwise stages stay single operations) or "shifted_sum".
 
     Returns:
         The artifact. `serialize()` gives its bytes; `serialize(vjp_order=1)` adds the gradients
         with respect to the inputs.
 
     Raises:
-        ValueError, TypeError: an input, a constraint or a platform is not what it should be; or no
-            output step remains of the shortest length that the constraints allow.
+        ValueError, TypeError: an argument breaks its rule, or the shortest length that the
+            constraints allow leaves no output step.
 
     Example:
         >>> import flax_sepconv as fsc
@@ -75,6 +79,8 @@ def export_model(
     unknown = [platform for platform in platforms if platform not in KNOWN_PLATFORMS]
     if unknown or not platforms:
         raise ValueError(f"platforms must be some of {KNOWN_PLATFORMS}, got {platforms!r}")
+    if implementation not in (None, *PORTABLE):
+        raise ValueError(f"implementation must be None or of {PORTABLE}, got {implementation!r}")
     types = _types(inputs, constraints)
     # Variables that several devices share would make it a program for as many.
     whole = jax.device_put(variables, jax.devices()[0])
@@ -82,7 +88,7 @@ def export_model(
     def model(*arrays: jax.Array) -> Any:
         return apply(whole, *arrays)
 
-    with portable() as replaced:
+    with portable(implementation) as replaced:
         exported = jax.export.export(jax.jit(model), platforms=tuple(platforms))(*types)
     if replaced:
         warnings.warn(_told(replaced), stacklevel=2)
