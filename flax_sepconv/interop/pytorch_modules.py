@@ -50,7 +50,7 @@ def from_modules(
         given = depthwise.padding
         padding = padding_of(K, S, D, given if isinstance(given, str) else given[0], length)
     M = depthwise.out_channels // depthwise.in_channels
-    layer = layer_of(path, _arrays(depthwise), _arrays(pointwise), M)
+    layer = layer_of(path, _arrays("depthwise", depthwise), _arrays("pointwise", pointwise), M)
     try:
         arguments = Arguments(
             filters=layer.sizes["F"],
@@ -155,6 +155,6 @@ def _check_pointwise(module: Any) -> None:
             )
 
 
-def _arrays(module: Any) -> dict[str, Any]:
-    found = {"weight": array("weight", module.weight)}
-    return found if module.bias is None else found | {"bias": array("bias", module.bias)}
+def _arrays(name: str, module: Any) -> dict[str, Any]:
+    tensors = {"weight": module.weight, "bias": module.bias}
+    return {k: array(f"{name} {k}", tensor) for k, tensor in tensors.items() if tensor is not None}
