@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 
 import hypothesis
 import ml_dtypes
@@ -194,6 +195,14 @@ def test_what_cannot_be_written(tmp_path):
     with pytest.raises(InteropError, match="cannot be written as JSON"):
         safetensors_file.write(path, [Layer("a", weights(), odd)])
     assert not path.exists()
+
+
+def test_without_safetensors(file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for call in (safetensors_file.read, lambda path: safetensors_file.write(path, layers())):
+        with pytest.raises(InteropError, match=r"pip install 'flax-sepconv\[interop\]'"):
+            call(file)
 
 
 def test_a_header_larger_than_the_file(tmp_path):

@@ -3,6 +3,7 @@
 import collections
 import pathlib
 import re
+import sys
 import zipfile
 
 import hypothesis
@@ -332,13 +333,33 @@ def test_pytorch_runs_what_is_written(tmp_path, container, bias, path):
 
 @pytest.mark.parametrize("container", ["pt", "safetensors"])
 def test_bfloat16_out(tmp_path, container):
+    torch = peers.torch()
     weights = {"depthwise_kernel": np.ones((K, C, M)), "pointwise_kernel": np.ones((1, C * M, F))}
     layer = Layer("a", {n: (w * 1.5).astype(ml_dtypes.bfloat16) for n, w in weights.items()})
     file = tmp_path / f"out.{container}"
     pytorch.write(file, [layer])
     depthwise, _ = pytorch.modules_of(file, "a")
-    assert depthwise["weight"].dtype == peers.torch().bfloat16
+    assert depthwise["weight"].dtype == torch.bfloat16
     assert (depthwise["weight"] == 1.5).all()
+
+
+@pytest.mark.parametrize("container", ["pt", "safetensors"])
+def test_order_is_kept(tmp_path, container):
+    peers.torch()
+    weights = {"depthwise_kernel": np.ones((K, C, M)), "pointwise_kernel": np.ones((1, C * M, F))}
+    file = tmp_path / f"out.{container}"
+    pytorch.write(file, [Layer(path, weights) for path in "cab"])
+    assert [layer.path for layer in pytorch.read(file)] == ["c", "a", "b"]
+
+
+def test_without_pytorch(tmp_path, monkeypatch):
+    weights = {"depthwise_kernel": np.ones((K, C, M)), "pointwise_kernel": np.ones((1, C * M, F))}
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InteropError, match="PyTorch is not installed"):
+        pytorch.write(tmp_path / "out.pt", [Layer("a", weights)])
+    file = tmp_path / "out.safetensors"
+    pytorch.write(file, [Layer("a", weights)])
+    assert pytorch.read(file)[0].sizes["M"] == M
 
 
 def test_names_that_meet_in_a_state_dict():

@@ -153,7 +153,7 @@ def layer_of(
 
 def _pairs(state: state_dict.State, pairs: Mapping[str, Pair] | None) -> list[tuple[str, Pair]]:
     """Return each layer's path with its two modules, as they are given or by their names' ends."""
-    found = _alike(state.shapes) if pairs is None else list(pairs.items())
+    found = _alike(state) if pairs is None else list(pairs.items())
     if not found:
         endings = ", ".join("/".join(pair) for pair in ENDINGS)
         some = list(state.shapes.items())[:_TOLD]
@@ -174,12 +174,12 @@ def _pairs(state: state_dict.State, pairs: Mapping[str, Pair] | None) -> list[tu
     return found
 
 
-def _alike(names: Iterable[str]) -> list[tuple[str, Pair]]:
+def _alike(state: state_dict.State) -> list[tuple[str, Pair]]:
     """Find the modules of one parent that are named like one of `ENDINGS`."""
     partners = dict(ENDINGS)
     known = {name for pair in ENDINGS for name in pair}
     modules: dict[str, None] = {}
-    for name in names:
+    for name in state.shapes:
         parts = name.split(".")
         last = max((i for i, part in enumerate(parts[:-1]) if part in known), default=None)
         if last is not None:
@@ -190,7 +190,9 @@ def _alike(names: Iterable[str]) -> list[tuple[str, Pair]]:
         pointwise = f"{parent}{dot}{partners.get(last_name)}"
         if pointwise in modules:
             found.append((parent.replace(".", "/"), (module, pointwise)))
-    return found
+    # safetensors sorts its names; what was told beside them has the order of writing.
+    order = {module: i for i, module in enumerate(state.multipliers)}
+    return sorted(found, key=lambda item: order.get(item[1][0], len(order)))
 
 
 def _layer(state: state_dict.State, path: str, pair: Pair) -> Layer:
