@@ -161,8 +161,8 @@ def _pairs(state: state_dict.State, pairs: Mapping[str, Pair] | None) -> list[tu
         rest = len(state.shapes) - len(some)
         raise InteropError(
             f"{state.path} has no two modules side by side whose names end in one of {endings}; "
-            'name them by pairs={"path": ("depthwise module", "pointwise module")}. It has '
-            f"{told}{f' and {rest} more' if rest else ''}"
+            'name them by pairs={"path": ("depthwise module", "pointwise module")}, or by --pair. '
+            f"It has {told}{f' and {rest} more' if rest else ''}"
         )
     for path, pair in found:
         sound = isinstance(pair, tuple | list) and len(pair) in (2, 3)

@@ -151,10 +151,11 @@ def _load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except pickle.UnpicklingError as error:
         raise InteropError(
             f"{path} is damaged, or holds more than tensors in dicts and lists: of a whole module, "
-            f"write module.state_dict() ({error})"
+            "write module.state_dict()"
         ) from error
     except Exception as error:  # Whatever PyTorch meets in a damaged file.
-        raise InteropError(f"{path} cannot be read by PyTorch: {error}") from error
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InteropError(f"{path} cannot be read by PyTorch: {first}") from error
     # By dict's own methods: what was unpickled may hide an OrderedDict's.
     content = dict(dict.items(loaded)) if isinstance(loaded, dict) else {}
     inner = [key for key in NESTED if isinstance(content.get(key), dict)]
