@@ -2,10 +2,12 @@
 
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import flax.linen as nn
 import jax
@@ -18,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import flax_sepconv as fsc
 from flax_sepconv.interop.export import export_model
 from flax_sepconv.lowerings import LOWERINGS, PORTABLE, native
-from tests import oracle
+from tests import oracle, peers
 
 CHANNELS = 3
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -349,3 +351,44 @@ def test_too_short_an_input_is_refused():
     assert exported.call(jnp.ones((1, 4, 3))).shape == (1, 1, 5)
     with pytest.raises(ValueError, match="constraint t >= 4"):
         exported.call(jnp.ones((1, 3, 3)))
+
+
+@pytest.fixture(scope="module")
+def page():
+    """What the blocks of docs/export.md leave behind, in turn; those with TensorFlow last."""
+    text = pathlib.Path(__file__).parents[1].joinpath("docs", "export.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {"__name__": "docs.export"}
+    for block in blocks:
+        if "tensorflow" not in block:
+            exec(block, names)
+    return names, [block for block in blocks if "tensorflow" in block]
+
+
+def test_page(page):
+    names, _ = page
+    assert names["reloaded"].platforms == PLATFORMS
+
+
+def test_page_litert(page):
+    """Depthwise stays depthwise, and the numbers stay."""
+    tf = peers.tf()
+    names, (block,) = page
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(block, names)
+        # The interpreter's successor is a package of its own.
+        interpreter = tf.lite.Interpreter(model_content=names["lite"])
+    operations = [operation["op_name"] for operation in interpreter._get_ops_details()]
+    assert operations.count("DEPTHWISE_CONV_2D") == operations.count("FULLY_CONNECTED") == 2
+    assert not {"MUL", "CONV_2D"} & set(operations)
+    (x,), (y,) = interpreter.get_input_details(), interpreter.get_output_details()
+    for B in (1, 3):
+        inputs = np.random.default_rng(B).standard_normal((B, 40, 12)).astype(np.float32)
+        interpreter.resize_tensor_input(x["index"], inputs.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(x["index"], inputs)
+        interpreter.invoke()
+        actual = interpreter.get_tensor(y["index"])
+        expected = names["network"].apply(names["variables"], inputs)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
