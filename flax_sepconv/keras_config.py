@@ -77,30 +77,10 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> arguments_of({"name": "sep", "filters": 5, "kernel_size": [3], "strides": [2]})
         {'filters': 5, 'kernel_size': 3, 'strides': 2, 'name': 'sep'}
     """
-    config = _inner(config)
-    for name in ("filters", "kernel_size"):
-        if name not in config:
-            raise ValueError(f"config of a {CLASS_NAMES[0]} must have {name!r}, got {config!r}")
-    known = (*_TAKEN, *_OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
-    for name in config:
-        if name not in known:
-            raise ValueError(f"config has {name!r}, which is no argument of {CLASS_NAMES[0]}")
-    if config.get("groups", 1) != 1:
-        raise ValueError(f"groups must be 1, got {config['groups']!r}")
-    if not isinstance(config.get("name", ""), str | None):
-        raise TypeError(f"name must be a string, got {config['name']!r}")
-    given = {name: config[name] for name in _TAKEN if name in config}
-    resolved = _resolved(given)
-    if resolved.activation is activations.hard_sigmoid and _is_keras_2(config):
-        raise ValueError(f"activation: {_HARD_SIGMOID}")
-    arguments = {
-        # Names stay names; a dict, which a hashable module cannot hold, becomes its object.
-        name: value if isinstance(value, str | None) else getattr(resolved, name)
-        for name, value in given.items()
-    }
-    if config.get("name") is not None:
-        arguments["name"] = config["name"]
-    return arguments | _dtypes(config.get("dtype"))
+    try:
+        return _read(_inner(config))
+    except RecursionError as error:
+        raise ValueError("config has too many dicts inside each other") from error
 
 
 def config_of(
@@ -166,17 +146,30 @@ def _inner(config: Any) -> Mapping[str, Any]:
     return config
 
 
-def _resolved(given: Mapping[str, Any]) -> Arguments:
-    plain = {
-        name: value[0]
-        if name in _SINGLE and isinstance(value, list | tuple) and len(value) == 1
-        else value
+def _read(config: Mapping[str, Any]) -> dict[str, Any]:
+    for name in ("filters", "kernel_size"):
+        if name not in config:
+            raise ValueError(f"config of a {CLASS_NAMES[0]} must have {name!r}, got {config!r}")
+    known = (*_TAKEN, *_OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
+    for name in config:
+        if name not in known:
+            raise ValueError(f"config has {name!r}, which is no argument of {CLASS_NAMES[0]}")
+    if config.get("groups", 1) != 1:
+        raise ValueError(f"groups must be 1, got {config['groups']!r}")
+    if not isinstance(config.get("name", ""), str | None):
+        raise TypeError(f"name must be a string, got {config['name']!r}")
+    given = {name: config[name] for name in _TAKEN if name in config}
+    resolved = Arguments(**given)
+    if resolved.activation is activations.hard_sigmoid and _is_keras_2(config):
+        raise ValueError(f"activation: {_HARD_SIGMOID}")
+    arguments = {
+        # Names stay names; a dict, which a hashable module cannot hold, becomes its object.
+        name: value if isinstance(value, str | None) else getattr(resolved, name)
         for name, value in given.items()
     }
-    try:
-        return Arguments(**plain)
-    except RecursionError as error:
-        raise ValueError("config has too many dicts inside each other") from error
+    if config.get("name") is not None:
+        arguments["name"] = config["name"]
+    return arguments | _dtypes(config.get("dtype"))
 
 
 def _is_keras_2(config: Mapping[str, Any]) -> bool:
