@@ -6,18 +6,24 @@ holds no more bytes than the file itself.
 
 import contextlib
 import math
+import mmap
 import pathlib
+import struct
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from flax_sepconv.interop import hdf5_attributes
 from flax_sepconv.interop.layer import InteropError
 
-# What h5py and the HDF5 library raise for a damaged file, depending on where they notice.
-_FAILURES = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError, MemoryError)
+# What h5py raises for a damaged file, depending on where it notices.
+_FAILURES = (
+    *(OSError, RuntimeError, LookupError, TypeError, ValueError),
+    *(OverflowError, MemoryError, struct.error),
+)
 
 
 @contextlib.contextmanager
@@ -32,16 +38,29 @@ def opened(source: pathlib.Path | bytes, name: Any) -> Iterator["Store"]:
         InteropError: it is no HDF5 file, or a truncated one.
     """
     h5py = library()
-    with _explained(f"{name} is no HDF5 file, or a damaged one"):
-        if isinstance(source, bytes):
-            file, size = h5py.File(h5py.h5f.open_file_image(source)), len(source)
-        else:
-            file, size = h5py.File(source, "r"), source.stat().st_size
-    try:
-        yield Store(file, size, name)
-    finally:
-        with contextlib.suppress(*_FAILURES):  # What was read has been read.
-            file.close()
+    with contextlib.ExitStack() as stack:
+        with _explained(f"{name} is no HDF5 file, or a damaged one"):
+            if isinstance(source, bytes):
+                data: bytes | mmap.mmap = source
+                file = h5py.File(h5py.h5f.open_file_image(source))
+            else:
+                raw = stack.enter_context(source.open("rb"))
+                data = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+                stack.enter_context(data)
+                file = h5py.File(source, "r")
+            stack.enter_context(contextlib.suppress(*_FAILURES))
+            stack.callback(file.close)
+            if data[:8] != hdf5_attributes.SIGNATURE:
+                raise ValueError("its first bytes are of something else")
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise ValueError("its addresses and lengths must have 8 bytes")
+        yield Store(file, data, name)
+
+
+def is_hdf5(path: pathlib.Path) -> bool:
+    """Tell an HDF5 file by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(len(hdf5_attributes.SIGNATURE)) == hdf5_attributes.SIGNATURE
 
 
 def library() -> types.ModuleType:
@@ -56,9 +75,9 @@ def library() -> types.ModuleType:
 class Store:
     """What a file holds, by path: the names of groups joined by "/", "" for its root."""
 
-    def __init__(self, file: Any, size: int, name: Any) -> None:
-        self._file, self._size, self._name = file, size, name
-        self._left = size
+    def __init__(self, file: Any, data: bytes | mmap.mmap, name: Any) -> None:
+        self._file, self._data, self._name = file, data, name
+        self._left = len(data)
 
     def has(self, path: str) -> bool:
         """Tell whether there is a group or an array; False for links to somewhere else."""
@@ -70,7 +89,7 @@ class Store:
         if not isinstance(found, library().Group):
             return []
         with self._reading(path):
-            return list(found)
+            return _texts(found)
 
     def walk(self, path: str = "") -> Iterator[str]:
         """Yield the paths below a group, parents first, whatever stands twice only once."""
@@ -93,11 +112,8 @@ class Store:
 
     def attributes(self, path: str) -> list[str]:
         """Return the names of the attributes of a group or array."""
-        found = self._find(path)
-        if found is None:
-            return []
         with self._reading(path):
-            return list(found.attrs)
+            return [attribute.name for attribute in self._attributes(path)]
 
     def shape(self, path: str) -> tuple[int, ...]:
         """Return the shape that an array claims to have; () if there is none."""
@@ -107,20 +123,11 @@ class Store:
 
     def text(self, path: str, attribute: str) -> str | None:
         """Return one string among the attributes of a group or array; None if it is not there."""
-        found = self._find(path)
-        if found is None:
-            return None
         with self._reading(f"{path}, attribute {attribute}"):
-            if attribute not in found.attrs:
-                return None
-            stored = found.attrs.get_id(attribute)
-            # A longer list of strings could point at one and the same text many times.
-            if stored.shape != () or stored.dtype.kind not in "OS":
-                raise ValueError(f"must be one string, got {stored.dtype} of shape {stored.shape}")
-            value = found.attrs[attribute]
-            if not isinstance(value, str | bytes):
-                raise ValueError(f"must be one string, got {type(value).__name__}")
-            return value.decode() if isinstance(value, bytes) else value
+            for found in self._attributes(path):
+                if found.name == attribute:
+                    return hdf5_attributes.text(self._data, found)
+        return None
 
     def array(self, path: str) -> np.ndarray:
         """Return an array of numbers.
@@ -133,7 +140,7 @@ class Store:
             raise InteropError(f"{self._name} has no array {path!r}")
         with self._reading(path):
             dtype, shape = found.dtype, found.shape
-            if dtype == "V2" and found.attrs.get("dtype") == "bfloat16":
+            if dtype == "V2" and self.text(path, "dtype") == "bfloat16":
                 native = np.dtype(ml_dtypes.bfloat16)
             elif dtype.kind in "fiu" and shape is not None:
                 native = dtype.newbyteorder("=")
@@ -142,15 +149,21 @@ class Store:
             if found.is_virtual or found.external:
                 raise ValueError("its numbers are in another file, which is not read")
             self._spend(math.prod(shape) * dtype.itemsize)
-            if math.prod(found.chunks or (0,)) * dtype.itemsize > self._size:
+            if math.prod(found.chunks or (0,)) * dtype.itemsize > len(self._data):
                 raise ValueError("its chunks are larger than the file")
             value = found[()]
         return value.view(native) if dtype == "V2" else value.astype(native, copy=False)
 
+    def _attributes(self, path: str) -> Iterator[hdf5_attributes.Attribute]:
+        found = self._find(path)
+        if found is not None:
+            address = library().h5o.get_info(found.id).addr
+            yield from hdf5_attributes.attributes(self._data, address)
+
     def _spend(self, size: int) -> None:
         if size > self._left:
             raise ValueError(
-                f"claims {size} bytes, {self._left} are left of the {self._size} that the file has"
+                f"claims {size} bytes; of the {len(self._data)} in the file {self._left} are left"
             )
         self._left -= size
 
@@ -168,6 +181,11 @@ class Store:
 
     def _reading(self, path: str) -> contextlib.AbstractContextManager[None]:
         return _explained(f"{self._name}: {path or 'its root'} cannot be read")
+
+
+def _texts(names: Iterable[str | bytes]) -> list[str]:
+    """Return the names; h5py gives bytes for what is no UTF-8."""
+    return [name.decode() if isinstance(name, bytes) else name for name in names]
 
 
 @contextlib.contextmanager

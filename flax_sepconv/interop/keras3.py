@@ -80,7 +80,7 @@ def read(path: pathlib.Path, layers: Sequence[str] | None = None) -> list[Layer]
         InteropError: the file is damaged or not of this format, lacks weights that its config
             promises, or does not tell what is a SeparableConv1D.
     """
-    if not zipfile.is_zipfile(path):
+    if hdf5.is_hdf5(path):
         with hdf5.opened(path, path) as store:
             return _load(store, _named(store, layers, path), path)
     config, metadata, weights = _unpack(path)
