@@ -1,7 +1,8 @@
 """A trained model as one artifact that runs without its makers: through `jax.export`.
 
-What runs it needs JAX alone, neither Flax nor this package, on any of the platforms it was made
-for: `jax.export.deserialize(blob).call(*inputs)`.
+What runs it, on any of the platforms it was made for, needs `jax` and `flatbuffers` (by which JAX
+writes and reads artifacts), neither Flax nor this package:
+`jax.export.deserialize(blob).call(*inputs)`.
 """
 
 import warnings
