@@ -13,6 +13,7 @@ from benchmarks.aot import report
 OURS, STOCK, FUSED = "#23634a", "#3b6fb6", "#d9772b"
 INK, GREY, FAINT = "#333333", "#777777", "#dddddd"
 TICKS = (0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.4, 2, 3)
+FEW_TICKS = (0.1, 0.2, 0.5, 1, 2, 5)  # where there is no room for more
 TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
 
 Row = dict[str, Any]
@@ -101,7 +102,8 @@ def _draw_ratios(axes: Axes, rows: Sequence[Row]) -> None:
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.6), max(high, 1.2))
     low, high = axes.get_xlim()
-    shown = [tick for tick in TICKS if low <= tick <= high]
+    ticks = TICKS if high < 6 * low else FEW_TICKS
+    shown = [tick for tick in ticks if low <= tick <= high]
     axes.set_xticks(shown, [f"{tick:g}x" for tick in shown])
     axes.axvline(1, color=INK, linewidth=1)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=3)
