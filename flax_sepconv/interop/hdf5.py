@@ -48,8 +48,7 @@ def opened(source: pathlib.Path | bytes, name: Any) -> Iterator["Store"]:
                 data = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
                 stack.enter_context(data)
                 file = h5py.File(source, "r")
-            stack.enter_context(contextlib.suppress(*_FAILURES))
-            stack.callback(file.close)
+            stack.callback(_close, file)
             if data[:8] != hdf5_attributes.SIGNATURE:
                 raise ValueError("its first bytes are of something else")
             if file.id.get_create_plist().get_sizes() != (8, 8):
@@ -181,6 +180,11 @@ class Store:
 
     def _reading(self, path: str) -> contextlib.AbstractContextManager[None]:
         return _explained(f"{self._name}: {path or 'its root'} cannot be read")
+
+
+def _close(file: Any) -> None:
+    with contextlib.suppress(*_FAILURES):  # What was read has been read.
+        file.close()
 
 
 def _texts(names: Iterable[str | bytes]) -> list[str]:
