@@ -68,7 +68,7 @@ def _described(
         if isinstance(said.get("name"), str):
             names[number] = said["name"]
         if ours:
-            configs[number] = said.get("config", {})
+            configs[number] = said.get("config") or {}
     return names, configs
 
 
@@ -78,7 +78,7 @@ def _json(text: str, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InteropError(f"{what} is damaged: {error}") from error
     if not isinstance(said, dict):
-        raise InteropError(f"{what} must be a dict, got {said!r}")
+        raise InteropError(f"{what} must be a dict, got {type(said).__name__}")
     return said
 
 

@@ -115,7 +115,8 @@ class Bundle:
             raise InteropError(f"{self._index} was written by a big-endian machine")
         if header.version.producer < 1 or header.version.min_consumer > _VERSION:
             raise InteropError(
-                f"{self._index} is of version {header.version.producer}; known is {_VERSION}"
+                f"{self._index} is of version {header.version.producer}, for readers of "
+                f"{header.version.min_consumer}; known is {_VERSION}"
             )
         return header.num_shards
 
