@@ -169,6 +169,40 @@ def test_partitioned(tmp_path):
         assert_same_output(layers[f"in/{scope}"], y, **given[scope])
 
 
+def test_index_of_several_blocks(tmp_path):
+    """More names than one block of the index takes, and of many letters not shared."""
+    rng = np.random.default_rng(0)
+    scopes = [rng.bytes(60).hex() for _ in range(1300)]
+    names = [f"{scope}/{name}" for scope in scopes for name in ("depthwise_kernel", "kernel")]
+    names += [f"{scopes[-1]}/pointwise_kernel", f"{scopes[7]}/pointwise_kernel"]
+    arrays = [np.full((1, 1, 1), i, "float32") for i in range(len(names))]
+    peers.tf().raw_ops.SaveV2(
+        prefix=str(tmp_path / "many"),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=arrays,
+    )
+    assert (tmp_path / "many.index").stat().st_size > 1 << 18
+    found = {layer.path: layer.weights for layer in tf_checkpoint.read(tmp_path / "many")}
+    assert found.keys() == {scopes[7], scopes[-1]}
+    assert found[scopes[7]]["depthwise_kernel"] == 2 * 7
+    assert found[scopes[7]]["pointwise_kernel"] == len(names) - 1
+    assert found[scopes[-1]]["depthwise_kernel"] == 2 * 1299
+
+
+def test_objects_of_two_names_and_one_weight(tmp_path):
+    """Weights that layers share are read once, and are of each of them."""
+    tf = peers.tf()
+    one, other = tf.Module(), tf.Module()
+    one.depthwise_kernel = other.depthwise_kernel = tf.Variable(np.ones((4, 3, 2), "float32"))
+    one.pointwise_kernel = tf.Variable(np.ones((1, 6, 5), "float32"))
+    other.pointwise_kernel = tf.Variable(np.ones((1, 6, 7), "float32"))
+    tf.train.Checkpoint(one=one, other=other).write(str(tmp_path / "two"))
+    a, b = tf_checkpoint.read(tmp_path / "two")
+    assert {(a.path, a.sizes["F"]), (b.path, b.sizes["F"])} == {("one", 5), ("other", 7)}
+    assert a.weights["depthwise_kernel"] is b.weights["depthwise_kernel"]
+
+
 def test_first_format(tmp_path):
     tf = peers.tf()
     v1 = tf.compat.v1

@@ -47,6 +47,7 @@ def test_checkpoints_made_here_are_tensorflows(prefix):
         ("a/bias", {"offset": HUGE}, "truncated: b'a/bias' would end at byte"),
         ("a/bias", {"offset": -1}, "truncated: b'a/bias'"),
         ("a/bias", {"size": -1}, "truncated: b'a/bias'"),
+        ("a/bias", {"size": 40, "offset": 10}, "'a/pointwise_kernel' shares bytes with another"),
         ("a/bias", {"size": 4}, r"'a/bias' is float32 of shape \(5,\), but has 4 bytes"),
         ("a/bias", {"crc32c": 1}, "checksum of 'a/bias' is wrong"),
         ("a/bias", {"shard_id": 1}, "in no data file"),
@@ -204,7 +205,22 @@ def test_schema_is_tensorflows():
     assert {m.name for m in ours.file.message_types_by_name.values()} == theirs.keys()
 
 
-@pytest.mark.parametrize("state", [None, b"", b"what?", b"\xff", b'model_checkpoint_path: "x"'])
+NAMES_OF_NONE = [
+    "x",
+    "",
+    "/",
+    "..",
+    "/x/y",
+    "x" * 5_000,
+    "a\\000b",
+    "\\377",
+    "\\355\\240\\200",
+    "\\q",
+]
+STATES = [b'model_checkpoint_path: "%s"' % name.encode() for name in NAMES_OF_NONE]
+
+
+@pytest.mark.parametrize("state", [None, b"", b"what?", b"\xff", *STATES])
 def test_folder_without_a_latest_checkpoint(tmp_path, state):
     if state is not None:
         (tmp_path / "checkpoint").write_bytes(state)

@@ -121,8 +121,9 @@ class Bundle:
         return header.num_shards
 
     def _check_places(self) -> None:
-        """Check that every tensor lies within its data file."""
+        """Check that every tensor lies within its data file, and has its bytes alone."""
         sizes: dict[int, int] = {}
+        taken: dict[int, int] = {}
         for key, entry in self._entries.items():
             shard = entry.shard_id
             if not 0 <= shard < self._shards:
@@ -130,7 +131,7 @@ class Bundle:
             if shard not in sizes:
                 path = self._data_path(shard)
                 try:
-                    sizes[shard] = path.stat().st_size
+                    sizes[shard], taken[shard] = path.stat().st_size, 0
                 except FileNotFoundError as error:
                     raise InteropError(f"{path} does not exist") from error
             if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > sizes[shard]:
@@ -138,6 +139,9 @@ class Bundle:
                     f"{self._data_path(shard)} is truncated: {key!r} would end at byte "
                     f"{entry.offset + entry.size}, but it has {sizes[shard]}"
                 )
+            taken[shard] += entry.size
+            if taken[shard] > sizes[shard]:
+                raise InteropError(f"{self._index}: {key!r} shares bytes with another tensor")
 
     def _data_path(self, shard: int) -> pathlib.Path:
         name = f"{self._prefix.name}.data-{shard:05d}-of-{self._shards:05d}"

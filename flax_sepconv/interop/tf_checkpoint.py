@@ -99,10 +99,16 @@ def _one_dimensional(
     bundle: Bundle, found: Iterable[tuple[str, Mapping[str, str], Mapping[str, Any] | None]]
 ) -> list[Layer]:
     """Read layers, given by path, names of the tensors and config, but those with height."""
-    return [
-        Layer(path, {weight: bundle.array(key) for weight, key in keys.items()}, config)
+    flat = [
+        (path, keys, config)
         for path, keys, config in found
         if [bundle.rank(keys[kernel]) for kernel in sorted(_KERNELS & keys.keys())] != [4, 4]
+    ]
+    # Layers may share weights, which are read once.
+    read = {key: bundle.array(key) for key in {k for _, keys, _ in flat for k in keys.values()}}
+    return [
+        Layer(path, {weight: read[key] for weight, key in keys.items()}, config)
+        for path, keys, config in flat
     ]
 
 
@@ -131,12 +137,14 @@ def _latest(folder: pathlib.Path) -> pathlib.Path:
     except UnicodeDecodeError as error:
         raise InteropError(f"{path} is damaged: {error}") from error
     named = parse_text("CheckpointState", text, str(path)).model_checkpoint_path
-    if not named or "\0" in named:
-        raise InteropError(f"{path} names no checkpoint")
     latest = folder / named
-    if not latest.with_name(latest.name + ".index").exists() and not latest.exists():
+    try:
+        there = latest.with_name(latest.name + ".index").exists() or latest.is_file()
+    except (OSError, ValueError):  # The name is too long, or is none.
+        there = False
+    if not there:
         raise InteropError(
-            f"{path} names {named}, which does not exist; give the checkpoint's own prefix"
+            f"{path} names {named!r}, which does not exist; give the checkpoint's own prefix"
         )
     return latest
 

@@ -1,6 +1,7 @@
 """The protocol buffers of TensorFlow's checkpoints and SavedModels, as far as they are read."""
 
 import functools
+import warnings
 from typing import Any
 
 from flax_sepconv.interop.layer import InteropError
@@ -83,8 +84,10 @@ def parse_text(name: str, text: str, what: str) -> Any:
     from google.protobuf import text_format  # type: ignore[import-untyped]
 
     try:
-        return text_format.Parse(text, kinds[name]())
-    except (text_format.ParseError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Of "\\q" it only warns.
+            return text_format.Parse(text, kinds[name]())
+    except (text_format.ParseError, ValueError, DeprecationWarning) as error:
         raise InteropError(f"{what} is damaged: {error}") from error
 
 
