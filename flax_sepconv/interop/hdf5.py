@@ -1,29 +1,27 @@
 """Arrays and texts of an HDF5 file that nobody vouches for.
 
-Only hard links are followed, so that nothing outside of the file is read; what is taken from it
-holds no more bytes than the file itself.
+The HDF5 library believes the sizes in a file before it looks for so many bytes, and in damaged
+files version 1.14.6 was seen to walk in a circle, to take 6 GB and to read beyond its memory. What
+Keras writes is a small part of the format, so it is read without that library. Links to other
+places and other files are not followed.
 """
 
 import contextlib
-import math
 import mmap
 import pathlib
 import struct
-import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from flax_sepconv.interop import hdf5_attributes
+from flax_sepconv.interop import hdf5_format, hdf5_values
+from flax_sepconv.interop.hdf5_format import Data, Message
 from flax_sepconv.interop.layer import InteropError
 
-# What h5py raises for a damaged file, depending on where it notices.
-_FAILURES = (
-    *(OSError, RuntimeError, LookupError, TypeError, ValueError),
-    *(OverflowError, MemoryError, struct.error),
-)
+# Far more than any model has.
+_DEEPEST = 100
 
 
 @contextlib.contextmanager
@@ -37,164 +35,129 @@ def opened(source: pathlib.Path | bytes, name: Any) -> Iterator["Store"]:
     Raises:
         InteropError: it is no HDF5 file, or a truncated one.
     """
-    h5py = library()
     with contextlib.ExitStack() as stack:
         with _explained(f"{name} is no HDF5 file, or a damaged one"):
+            data: Data
             if isinstance(source, bytes):
-                data: bytes | mmap.mmap = source
-                file = h5py.File(h5py.h5f.open_file_image(source))
+                data = source
             else:
-                raw = stack.enter_context(source.open("rb"))
-                data = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
-                stack.enter_context(data)
-                file = h5py.File(source, "r")
-            stack.callback(_close, file)
-            if data[:8] != hdf5_attributes.SIGNATURE:
-                raise ValueError("its first bytes are of something else")
-            if file.id.get_create_plist().get_sizes() != (8, 8):
-                raise ValueError("its addresses and lengths must have 8 bytes")
-        yield Store(file, data, name)
+                file = stack.enter_context(source.open("rb"))
+                data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            address = hdf5_format.root(data)
+        yield Store(data, address, name)
 
 
 def is_hdf5(path: pathlib.Path) -> bool:
     """Tell an HDF5 file by its first bytes."""
     with path.open("rb") as file:
-        return file.read(len(hdf5_attributes.SIGNATURE)) == hdf5_attributes.SIGNATURE
-
-
-def library() -> types.ModuleType:
-    """Import h5py; raise InteropError where it is not installed."""
-    try:
-        import h5py  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        raise InteropError("HDF5 files need h5py: pip install 'flax-sepconv[interop]'") from error
-    return h5py
+        return file.read(len(hdf5_format.SIGNATURE)) == hdf5_format.SIGNATURE
 
 
 class Store:
-    """What a file holds, by path: the names of groups joined by "/", "" for its root."""
+    """What a file holds, by path: the names of groups joined by "/", "" for its root.
 
-    def __init__(self, file: Any, data: bytes | mmap.mmap, name: Any) -> None:
-        self._file, self._data, self._name = file, data, name
+    Raises:
+        InteropError: what is asked for is damaged, or in a form that Keras does not write.
+    """
+
+    def __init__(self, data: Data, address: int, name: Any) -> None:
+        self._data, self._root, self._name = data, address, name
         self._left = len(data)
+        self._links: dict[int, dict[str, int | None]] = {}
 
     def has(self, path: str) -> bool:
-        """Tell whether there is a group or an array; False for links to somewhere else."""
+        """Tell whether there is a group or an array."""
         return self._find(path) is not None
 
     def children(self, path: str = "") -> list[str]:
         """Return the names in a group: none if it is an array, or not there."""
-        found = self._find(path)
-        if not isinstance(found, library().Group):
+        address = self._find(path)
+        if address is None:
             return []
         with self._reading(path):
-            return _texts(found)
+            return [name for name, child in self._children(address).items() if child is not None]
 
     def walk(self, path: str = "") -> Iterator[str]:
         """Yield the paths below a group, parents first, whatever stands twice only once."""
-        seen: set[int] = set()
-        pending = [path]
+        seen: set[int | None] = {self._find(path)}
+        pending = [f"{path}/{name}".lstrip("/") for name in self.children(path)[::-1]]
         while pending:
-            parent = pending.pop()
-            for name in sorted(self.children(parent), reverse=True):
-                child = f"{parent}/{name}".lstrip("/")
-                found = self._find(child)
-                if found is None:
-                    continue
-                with self._reading(child):
-                    address = library().h5o.get_info(found.id).addr
-                if address not in seen:
-                    seen.add(address)
-                    pending.append(child)
-            if parent != path:
-                yield parent
+            found = pending.pop()
+            if found.count("/") > _DEEPEST:
+                raise InteropError(f"{self._name} has groups more than {_DEEPEST} deep")
+            if (address := self._find(found)) not in seen:
+                seen.add(address)
+                yield found
+                pending.extend(f"{found}/{name}" for name in self.children(found)[::-1])
 
     def attributes(self, path: str) -> list[str]:
         """Return the names of the attributes of a group or array."""
         with self._reading(path):
-            return [attribute.name for attribute in self._attributes(path)]
-
-    def shape(self, path: str) -> tuple[int, ...]:
-        """Return the shape that an array claims to have; () if there is none."""
-        found = self._find(path)
-        with self._reading(path):
-            return tuple(getattr(found, "shape", None) or ())
+            return [name for name, _ in hdf5_values.attributes(self._messages(path))]
 
     def text(self, path: str, attribute: str) -> str | None:
         """Return one string among the attributes of a group or array; None if it is not there."""
-        with self._reading(f"{path}, attribute {attribute}"):
-            for found in self._attributes(path):
-                if found.name == attribute:
-                    return hdf5_attributes.text(self._data, found)
-        return None
+        with self._reading(path, f", attribute {attribute}"):
+            found = dict(hdf5_values.attributes(self._messages(path)))
+            return hdf5_values.text(self._data, found[attribute]) if attribute in found else None
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        """Return the shape that an array claims to have."""
+        with self._reading(path):
+            return hdf5_values.array(self._messages(path)).shape
 
     def array(self, path: str) -> np.ndarray:
-        """Return an array of numbers.
+        """Return an array of floating-point numbers.
 
-        Raises:
-            InteropError: it is not there, is not in the file, or claims more bytes than are left.
+        Together they may have no more bytes than the file: in a sound one no two arrays overlap.
         """
-        found = self._find(path)
-        if not isinstance(found, library().Dataset):
-            raise InteropError(f"{self._name} has no array {path!r}")
         with self._reading(path):
-            dtype, shape = found.dtype, found.shape
-            if dtype == "V2" and self.text(path, "dtype") == "bfloat16":
-                native = np.dtype(ml_dtypes.bfloat16)
-            elif dtype.kind in "fiu" and shape is not None:
-                native = dtype.newbyteorder("=")
-            else:
-                raise ValueError(f"must be an array of numbers, got {dtype} of shape {shape}")
-            if found.is_virtual or found.external:
-                raise ValueError("its numbers are in another file, which is not read")
-            self._spend(math.prod(shape) * dtype.itemsize)
-            if math.prod(found.chunks or (0,)) * dtype.itemsize > len(self._data):
-                raise ValueError("its chunks are larger than the file")
-            value = found[()]
-        return value.view(native) if dtype == "V2" else value.astype(native, copy=False)
+            found = hdf5_values.array(self._messages(path))
+            if found.size > self._left:
+                raise ValueError(
+                    f"it claims {found.size} bytes; of the {len(self._data)} in the file "
+                    f"{self._left} are left"
+                )
+            self._left -= found.size
+            content = found.content
+            if content is None:
+                content = hdf5_format.cut(self._data, found.address, found.size)
+            dtype = found.dtype
+            if dtype == "V2":
+                if self.text(path, "dtype") != "bfloat16":
+                    raise ValueError("it does not say what its numbers are")
+                dtype = np.dtype(ml_dtypes.bfloat16)
+            numbers = np.frombuffer(content, dtype).reshape(found.shape)
+        return numbers.astype(dtype.newbyteorder("="))
 
-    def _attributes(self, path: str) -> Iterator[hdf5_attributes.Attribute]:
-        found = self._find(path)
-        if found is not None:
-            address = library().h5o.get_info(found.id).addr
-            yield from hdf5_attributes.attributes(self._data, address)
+    def _messages(self, path: str) -> list[Message]:
+        address = self._find(path)
+        return [] if address is None else list(hdf5_format.messages(self._data, address))
 
-    def _spend(self, size: int) -> None:
-        if size > self._left:
-            raise ValueError(
-                f"claims {size} bytes; of the {len(self._data)} in the file {self._left} are left"
-            )
-        self._left -= size
-
-    def _find(self, path: str) -> Any:
-        h5py = library()
-        found = self._file
+    def _find(self, path: str) -> int | None:
+        address = self._root
         for name in filter(None, path.split("/")):
             with self._reading(path):
-                if not isinstance(found, h5py.Group) or name not in found:
-                    return None
-                if not isinstance(found.get(name, getlink=True), h5py.HardLink):
-                    return None
-                found = found[name]
-        return found
+                child = self._children(address).get(name)
+            if child is None:
+                return None
+            address = child
+        return address
 
-    def _reading(self, path: str) -> contextlib.AbstractContextManager[None]:
-        return _explained(f"{self._name}: {path or 'its root'} cannot be read")
+    def _children(self, address: int) -> dict[str, int | None]:
+        if address not in self._links:
+            self._links[address] = hdf5_format.links(self._data, address)
+        return self._links[address]
 
-
-def _close(file: Any) -> None:
-    with contextlib.suppress(*_FAILURES):  # What was read has been read.
-        file.close()
-
-
-def _texts(names: Iterable[str | bytes]) -> list[str]:
-    """Return the names; h5py gives bytes for what is no UTF-8."""
-    return [name.decode() if isinstance(name, bytes) else name for name in names]
+    def _reading(self, path: str, part: str = "") -> contextlib.AbstractContextManager[None]:
+        return _explained(f"{self._name}: {path or 'its root'}{part} cannot be read")
 
 
 @contextlib.contextmanager
 def _explained(problem: str) -> Iterator[None]:
     try:
         yield
-    except _FAILURES as error:
+    except InteropError:
+        raise
+    except (ValueError, LookupError, struct.error) as error:
         raise InteropError(f"{problem}: {error}") from error

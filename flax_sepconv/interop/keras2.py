@@ -45,6 +45,20 @@ def format_of(path: pathlib.Path) -> str:
         return "keras2" if _is_keras2(store) else "keras-weights"
 
 
+def version_of(path: pathlib.Path) -> int:
+    """Return the major version of the Keras that wrote a `.h5` file.
+
+    Raises:
+        InteropError: the file does not tell, or is damaged or not of this format.
+    """
+    with hdf5.opened(path, path) as store:
+        for group in ("", "model_weights"):
+            told = store.text(group, "keras_version") if not group or store.has(group) else None
+            if told is not None and told.split(".")[0].isdigit():
+                return int(told.split(".")[0])
+    raise InteropError(f"{path} does not tell which Keras wrote it")
+
+
 def read(path: pathlib.Path) -> list[Layer]:
     """Read every SeparableConv1D of a `.h5` file.
 

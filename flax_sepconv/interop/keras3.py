@@ -95,6 +95,15 @@ def read(path: pathlib.Path, layers: Sequence[str] | None = None) -> list[Layer]
         return _load(store, places, path)
 
 
+def version_of(path: pathlib.Path) -> int:
+    """Return the major version of the Keras that wrote a `.keras` file.
+
+    Raises:
+        InteropError: the file is damaged or not of this format.
+    """
+    return _major_version(_unpack(path)[1], path)
+
+
 def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
     """Write a `.weights.h5` file, for `load_weights` of Keras 3 or tf-keras.
 
@@ -103,7 +112,12 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
     weights; Keras 3 loads it into a model that has them, and leaves them as they are, by
     `load_weights(path, skip_mismatch=True)`.
     """
-    h5py = hdf5.library()
+    try:
+        import h5py  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise InteropError(
+            "writing .weights.h5 needs h5py: pip install 'flax-sepconv[interop]'"
+        ) from error
     with h5py.File(path, "w") as file:
         file.create_group("vars")
         for number, layer in enumerate(layers):
