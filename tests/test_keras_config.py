@@ -20,6 +20,7 @@ from tests.keras_layers import (
     OBJECTS,
     ORTHOGONAL,
     PEERS,
+    PLAIN,
     UNDRAWN,
     WEIGHTS,
     B,
@@ -32,6 +33,7 @@ from tests.keras_layers import (
     assert_said_by,
     assert_same_layer,
     made,
+    numbers,
     objects,
     written,
 )
@@ -106,6 +108,20 @@ def test_thresholded_relu_is_read_and_written():
             config = ours.to_keras_config(version)
             assert config["activation"]["class_name"] == "ReLU"
             assert_same_layer(ours, peer().layers.SeparableConv1D.from_config(config), version)
+
+
+@pytest.mark.parametrize("version", PEERS)
+@pytest.mark.parametrize("name", ["ReLU", "ThresholdedReLU", "LeakyReLU", "ELU", "Softmax"])
+def test_activation_layers_without_arguments_have_their_defaults(version, name):
+    keras = PEERS[version]()
+    if not hasattr(keras.layers, name):
+        assert (version, name) == (3, "ThresholdedReLU")
+        return
+    described = {"class_name": name, "config": {}}
+    ours = fsc.SeparableConv1D.from_keras_config(PLAIN | {"activation": described})
+    _, x = numbers()
+    theirs = getattr(keras.layers, name)()(peers.tf().constant(x) if version == 2 else x)
+    assert_close(ours.arguments().activation(x), theirs, name)
 
 
 # Both ways, everything at once.
