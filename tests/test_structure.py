@@ -40,19 +40,19 @@ ALLOWED = {
     "linen": {"constraints", "keras_config", "ops", "params"},
     "nnx": {"constraints", "keras_config", "ops", "params"},
     "interop": {
+        "activations",
         "exporting",
         "geometry",
         "interop",
         "keras_config",
         "linen",
         "lowerings",
-        "nnx",
-        "ops",
         "params",
         "__init__",
     },
     "functional": {"linen", "ops", "params"},
     "transforms": {"constraints"},
+    "__main__": {"interop"},
     "__init__": {*KERAS_NAMED, "functional", "linen", "nnx", "ops", "transforms"},
 }
 FOREIGN = {
@@ -74,9 +74,19 @@ FOREIGN = {
     "params": {"jax"},
     "linen": {"jax", "flax"},
     "nnx": {"jax", "flax"},
-    "interop": {"google", "google_crc32c", "jax", "ml_dtypes", "numpy", "safetensors", "torch"},
+    "interop": {
+        "google",
+        "google_crc32c",
+        "h5py",
+        "jax",
+        "ml_dtypes",
+        "numpy",
+        "safetensors",
+        "torch",
+    },
     "functional": {"jax", "flax"},
     "transforms": {"jax", "optax"},
+    "__main__": set(),
     "__init__": set(),
 }
 
@@ -138,7 +148,12 @@ def test_import_brings_only_the_core():
         before = {name.split(".")[0] for name in sys.modules}
         import flax_sepconv
         after = {name.split(".")[0] for name in sys.modules}
-        heavy = "tensorflow keras tf_keras torch aeon orbax grain matplotlib tqdm pandas sklearn"
+        import flax_sepconv.interop
+        after |= {name.split(".")[0] for name in sys.modules}
+        heavy = (
+            "tensorflow keras tf_keras torch h5py safetensors google_crc32c aeon orbax grain "
+            "matplotlib tqdm pandas sklearn"
+        )
         found = [name for name in heavy.split() if name in after - before]
         assert not found, found
         assert "flax_sepconv.training" not in sys.modules

@@ -1,6 +1,7 @@
 """Trained weights of other libraries, in and out.
 
-Names and axes, the whole of it (K taps, C channels, M multiplier, F filters):
+`load` and `save` know the formats (`formats.FORMATS`), `to_params` and `from_params` the way to a
+model. Names and axes, the whole of it (K taps, C channels, M multiplier, F filters):
 
 | here, Keras, TF1 | shape | PyTorch | shape |
 |---|---|---|---|
@@ -9,7 +10,24 @@ Names and axes, the whole of it (K taps, C channels, M multiplier, F filters):
 | `bias` | (F,) | its bias | (F,) |
 """
 
+from flax_sepconv.interop.export import export_model
+from flax_sepconv.interop.formats import format_of, load, save
+from flax_sepconv.interop.keras3 import keras_weights
 from flax_sepconv.interop.layer import InteropError, Layer
 from flax_sepconv.interop.params import from_params, to_params
+from flax_sepconv.interop.pytorch import to_state_dict
+from flax_sepconv.interop.pytorch_modules import from_modules
 
-__all__ = ["InteropError", "Layer", "from_params", "to_params"]
+__all__ = [
+    "InteropError",
+    "Layer",
+    "export_model",
+    "format_of",
+    "from_modules",
+    "from_params",
+    "keras_weights",
+    "load",
+    "save",
+    "to_params",
+    "to_state_dict",
+]

@@ -1,0 +1,185 @@
+"""Run the same layers on both sides of a conversion, each side in its own library."""
+
+import importlib
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flax_sepconv.geometry import resolve
+from flax_sepconv.interop import keras2, keras3, pytorch, tf_checkpoint
+from flax_sepconv.interop.formats import load
+from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.keras_config import arguments_of, config_of
+from flax_sepconv.linen import SeparableConv1D
+from flax_sepconv.params import Arguments
+
+TOLERANCE = 1e-5
+_BATCH, _STEPS = 2, 8
+
+Weights = Mapping[str, np.ndarray]
+
+
+class Side(NamedTuple):
+    """A file and how it is read: one of `formats.FORMATS`, and options of `formats.load`."""
+
+    path: pathlib.Path
+    format: str
+    options: Mapping[str, Any] = {}
+
+
+def differences(source: Side, dest: Side, seed: int = 0) -> dict[str, float]:
+    """Return for each layer the largest difference of outputs, over the largest output.
+
+    PyTorch, TensorFlow's named checkpoints and Keras' whole models are read by their own libraries;
+    elsewhere a library gets what was read here. Inputs are normal, in float32. What neither file
+    says is as a new layer has it: strides 1, padding "valid", no activation. A PyTorch state dict
+    never has an activation, so beside one none is applied.
+
+    Raises:
+        InteropError: a side's library is not installed, or does not load the file.
+    """
+    linear = "torch" in (source.format, dest.format)
+    ours, theirs = (load(side.path, side.format, **side.options) for side in (source, dest))
+    rng = np.random.default_rng(seed)
+    found = {}
+    for a, b in _matched(ours, theirs):
+        arguments = _arguments(b if a.config is None else a, linear)
+        length = arguments.dilation_rate * (arguments.kernel_size - 1) + arguments.strides * _STEPS
+        x = rng.standard_normal((_BATCH, length, a.sizes["C"])).astype("float32")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other libraries about their own insides
+            outputs = [
+                np.asarray(_RUNNERS[side.format](side, layer, arguments, x), np.float64)
+                for side, layer in ((source, a), (dest, b))
+            ]
+        scale = max(np.abs(outputs[0]).max(), np.finfo("float32").tiny)
+        found[a.path] = float(np.abs(outputs[0] - outputs[1]).max() / scale)
+    return found
+
+
+def _matched(source: Sequence[Layer], dest: Sequence[Layer]) -> list[tuple[Layer, Layer]]:
+    """Pair the layers, which are in one order; not every format keeps their paths."""
+    if len(source) != len(dest):
+        raise InteropError(f"one file has {len(source)} layers, the other one {len(dest)}")
+    return list(zip(source, dest, strict=True))
+
+
+def _arguments(layer: Layer, linear: bool) -> Arguments:
+    given = layer.arguments()
+    kept = {k: v for k, v in given.items() if k not in ("name", "dtype", "param_dtype")}
+    # Both sides get the same array: (B, L, C).
+    kept |= {"data_format": "channels_last"} | ({"activation": None} if linear else {})
+    return Arguments(**kept)
+
+
+def _in_flax(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
+    del side
+    module = SeparableConv1D(**arguments_of(config_of(arguments, version=2)))
+    return module.apply({"params": dict(layer.weights)}, x)
+
+
+def _in_torch(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
+    torch = pytorch.require()
+    depthwise, pointwise = pytorch.modules_of(side.path, layer.path, **side.options)
+    padded, valid = _padded(arguments, x)
+    h = torch.nn.functional.conv1d(
+        torch.tensor(padded.swapaxes(1, 2).copy()),
+        depthwise["weight"].float(),
+        _float(depthwise.get("bias")),
+        stride=valid.strides,
+        dilation=valid.dilation_rate,
+        groups=layer.sizes["C"],
+    )
+    mixing = pointwise["weight"].float()
+    y = torch.nn.functional.conv1d(
+        h, mixing.reshape(*mixing.shape[:2], 1), _float(pointwise.get("bias"))
+    )
+    return y.swapaxes(1, 2).detach().numpy()
+
+
+def _in_keras(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
+    version = _KERAS_VERSIONS[side.format](side.path)
+    keras = _library("tf_keras" if version < 3 else "keras")
+    weights = keras3.keras_weights(layer)
+    if layer.config is not None:
+        weights = _at(_loaded(keras, side.path), layer.path.split("/")).get_weights()
+    padded, valid = _padded(arguments, x)
+    own = keras.layers.SeparableConv1D.from_config(
+        config_of(valid, version=2 if version < 3 else 3)
+    )
+    own.build(padded.shape)
+    own.set_weights([np.asarray(weight, "float32") for weight in weights])
+    return own(padded)
+
+
+def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
+    weights: Weights = layer.weights
+    if side.format == "tf-checkpoint":
+        reader = _library("tensorflow").train.load_checkpoint(str(tf_checkpoint.prefix(side.path)))
+        keys = {name: f"{layer.path}/{name}" for name in weights}
+        if all(map(reader.has_tensor, keys.values())):
+            weights = {name: reader.get_tensor(key) for name, key in keys.items()}
+    own = _library("tf_keras").layers.SeparableConv1D.from_config(config_of(arguments, version=2))
+    own.build(x.shape)
+    own.set_weights(keras3.keras_weights(Layer(layer.path, weights)))
+    return own(x)
+
+
+def _padded(arguments: Arguments, x: np.ndarray) -> tuple[np.ndarray, Arguments]:
+    """Put the zeros around the input by hand: no two libraries have the same words for them."""
+    K, S, D = arguments.kernel_size, arguments.strides, arguments.dilation_rate
+    geometry = resolve(x.shape[1], K, S, D, arguments.padding)
+    read = x[:, : x.shape[1] + min(geometry.pad_high, 0)]
+    padded = np.pad(read, [(0, 0), (geometry.pad_low, max(geometry.pad_high, 0)), (0, 0)])
+    given = {name: getattr(arguments, name) for name in arguments.__dataclass_fields__}
+    return padded, Arguments(**given | {"padding": "valid"})
+
+
+def _loaded(keras: Any, path: pathlib.Path) -> Any:
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Whatever another library says of its own file.
+        raise InteropError(f"{path} cannot be checked: Keras does not load it: {error}") from error
+
+
+def _at(model: Any, names: Sequence[str]) -> Any:
+    """Return the layer at a path: by name in models, the only one in wrappers."""
+    for name in names:
+        inside = getattr(model, "layer", None)
+        model = model.get_layer(name) if inside is None else inside
+    return model
+
+
+def _library(name: str) -> Any:
+    # Keras needs some backend; JAX is always here.
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InteropError(f"{name} is not installed, and the check needs it") from error
+
+
+def _float(tensor: Any) -> Any:
+    return None if tensor is None else tensor.float()
+
+
+_KERAS_VERSIONS: dict[str, Callable[[pathlib.Path], int]] = {
+    "keras": keras3.version_of,
+    "keras2": keras2.version_of,
+    "keras-weights": lambda path: 3,
+}
+_Runner = Callable[[Side, Layer, Arguments, np.ndarray], Any]
+_RUNNERS: dict[str, _Runner] = {
+    "safetensors": _in_flax,
+    "torch": _in_torch,
+    "keras": _in_keras,
+    "keras-weights": _in_keras,
+    "keras2": _in_keras,
+    "tf-checkpoint": _in_tensorflow,
+    "saved-model": _in_tensorflow,
+}

@@ -1,0 +1,214 @@
+"""The table of file formats: what tells each from the others, and who reads and writes it."""
+
+import importlib
+import os
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from flax_sepconv.interop.layer import InteropError, Layer, unique
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_ZIP = b"PK\x03\x04"
+
+
+class Format(NamedTuple):
+    """One way to keep weights.
+
+    Attributes:
+        description: for people.
+        module: of this package; it has `read`, and `write` where the format is written too.
+        option: what its `read` may be told beside the path.
+        endings: of names, by which a file to write is known; the first one is the usual.
+    """
+
+    description: str
+    module: str
+    option: str | None = None
+    endings: tuple[str, ...] = ()
+
+
+FORMATS = {
+    "safetensors": Format(
+        "the neutral one: safetensors with the layers' configs",
+        "safetensors_file",
+        endings=(".safetensors",),
+    ),
+    "torch": Format(
+        "a PyTorch state dict: torch.save's, or in safetensors",
+        "pytorch",
+        option="pairs",
+        endings=(".pt", ".pth", ".bin"),
+    ),
+    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3"),
+    "keras-weights": Format(
+        "weights of Keras 3 or tf-keras: .weights.h5",
+        "keras3",
+        option="layers",
+        endings=(".weights.h5",),
+    ),
+    "keras2": Format("Keras 2, whole model or weights: .h5", "keras2"),
+    "tf-checkpoint": Format("a TensorFlow checkpoint: .index and .data-*", "tf_checkpoint"),
+    "saved-model": Format("a TensorFlow SavedModel: a folder", "saved_model"),
+}
+WRITABLE = tuple(name for name, form in FORMATS.items() if form.endings)
+
+
+def load(
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    pairs: Mapping[str, tuple[str, str] | tuple[str, str, int]] | None = None,
+) -> list[Layer]:
+    """Read every separable convolution of a file.
+
+    Args:
+        path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, its
+            `.index` file, or the folder whose `checkpoint` file names the latest.
+        format: one of `FORMATS`; None looks into the file.
+        layers: for "keras-weights", the paths of the groups that are separable convolutions: such
+            a file has no class names.
+        pairs: for "torch", which two modules make a layer, and M where it is not 1:
+            {"block/conv": ("block.a", "block.b", 2)}.
+
+    Raises:
+        InteropError: the file is missing, empty, damaged, of another format, has no such layer or
+            two of one path, or a library that it needs is not installed.
+
+    Example:
+        >>> load("model.keras")
+        Traceback (most recent call last):
+        flax_sepconv.interop.layer.InteropError: model.keras does not exist
+    """
+    path = pathlib.Path(path)
+    name = format_of(path) if format is None else _known(format)
+    _check_there(path)
+    given = {"layers": layers, "pairs": pairs}
+    options = {key: value for key, value in given.items() if value is not None}
+    for option in options:
+        if option != FORMATS[name].option:
+            raise InteropError(f"{option} says nothing about {path}, whose format is {name!r}")
+    try:
+        return unique(_module(name).read(path, **options), path)
+    except OSError as error:
+        raise InteropError(f"{path} cannot be read: {error}") from error
+
+
+def save(
+    path: str | os.PathLike[str],
+    layers: Sequence[Layer],
+    format: str | None = None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write layers: the whole file, or, where that fails, nothing.
+
+    Args:
+        path: of the file.
+        layers: at least one, of different paths.
+        format: "safetensors", "torch" or "keras-weights"; None goes by the path's ending.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        InteropError: the format cannot be written or cannot hold the layers, the file is there, or
+            the folder cannot be written.
+
+    Example:
+        >>> save("weights.xyz", [])
+        Traceback (most recent call last):
+        flax_sepconv.interop.layer.InteropError: no format is written to names like weights.xyz; \
+known endings are .safetensors, .pt, .pth, .bin, .weights.h5
+    """
+    path = pathlib.Path(path)
+    name = _format_to_write(path) if format is None else _known(format)
+    if name not in WRITABLE:
+        raise InteropError(f"{name!r} is read only; written are {', '.join(WRITABLE)}")
+    layers = unique(layers, "the list of layers")
+    if path.exists() and not overwrite:
+        raise InteropError(f"{path} exists already")
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".flax_sepconv-") as folder:
+            beside = pathlib.Path(folder) / path.name
+            _module(name).write(beside, layers)
+            beside.replace(path)
+    except OSError as error:
+        raise InteropError(f"{path} cannot be written: {error}") from error
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Tell a file's format from what is in it.
+
+    Raises:
+        InteropError: it is none of `FORMATS`.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return _format_of_folder(path)
+    if path.suffix == ".index" or path.with_name(path.name + ".index").exists():
+        return "tf-checkpoint"
+    _check_there(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start.startswith(_HDF5):
+            return _module("keras2").format_of(path)
+        if start.startswith(_ZIP):
+            return _format_of_zip(path)
+        if start[8:] == b"{":
+            neutral = _module("safetensors").is_neutral(path)
+            return "safetensors" if neutral else "torch"
+    except OSError as error:
+        raise InteropError(f"{path} cannot be read: {error}") from error
+    raise InteropError(f"{path} is of no known format: {', '.join(FORMATS)}")
+
+
+def _format_of_folder(path: pathlib.Path) -> str:
+    if (path / "saved_model.pb").exists():
+        return "saved-model"
+    if (path / "checkpoint").exists():
+        return "tf-checkpoint"
+    raise InteropError(f"{path} is a folder, but no SavedModel, and has no file 'checkpoint'")
+
+
+def _format_of_zip(path: pathlib.Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise InteropError(f"{path} is a damaged zip archive: {error}") from error
+    if "config.json" in names:
+        return "keras"
+    if any(name.endswith("data.pkl") for name in names):
+        return "torch"
+    raise InteropError(f"{path} is a zip archive, but neither of Keras nor of PyTorch")
+
+
+def _format_to_write(path: pathlib.Path) -> str:
+    endings = {ending: name for name in WRITABLE for ending in FORMATS[name].endings}
+    for ending, name in endings.items():
+        if path.name.endswith(ending):
+            return name
+    raise InteropError(
+        f"no format is written to names like {path}; known endings are {', '.join(endings)}"
+    )
+
+
+def _known(name: str) -> str:
+    if name not in FORMATS:
+        raise InteropError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return name
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"flax_sepconv.interop.{FORMATS[name].module}")
+
+
+def _check_there(path: pathlib.Path) -> None:
+    if path.exists():
+        if path.is_file() and path.stat().st_size == 0:
+            raise InteropError(f"{path} is empty")
+    elif not path.with_name(path.name + ".index").exists():
+        raise InteropError(f"{path} does not exist")

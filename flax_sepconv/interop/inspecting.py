@@ -1,0 +1,83 @@
+"""A table of layers, for people."""
+
+from collections.abc import Sequence
+
+from flax_sepconv import activations
+from flax_sepconv.interop.layer import Layer
+from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
+
+_HEADINGS = (
+    "layer",
+    "depthwise (K, C, M)",
+    "pointwise (1, C*M, F)",
+    "bias",
+    "dtype",
+    "parameters",
+    "FLOPs/step",
+)
+_NUMBERS = 2  # the last columns, which are set flush right
+
+
+def flops_per_step(layer: Layer) -> int:
+    """Count multiplications and additions of one output step, the bias' included.
+
+    Example:
+        >>> import numpy as np
+        >>> depthwise, pointwise = np.ones((3, 4, 1)), np.ones((1, 4, 5))
+        >>> weights = {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise}
+        >>> flops_per_step(Layer("conv", weights))
+        64
+    """
+    sizes = layer.sizes
+    joined = sizes["C"] * sizes["M"]
+    return 2 * sizes["K"] * joined + 2 * joined * sizes["F"] + sizes["F"] * (BIAS in layer.weights)
+
+
+def table(layers: Sequence[Layer]) -> str:
+    """Return one line for each layer, their sums, and what each is called with."""
+    rows = [_row(layer) for layer in layers]
+    parameters = sum(weight.size for layer in layers for weight in layer.weights.values())
+    flops = sum(map(flops_per_step, layers))
+    total = (f"{len(layers)} in all", "", "", "", "", f"{parameters:,}", f"{flops:,}")
+    lines = [_HEADINGS, *rows, total] if len(rows) > 1 else [_HEADINGS, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    first_number = len(_HEADINGS) - _NUMBERS
+    text = [
+        "  ".join(
+            cell.rjust(width) if i >= first_number else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*text, "", *map(_call, layers)])
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    weights = layer.weights
+    return (
+        layer.path or "(root)",
+        str(weights[DEPTHWISE_KERNEL].shape),
+        str(weights[POINTWISE_KERNEL].shape),
+        str(weights[BIAS].shape) if BIAS in weights else "none",
+        str(layer.dtype),
+        f"{sum(weight.size for weight in weights.values()):,}",
+        f"{flops_per_step(layer):,}",
+    )
+
+
+def _call(layer: Layer) -> str:
+    """Write a layer as the call that makes it, without what is as by default."""
+    given = {
+        k: v for k, v in layer.arguments().items() if k not in ("name", "dtype", "param_dtype")
+    }
+    own, plain = Arguments(**given), Arguments(given["filters"], given["kernel_size"])
+    # Activations are functions, whose names and dicts say more than they do.
+    shown = {"activation": activations.serialize(own.activation)}
+    told = [
+        f"{name}={shown.get(name, getattr(own, name))!r}"
+        for name in own.__dataclass_fields__
+        if name not in ("filters", "kernel_size") and getattr(own, name) != getattr(plain, name)
+    ]
+    call = f"SeparableConv1D({', '.join([str(own.filters), str(own.kernel_size), *told])})"
+    unknown = "" if layer.config else "  # strides, padding, activation are not in the file"
+    return f"{layer.path or '(root)'}: {call}{unknown}"

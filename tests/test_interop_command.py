@@ -1,0 +1,280 @@
+"""`python -m flax_sepconv`, and the table of formats behind it."""
+
+import pathlib
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+import flax_sepconv as fsc
+from flax_sepconv import interop
+from flax_sepconv.__main__ import main
+from flax_sepconv.interop import checking, formats, pytorch
+from tests import peers
+
+X = np.random.default_rng(0).standard_normal((2, 21, 3)).astype("float32")
+
+
+def layer(path="block/conv", K=4, C=3, M=2, F=5, **config):
+    rng = np.random.default_rng(1)
+    shapes = {"depthwise_kernel": (K, C, M), "pointwise_kernel": (1, C * M, F), "bias": (F,)}
+    weights = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
+    arguments = {"filters": F, "kernel_size": K, "depth_multiplier": M, **config}
+    return interop.Layer(path, weights, arguments if config else None)
+
+
+def run(*argv, capsys):
+    """Return the exit status and what was printed and told."""
+    status = main(list(map(str, argv)))
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    interop.save(path, [layer(padding="causal", dilation_rate=2), layer("second", K=3)])
+    return path
+
+
+@pytest.fixture
+def keras_file(tmp_path):
+    keras = peers.keras()
+    model = keras.Sequential(
+        [
+            keras.layers.SeparableConv1D(6, 5, padding="same", activation="relu", name="first"),
+            keras.layers.SeparableConv1D(4, 3, strides=2, depth_multiplier=2, name="second"),
+        ]
+    )
+    model.build(X.shape)
+    model.layers[1].bias.assign(np.arange(4.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own, about NumPy
+        model.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras", np.asarray(model(X))
+
+
+def test_convert_from_keras_and_check(keras_file, tmp_path, capsys):
+    source, theirs = keras_file
+    dest = tmp_path / "weights.safetensors"
+    status, out, err = run("convert", source, dest, "--check", capsys=capsys)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0].startswith("2 layers, 127 parameters: ")
+    assert out.splitlines()[-1].endswith("(good)")
+    y = X
+    for found in interop.load(dest):
+        module = fsc.SeparableConv1D.from_keras_config(found.config)
+        y = module.apply({"params": dict(found.weights)}, y)
+    np.testing.assert_allclose(y, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["copy.pt", "copy.weights.h5", "copy.safetensors"])
+def test_every_format_that_is_written_is_read_and_checked(name, weights, tmp_path, capsys):
+    if name == "copy.pt":
+        peers.torch()
+    if name == "copy.weights.h5":
+        peers.keras()
+    dest = tmp_path / name
+    status, out, err = run("convert", weights, dest, "--check", capsys=capsys)
+    assert (status, err) == (0, ""), out
+    assert interop.format_of(dest) == next(
+        form for form in formats.WRITABLE if name.endswith(formats.FORMATS[form].endings)
+    )
+    for found, wanted in zip(interop.load(dest), interop.load(weights), strict=True):
+        for key, weight in wanted.weights.items():
+            np.testing.assert_array_equal(found.weights[key], weight)
+
+
+def test_to_says_more_than_the_ending(weights, tmp_path, capsys):
+    dest = tmp_path / "state.safetensors"
+    status, _, _ = run("convert", weights, dest, "--to", "torch", capsys=capsys)
+    assert (status, interop.format_of(dest)) == (0, "torch")
+    assert run("inspect", dest, capsys=capsys)[0] == 0
+    again = tmp_path / "again.safetensors"
+    pair = "a/b=block.conv.depthwise,block.conv.pointwise,2"
+    assert run("convert", dest, again, "--pair", pair, capsys=capsys)[0] == 0
+    (found,) = interop.load(again)
+    assert found.path == "a/b"
+    np.testing.assert_array_equal(
+        found.weights["depthwise_kernel"], layer().weights["depthwise_kernel"]
+    )
+
+
+def test_check_finds_a_difference(weights, tmp_path):
+    source = checking.Side(weights, "safetensors")
+    first, second = interop.load(weights)
+    wrong = {**second.weights, "bias": second.weights["bias"] + 0.01}
+    interop.save(tmp_path / "wrong.safetensors", [first, interop.Layer("second", wrong)])
+    dest = checking.Side(tmp_path / "wrong.safetensors", "safetensors")
+    found = checking.differences(source, dest)
+    assert found["block/conv"] == 0
+    assert found["second"] > 100 * checking.TOLERANCE
+
+
+def test_check_reads_torch_by_torch(weights, tmp_path, monkeypatch):
+    """What our reader makes of a file does not enter the other side's output."""
+    torch = peers.torch()
+    dest = tmp_path / "copy.pt"
+    interop.save(dest, interop.load(weights))
+    state = torch.load(dest, weights_only=True)
+    state["second.depthwise.weight"] *= 2
+    torch.save(state, dest)
+    monkeypatch.setattr(pytorch, "read", lambda path: interop.load(weights))
+    sides = checking.Side(weights, "safetensors"), checking.Side(dest, "torch")
+    found = checking.differences(*sides)
+    assert found["block/conv"] < checking.TOLERANCE < 1e-2 < found["second"]
+
+
+def test_inspect(weights, capsys):
+    status, out, err = run("inspect", weights, capsys=capsys)
+    assert (status, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[2][0] == "block/conv"
+    assert rows[2][-2:] == ["59", "113"]  # 24 + 30 + 5 weights; 2*24 + 2*30 + 5 FLOPs
+    assert rows[4][-2:] == ["112", "214"]
+    calls = out.splitlines()[-2:]
+    assert calls[0] == (
+        "block/conv: SeparableConv1D(5, 4, padding='causal', dilation_rate=2, depth_multiplier=2)"
+    )
+    assert calls[1].startswith("second: SeparableConv1D(5, 3, depth_multiplier=2)  # strides,")
+
+
+def test_inspect_shows_what_can_be_typed(tmp_path, capsys):
+    path = tmp_path / "one.safetensors"
+    activation = {"class_name": "leaky_relu", "config": {"negative_slope": 0.1}}
+    interop.save(path, [layer("", activation=activation, pointwise_constraint="max_norm")])
+    _, out, _ = run("inspect", path, capsys=capsys)
+    call = out.splitlines()[-1].removeprefix("(root): ")
+    names = {"SeparableConv1D": fsc.SeparableConv1D, "MaxNorm": fsc.constraints.MaxNorm}
+    assert eval(call, names).pointwise_constraint == fsc.constraints.MaxNorm()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.h5", None, "none.h5 does not exist"),
+        ("empty.keras", b"", "empty.keras is empty"),
+        ("text.h5", b"weights: 1, 2, 3", "text.h5 is of no known format"),
+        ("short.h5", b"\x89HDF\r\n\x1a\n123", "short.h5"),
+        ("torn.keras", b"PK\x03\x04torn", "torn.keras is a damaged zip archive"),
+        ("torn.safetensors", b"\x90\x00\x00\x00\x00\x00\x00\x00{", "torn.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "convert"])
+def test_bad_files_are_one_line(command, name, content, message, tmp_path, capsys):
+    path, dest = tmp_path / name, tmp_path / "dest.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    argv = (path,) if command == "inspect" else (path, dest)
+    status, out, err = run(command, *argv, capsys=capsys)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not dest.exists()
+
+
+def test_folders_that_are_no_model(tmp_path, capsys):
+    status, _, err = run("inspect", tmp_path, capsys=capsys)
+    assert status == 2
+    assert "no SavedModel" in err
+
+
+def test_forced_format_is_heeded(weights, capsys):
+    status, _, err = run("inspect", weights, "--from", "keras2", capsys=capsys)
+    assert status == 2
+    assert str(weights) in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--layer", "a"), "layers says nothing about"),
+        (("--pair", "a=b"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,c,d"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+    ],
+)
+def test_options_of_other_formats(argv, message, weights, capsys):
+    status, _, err = run("inspect", weights, *argv, capsys=capsys)
+    assert status == 2
+    assert message in err
+
+
+def test_nothing_is_overwritten_unless_forced(weights, tmp_path, capsys):
+    dest = tmp_path / "there.safetensors"
+    dest.write_text("mine")
+    status, _, err = run("convert", weights, dest, capsys=capsys)
+    assert status == 2
+    assert "there.safetensors exists already" in err
+    assert dest.read_text() == "mine"
+    assert run("convert", weights, dest, "--force", capsys=capsys)[0] == 0
+    assert len(interop.load(dest)) == 2
+
+
+@pytest.mark.parametrize(
+    ("dest", "message"),
+    [
+        ("nowhere/dest.safetensors", "cannot be written"),
+        ("dest.xyz", "no format is written to names like"),
+        ("dest.keras", "no format is written to names like"),
+    ],
+)
+def test_what_cannot_be_written(dest, message, weights, tmp_path, capsys):
+    before = sorted(tmp_path.iterdir())
+    status, _, err = run("convert", weights, tmp_path / dest, capsys=capsys)
+    assert status == 2
+    assert message in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+def test_what_fails_half_way_leaves_the_old_file(error, weights, tmp_path, monkeypatch, capsys):
+    from flax_sepconv.interop import safetensors_file
+
+    def write(path, layers):
+        path.write_text("half")
+        raise error
+
+    dest = tmp_path / "dest.safetensors"
+    dest.write_text("old")
+    monkeypatch.setattr(safetensors_file, "write", write)
+    status, _, err = run("convert", weights, dest, "--force", capsys=capsys)
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert err.count("\n") == 1
+    assert dest.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [dest.name, weights.name]
+
+
+def test_a_format_that_is_only_read(weights, tmp_path):
+    with pytest.raises(interop.InteropError, match="'keras' is read only"):
+        interop.save(tmp_path / "a.keras", interop.load(weights), "keras")
+
+
+def test_layers_of_one_path(tmp_path):
+    with pytest.raises(interop.InteropError, match="two layers of the name 'a'"):
+        interop.save(tmp_path / "a.safetensors", [layer("a"), layer("a", K=7)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_a_program(weights):
+    command = [sys.executable, "-m", "flax_sepconv", "inspect"]
+    good = subprocess.run([*command, str(weights)], capture_output=True, text=True)
+    assert (good.returncode, good.stderr) == (0, "")
+    bad = subprocess.run([*command, "nothing.h5"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "error: nothing.h5 does not exist\n"
+
+
+def test_help_names_every_format(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["convert", "--help"])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in formats.FORMATS)
+
+
+def test_modules_of_the_table_are_there():
+    folder = pathlib.Path(formats.__file__).parent
+    for form in formats.FORMATS.values():
+        assert (folder / f"{form.module}.py").exists()
