@@ -24,7 +24,23 @@ def main(compiler: str) -> None:
     selected = fsc.ops.select_implementation((2, 11, 3), (4, 3, 1), platform="cpu")
     assert selected.name == {"with": "native", "without": "shifted_sum"}[compiler], selected
     assert (compiler == "without") == ("it was not built" in selected.reason), selected
+    check_interop()
     print(f"flax_sepconv from the wheel runs on jax {jax.__version__}: {selected.name}")
+
+
+def check_interop() -> None:
+    """What reads files imports, and says what to install."""
+    import numpy as np
+
+    from flax_sepconv import interop
+
+    weights = {"depthwise_kernel": np.ones((3, 4, 1)), "pointwise_kernel": np.ones((1, 4, 5))}
+    told = ""
+    try:
+        interop.save("weights.safetensors", [interop.Layer("conv", weights)])
+    except interop.InteropError as error:
+        told = str(error)
+    assert "pip install 'flax-sepconv[interop]'" in told, told
 
 
 if __name__ == "__main__":
