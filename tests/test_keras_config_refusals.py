@@ -165,6 +165,11 @@ MALFORMED = [
         ValueError,
         r"bias_regularizer: .*L2 has no argument 'l3'",
     ),
+    (
+        PLAIN | {"bias_constraint": {"class_name": "NonNeg", "registered_name": "mine>NonNeg"}},
+        ValueError,
+        r"bias_constraint: .*'NonNeg' of module 'keras' is a custom .*as 'mine>NonNeg'",
+    ),
     ({"class_name": "SeparableConv1D"}, ValueError, r"must have 'filters'"),
     ({"class_name": "SeparableConv1D", "config": 3}, TypeError, r"config must be .*got 3"),
     ({"class_name": 3, "config": PLAIN}, ValueError, r"layer as a dict must have a 'class_name'"),
