@@ -21,6 +21,7 @@ pytestmark = [
 ]
 
 LIBRARIES = {"keras": peers.keras, "tf_keras": peers.tf_keras}
+READERS = {".keras": keras3.read, ".h5": keras2.read}
 BOTH = pytest.mark.parametrize("library", LIBRARIES)
 # In every layer K, C, M, F and the length differ.
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -116,7 +117,7 @@ def assert_computes_the_same(layer: Layer, theirs: Any) -> None:
 @pytest.mark.parametrize("name", ["m.keras", "m.h5"])
 def test_whole_models_compute_the_same(trained, name):
     _, made, files = trained
-    layers = (keras3 if name.endswith(".keras") else keras2).read(files[name])
+    layers = READERS[files[name].suffix](files[name])
     assert [layer.path for layer in layers] == list(ARGUMENTS)
     for layer in layers:
         assert layer.config["name"] == layer.path.split("/")[-1]
@@ -210,7 +211,7 @@ def test_shared_layers_do_not_shift_the_numbers(library, tmp_path):
     made = {"shared": shared, "own_model/own": own, "outer/own_model/own": own, "last": last}
     for name in ("m.keras", "m.h5"):
         path = save(model, tmp_path / name)
-        layers = (keras3 if name == "m.keras" else keras2).read(path)
+        layers = READERS[path.suffix](path)
         assert sorted(layer.path.split("/")[-1] for layer in layers) == ["last", "own", "shared"]
         for layer in layers:
             assert_computes_the_same(layer, made[layer.path.removeprefix("outer/")])
@@ -246,6 +247,36 @@ def test_subclassed_models(library, tmp_path):
     assert len(keras3.read(path)) == 1
     for layer, theirs in zip(keras3.read(path, groups), [model.conv, model.zoom], strict=True):
         assert_computes_the_same(layer, theirs)
+
+
+@BOTH
+def test_a_subclassed_model_in_a_model(library, tmp_path):
+    """The config tells one layer, the groups the other one."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    part = subclassed(keras, "conv")
+    x = L.Input((9, 7))
+    own = L.SeparableConv1D(3, 2, name="own")
+    model = keras.Model(x, own(part(x)))
+    first, second = keras3.read(save(model, tmp_path / "m.keras"))
+    assert (first.path, bool(first.config), second.config) == ("own", True, None)
+    assert_computes_the_same(first, own)
+    assert_computes_the_same(second, part.zoom if library == "keras" else part.conv)
+
+
+def test_names_with_slashes(tmp_path):
+    """Keras 2 takes them; in HDF5 they are groups."""
+    keras = peers.tf_keras()
+    L = keras.layers
+    a, b = (L.SeparableConv1D(3, 4, name=name) for name in ("x/a", "y/b"))
+    inner = keras.Sequential([L.Input((6, 3)), b], name="z/inner")
+    model = keras.Sequential([L.Input((9, 5)), a, inner])
+    for weights, name in ((False, "m.h5"), (True, "weights_only.h5"), (False, "m.keras")):
+        path = save(model, tmp_path / name, weights)
+        layers = {layer.path: layer for layer in READERS[path.suffix](path)}
+        assert layers.keys() == {"x/a", "z/inner/y/b"}
+        assert_computes_the_same(layers["x/a"], a)
+        assert_computes_the_same(layers["z/inner/y/b"], b)
 
 
 @BOTH

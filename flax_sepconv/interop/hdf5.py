@@ -64,6 +64,7 @@ class Store:
         self._data, self._root, self._name = data, address, name
         self._left = len(data)
         self._links: dict[int, dict[str, int | None]] = {}
+        self._arrays: dict[int | None, np.ndarray] = {}
 
     def has(self, path: str) -> bool:
         """Tell whether there is a group or an array."""
@@ -107,10 +108,13 @@ class Store:
             return hdf5_values.array(self._messages(path)).shape
 
     def array(self, path: str) -> np.ndarray:
-        """Return an array of floating-point numbers.
+        """Return an array of floating-point numbers; the same one if it is asked for again.
 
         Together they may have no more bytes than the file: in a sound one no two arrays overlap.
         """
+        address = self._find(path)
+        if address in self._arrays:
+            return self._arrays[address]
         with self._reading(path):
             found = hdf5_values.array(self._messages(path))
             if found.size > self._left:
@@ -128,7 +132,8 @@ class Store:
                     raise ValueError("it does not say what its numbers are")
                 dtype = np.dtype(ml_dtypes.bfloat16)
             numbers = np.frombuffer(content, dtype).reshape(found.shape)
-        return numbers.astype(dtype.newbyteorder("="))
+            self._arrays[address] = numbers.astype(dtype.newbyteorder("="))
+        return self._arrays[address]
 
     def _messages(self, path: str) -> list[Message]:
         address = self._find(path)

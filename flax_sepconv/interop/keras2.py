@@ -64,9 +64,10 @@ def read(path: pathlib.Path) -> list[Layer]:
 
     In a whole model they are found by its config, in models inside of models and in wrappers too,
     and come with their own configs; their paths are the names of the layers, joined by "/". A
-    layer that two models share is given once, at its first place. In a file of weights only, each
-    scope with a depthwise and a pointwise kernel is taken, at the names that its variables have;
-    what is shared cannot be told there, and what a wrapper wraps has the wrapper's name.
+    layer that two models share is given once, at its first place. In a file of weights only, and
+    where the config of a model does not tell its parts, each scope with a depthwise and a
+    pointwise kernel is taken, at the names that its variables have; what is shared cannot be told
+    there, and what a wrapper wraps has the wrapper's name.
 
     Raises:
         InteropError: the file is damaged or not of this format, or lacks weights that its config
@@ -79,7 +80,11 @@ def read(path: pathlib.Path) -> list[Layer]:
         config = store.text("", "model_config")
         if config is None:
             return list(_by_names(store, top))
-        return _by_config(store, top, keras_model.parse(config, path), path)
+        found = _by_config(store, top, keras_model.parse(config, path), path)
+        for layer in _by_names(store, top):
+            if not any(_same_weights(layer, other) for other in found):
+                found.append(layer)
+        return found
 
 
 def _is_keras2(store: Store) -> bool:
@@ -130,9 +135,9 @@ def _sought(
         if node.shared in shared:
             return
         shared.add(node.shared)
-    names = (*names, node.name)
+    names = (*names, *node.name.split("/"))
     if node.is_separable:
-        yield _Sought(names, node, (node.name, *wrapper))
+        yield _Sought(names, node, (names[-1], *wrapper))
         return
     for child in node.children.values():
         if isinstance(child, Node):
