@@ -281,7 +281,7 @@ def test_overlapping_arrays_are_not_multiplied(tmp_path):
             kernel = variables.create_dataset("0", (size // 4, 1, 1), "f4")
             variables["1"] = np.ones((1, 1, 5), "f4")
             if number == 0:
-                kernel[:] = 1
+                kernel[()] = np.ones(kernel.shape, "f4")
                 file.flush()
                 addresses.append(kernel.id.get_offset())
 
