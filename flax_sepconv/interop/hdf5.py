@@ -1,7 +1,7 @@
 """Arrays and texts of an HDF5 file that nobody vouches for.
 
 The HDF5 library believes the sizes in a file before it looks for so many bytes, and in damaged
-files version 1.14.6 was seen to walk in a circle, to take 6 GB and to read beyond its memory. What
+files version 1.14.6 was seen to walk in a circle, to take 6 GB and to crash. What
 Keras writes is a small part of the format, so it is read without that library. Links to other
 places and other files are not followed.
 """
