@@ -11,7 +11,7 @@ import pytest
 import flax_sepconv as fsc
 from flax_sepconv import interop
 from flax_sepconv.__main__ import main
-from flax_sepconv.interop import checking, formats, pytorch
+from flax_sepconv.interop import checking, formats, pytorch, tf_table
 from tests import peers
 
 X = np.random.default_rng(0).standard_normal((2, 21, 3)).astype("float32")
@@ -159,6 +159,7 @@ def test_inspect_shows_what_can_be_typed(tmp_path, capsys):
         ("text.h5", b"weights: 1, 2, 3", "text.h5 is of no known format"),
         ("short.h5", b"\x89HDF\r\n\x1a\n123", "short.h5"),
         ("torn.keras", b"PK\x03\x04torn", "torn.keras is a damaged zip archive"),
+        ("v1.ckpt", b"variables" + tf_table.MAGIC, "first format, V1"),
         ("torn.safetensors", b"\x90\x00\x00\x00\x00\x00\x00\x00{", "torn.safetensors"),
     ],
 )

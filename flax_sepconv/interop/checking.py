@@ -1,5 +1,6 @@
 """Run the same layers on both sides of a conversion, each side in its own library."""
 
+import dataclasses
 import importlib
 import os
 import pathlib
@@ -13,7 +14,7 @@ from flax_sepconv.geometry import resolve
 from flax_sepconv.interop import keras2, keras3, pytorch, tf_checkpoint
 from flax_sepconv.interop.formats import load
 from flax_sepconv.interop.layer import InteropError, Layer
-from flax_sepconv.keras_config import arguments_of, config_of
+from flax_sepconv.keras_config import config_of
 from flax_sepconv.linen import SeparableConv1D
 from flax_sepconv.params import Arguments
 
@@ -78,7 +79,7 @@ def _arguments(layer: Layer, linear: bool) -> Arguments:
 
 def _in_flax(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     del side
-    module = SeparableConv1D(**arguments_of(config_of(arguments, version=2)))
+    module = SeparableConv1D(**vars(arguments))
     return module.apply({"params": dict(layer.weights)}, x)
 
 
@@ -123,7 +124,7 @@ def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray
         keys = {name: f"{layer.path}/{name}" for name in weights}
         if all(map(reader.has_tensor, keys.values())):
             weights = {name: reader.get_tensor(key) for name, key in keys.items()}
-    own = _library("tf_keras").layers.SeparableConv1D.from_config(config_of(arguments, version=2))
+    own = _keras_layer(_library("tf_keras"), arguments, 2)
     own.build(x.shape)
     own.set_weights(keras3.keras_weights(Layer(layer.path, weights)))
     return own(x)
@@ -135,8 +136,15 @@ def _padded(arguments: Arguments, x: np.ndarray) -> tuple[np.ndarray, Arguments]
     geometry = resolve(x.shape[1], K, S, D, arguments.padding)
     read = x[:, : x.shape[1] + min(geometry.pad_high, 0)]
     padded = np.pad(read, [(0, 0), (geometry.pad_low, max(geometry.pad_high, 0)), (0, 0)])
-    given = {name: getattr(arguments, name) for name in arguments.__dataclass_fields__}
-    return padded, Arguments(**given | {"padding": "valid"})
+    return padded, dataclasses.replace(arguments, padding="valid")
+
+
+def _keras_layer(keras: Any, arguments: Arguments, version: int) -> Any:
+    try:
+        config = config_of(arguments, version=version)
+    except (TypeError, ValueError) as error:
+        raise InteropError(f"Keras {version} cannot run the layer: {error}") from error
+    return keras.layers.SeparableConv1D.from_config(config)
 
 
 def _loaded(keras: Any, path: pathlib.Path) -> Any:

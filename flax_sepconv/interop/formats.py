@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flax_sepconv.interop.layer import InteropError, Layer, unique
+from flax_sepconv.interop.tf_table import MAGIC
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
@@ -153,6 +154,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
     try:
         with path.open("rb") as file:
             start = file.read(9)
+            file.seek(-min(len(start), len(MAGIC)), os.SEEK_END)
+            end = file.read()
         if start.startswith(_HDF5):
             return _module("keras2").format_of(path)
         if start.startswith(_ZIP):
@@ -160,6 +163,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
         if start[8:] == b"{":
             neutral = _module("safetensors").is_neutral(path)
             return "safetensors" if neutral else "torch"
+        if end == MAGIC:  # Of TensorFlow's first format, about which its reader knows more.
+            return "tf-checkpoint"
     except OSError as error:
         raise InteropError(f"{path} cannot be read: {error}") from error
     raise InteropError(f"{path} is of no known format: {', '.join(FORMATS)}")

@@ -56,7 +56,8 @@ def from_params(
 
     Args:
         params: of a linen model; what is no weight of a separable convolution is passed over.
-        configs: by path, what `SeparableConv1D.to_keras_config()` gave.
+        configs: by path, what `SeparableConv1D.to_keras_config()` gave (`version=2` has padding
+            "causal").
 
     Raises:
         InteropError: there is none, or `configs` has a path that no layer has.
