@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
             "--layer",
             action="append",
             metavar="PATH",
-            help="keras-weights: a group that is a separable convolution (repeat it)",
+            help="keras-weights, keras: a group that is a separable convolution (repeat it)",
         )
         command.add_argument(
             "--pair",

@@ -43,7 +43,7 @@ FORMATS = {
         option="pairs",
         endings=(".pt", ".pth", ".bin"),
     ),
-    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3"),
+    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3", option="layers"),
     "keras-weights": Format(
         "weights of Keras 3 or tf-keras: .weights.h5",
         "keras3",
@@ -70,8 +70,8 @@ def load(
         path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, its
             `.index` file, or the folder whose `checkpoint` file names the latest.
         format: one of `FORMATS`; None looks into the file.
-        layers: for "keras-weights", the paths of the groups that are separable convolutions: such
-            a file has no class names.
+        layers: for "keras-weights", and "keras" with a model of a class of your own: the paths of
+            the groups that are separable convolutions, where the file does not say so.
         pairs: for "torch", which two modules make a layer, and M where it is not 1:
             {"block/conv": ("block.a", "block.b", 2)}.
 
@@ -96,6 +96,10 @@ def load(
         return unique(_module(name).read(path, **options), path)
     except OSError as error:
         raise InteropError(f"{path} cannot be read: {error}") from error
+    except InteropError as error:
+        if str(path) in str(error):
+            raise
+        raise InteropError(f"{path}: {error}") from error
 
 
 def save(

@@ -13,6 +13,9 @@ from flax_sepconv.params import DEPTHWISE_KERNEL
 def to_params(layers: Iterable[Layer], names: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return the weights as a tree of `params`.
 
+    Layers with trainable=False look for theirs in the collection "non_trainable", which has the
+    same form: {"params": to_params(some), "non_trainable": to_params(others)}.
+
     Args:
         layers: what `load` gave.
         names: where a layer goes that is not to stay under its own path: {"sep": "block/conv"};
