@@ -1,5 +1,6 @@
 """The operations on arrays: the only place where arguments are checked and resolved."""
 
+import functools
 import math
 import numbers
 from typing import Any
@@ -11,12 +12,24 @@ from jax.extend.core import InconclusiveDimensionOperation
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import geometry as geometry_lib
+from flax_sepconv import ragged, streaming
 from flax_sepconv.depthwise import depthwise
 from flax_sepconv.lowerings import LOWERINGS, native
 from flax_sepconv.selection import CONTRACTIONS, Selection, select
 from flax_sepconv.separable import separable
+from flax_sepconv.streaming import StreamState
+from flax_sepconv.tails import zero_tails
 
-__all__ = ["Selection", "depthwise_conv1d", "select_implementation", "separable_conv1d"]
+__all__ = [
+    "Selection",
+    "StreamState",
+    "depthwise_conv1d",
+    "initial_state",
+    "output_length",
+    "select_implementation",
+    "separable_conv1d",
+    "separable_conv1d_step",
+]
 
 DATA_FORMATS = ("channels_last", "channels_first")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -30,6 +43,7 @@ def depthwise_conv1d(
     padding: str = "valid",
     data_format: str = "channels_last",
     dilation_rate: int | tuple[int] = 1,
+    lengths: ArrayLike | None = None,
     implementation: str | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
@@ -41,7 +55,7 @@ def depthwise_conv1d(
     Args:
         x: (..., L, C), or (..., C, L) with "channels_first"; any number of batch dimensions.
         depthwise_kernel: (K, C, M).
-        strides, padding, data_format, dilation_rate, implementation, precision,
+        strides, padding, data_format, dilation_rate, lengths, implementation, precision,
             preferred_element_type: as for `separable_conv1d`.
 
     Returns:
@@ -55,13 +69,14 @@ def depthwise_conv1d(
         (2, 10, 6)
     """
     x, depthwise_kernel = _arrays(x=x, depthwise_kernel=depthwise_kernel)
-    rows, geometry = _resolve(
+    rows, geometry, ends = _resolve(
         x,
         depthwise_kernel,
         strides=strides,
         padding=padding,
         data_format=data_format,
         dilation_rate=dilation_rate,
+        lengths=lengths,
         implementation=implementation,
     )
     h = depthwise(
@@ -72,7 +87,7 @@ def depthwise_conv1d(
         precision=precision,
         dtype=_result_dtype(preferred_element_type, x.dtype),
     )
-    return _from_channels_last(h, x, data_format)
+    return _from_channels_last(h, ends, x, data_format)
 
 
 def separable_conv1d(
@@ -85,10 +100,13 @@ def separable_conv1d(
     padding: str = "valid",
     data_format: str = "channels_last",
     dilation_rate: int | tuple[int] = 1,
+    lengths: ArrayLike | None = None,
     implementation: str | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
-) -> jax.Array:
+    initial_state: StreamState | None = None,
+    return_state: bool = False,
+) -> Any:
     """Filter every channel on its own, then mix the channels.
 
     h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
@@ -107,13 +125,21 @@ def separable_conv1d(
             (D * (K - 1) zeros in front), in any case.
         data_format: "channels_last" or "channels_first". The kernels are the same.
         dilation_rate: D, input steps between taps.
+        lengths: integers (...), one for each sequence of the batch, or None: all are whole. What
+            stands from a sequence's end on, NaN included, counts as zeros of the padding and gets
+            no gradient; its first `output_length(length, ...)` steps are those of the sequence
+            alone ("same" by its own length), and what follows them is zero, without the bias.
         implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum" or "native";
             None takes what `select_implementation` says for where the program is lowered.
         precision: of the contractions on the matrix units; None is the platform's default.
         preferred_element_type: dtype of the result; None is the operands' (promoted) dtype.
+        initial_state: with "causal", what came before x, as an earlier call returned it; None is
+            the beginning. Gradients flow through it (`lax.stop_gradient` truncates them).
+        return_state: with "causal", whether the state behind x is returned too.
 
     Returns:
-        (..., output length, F), or (..., F, output length).
+        (..., output length, F), or (..., F, output length); with `return_state` a pair of it and a
+        `StreamState`.
 
     Raises:
         ValueError: an argument or a shape breaks its rule, or no output step remains.
@@ -130,14 +156,18 @@ def separable_conv1d(
     operands = {"x": x, "depthwise_kernel": depthwise_kernel, "pointwise_kernel": pointwise_kernel}
     if bias is not None:
         operands["bias"] = bias
+    dtype = jnp.asarray(x).dtype
     x, depthwise_kernel, pointwise_kernel, *biases = _arrays(**operands)
-    rows, geometry = _resolve(
+    streams = initial_state is not None or return_state
+    resolve = functools.partial(_resolve_streams, initial_state, dtype) if streams else _resolve
+    rows, geometry, ends, *states = resolve(
         x,
         depthwise_kernel,
         strides=strides,
         padding=padding,
         data_format=data_format,
         dilation_rate=dilation_rate,
+        lengths=lengths,
         implementation=implementation,
     )
     lanes = math.prod(depthwise_kernel.shape[1:])
@@ -160,7 +190,138 @@ def separable_conv1d(
         precision=precision,
         dtype=_result_dtype(preferred_element_type, x.dtype),
     )
-    return _from_channels_last(y, x, data_format)
+    y = _from_channels_last(y, ends, x, data_format)
+    return (y, *states) if return_state else y
+
+
+def separable_conv1d_step(
+    x: ArrayLike,
+    state: StreamState | None,
+    depthwise_kernel: ArrayLike,
+    pointwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    **options: Any,
+) -> tuple[jax.Array, StreamState]:
+    """Take the next chunk of each stream of a batch: `separable_conv1d` with padding "causal".
+
+    The results of all chunks, one behind the other, are the result of the whole sequence. Chunks
+    may have any size from one step up; each new size compiles a program.
+
+    With strides S > 1 a chunk of T steps gives ceil(T / S) output steps: of a stream the first
+    `state.steps` (of the returned state), then zeros. Where T is a multiple of S (and all of the
+    chunk is there, no `lengths`) every one of them counts.
+
+    Args:
+        x: (..., T, C), or (..., C, T) with "channels_first".
+        state: what the call before returned, or `initial_state`; None begins all streams.
+        depthwise_kernel, pointwise_kernel, bias: as for `separable_conv1d`.
+        lengths: integers (...,), how many of the T steps each stream has, from 0 on; None: all.
+            What stands behind them changes nothing, and 0 leaves a stream as it is.
+        reset: bool (...,), which streams begin anew with this chunk.
+        **options: `strides`, `data_format`, `dilation_rate`, `implementation`, `precision` and
+            `preferred_element_type`, as for `separable_conv1d`.
+
+    Returns:
+        (..., ceil(T / S), F), or (..., F, ceil(T / S)), and the state behind the chunk, which holds
+        D * (K - 1) input steps.
+
+    Raises:
+        ValueError: an argument or a shape breaks its rule, or the state is of another
+            configuration.
+        TypeError: an operand, `lengths`, `reset` or `state` has the wrong type.
+
+    Example:
+        >>> kernels = jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5))
+        >>> x = jnp.ones((2, 10, 3))
+        >>> first, state = separable_conv1d_step(x[:, :7], None, *kernels)
+        >>> second, state = separable_conv1d_step(x[:, 7:], state, *kernels)
+        >>> first.shape, second.shape, state.history.shape
+        ((2, 7, 5), (2, 3, 5), (2, 3, 3))
+    """
+    if "padding" in options and str(options["padding"]).lower() != "causal":
+        raise ValueError(f"padding of a stream must be 'causal', got {options['padding']!r}")
+    if reset is not None and isinstance(state, StreamState):
+        state = state.reset(reset)
+    return separable_conv1d(
+        x,
+        depthwise_kernel,
+        pointwise_kernel,
+        bias,
+        **options | {"padding": "causal"},
+        lengths=lengths,
+        initial_state=state,
+        return_state=True,
+    )
+
+
+def initial_state(
+    x_shape: tuple[int, ...],
+    depthwise_kernel_shape: tuple[int, ...],
+    *,
+    strides: int | tuple[int] = 1,
+    data_format: str = "channels_last",
+    dilation_rate: int | tuple[int] = 1,
+    dtype: DTypeLike = "float32",
+) -> StreamState:
+    """Return the state of streams that have not begun, for `separable_conv1d_step`.
+
+    Args:
+        x_shape: (..., T, C), or (..., C, T) with "channels_first", of a chunk; T may be any.
+        depthwise_kernel_shape: (K, C, M).
+        strides, data_format, dilation_rate: as for the calls.
+        dtype: of the inputs.
+
+    Example:
+        >>> initial_state((2, 1, 3), (4, 3, 1), dilation_rate=2).history.shape
+        (2, 6, 3)
+    """
+    last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
+    S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
+    if len(x_shape) < 2:
+        raise ValueError(f"x_shape must have rank 2 or more, got {x_shape}")
+    channels = x_shape[-1 if last else -2]
+    _check_kernel(tuple(depthwise_kernel_shape), channels)
+    _check_dtype("dtype", dtype)
+    reach = D * (depthwise_kernel_shape[0] - 1)
+    return streaming.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype)
+
+
+def output_length(
+    length: Any,
+    kernel_size: int | tuple[int],
+    strides: int | tuple[int] = 1,
+    padding: str = "valid",
+    dilation_rate: int | tuple[int] = 1,
+) -> Any:
+    """Count the output steps of a sequence: 0 where it is too short for one.
+
+    Args:
+        length: an int, or an array of integers of any shape (traced ones included), none negative.
+        kernel_size, strides, padding, dilation_rate: as for `separable_conv1d`.
+
+    Returns:
+        An int for an int, else an array of the same shape and dtype.
+
+    Raises:
+        ValueError, TypeError: an argument breaks its rule. Values that are traced are not looked at.
+
+    Example:
+        >>> output_length(28, kernel_size=3, strides=2, padding="same")
+        14
+        >>> output_length(jnp.array([28, 3, 2]), kernel_size=3)
+        Array([26,  1,  0], dtype=int32)
+    """
+    ragged.check_length(length)
+    return ragged.output_length(
+        length,
+        positive_int("kernel_size", kernel_size),
+        positive_int("strides", strides),
+        positive_int("dilation_rate", dilation_rate),
+        choice("padding", padding, geometry_lib.PADDINGS),
+    )
 
 
 def select_implementation(
@@ -298,9 +459,15 @@ def _resolve(
     padding: str,
     data_format: str,
     dilation_rate: int | tuple[int],
+    lengths: ArrayLike | None,
     implementation: str | None,
-) -> tuple[jax.Array, geometry_lib.Geometry]:
-    """Check and resolve the arguments; return x as (batch, L, C), and the geometry."""
+) -> tuple[jax.Array, geometry_lib.Geometry, jax.Array | None]:
+    """Check and resolve the arguments.
+
+    Returns:
+        x as (B, L, C), zero behind the ends of its sequences, the geometry, and the output lengths
+        (B,), None where the sequences are whole.
+    """
     channels = channels_of("x", x, data_format)
     _check_kernel(kernel.shape, channels)
     check_implementation(implementation)
@@ -314,13 +481,62 @@ def _resolve(
         choice("padding", padding, geometry_lib.PADDINGS),
     )
     rows = x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
+    ends = None
+    if lengths is not None:
+        own = ragged.resolve(lengths, x.shape[:-2], x.shape[-2])
+        rows = zero_tails(rows, own)
+        K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
+        ends = ragged.output_length(own, K, S, D, padding.lower())
+        if S > 1 and padding.lower() == "same":
+            rows, geometry = ragged.align(rows, own, geometry)
     edges = geometry.pad_low, geometry.pad_high
     if any(jax.export.is_symbolic_dim(edge) for edge in edges):
         # No lowering has to pad by what is not known: that is done here.
         zero = jnp.zeros((), rows.dtype)
         rows = lax.pad(rows, zero, ((0, 0, 0), (*edges, 0), (0, 0, 0)))
         geometry = geometry.padded()
-    return rows, geometry
+    return rows, geometry, ends
+
+
+def _resolve_streams(
+    state: StreamState | None,
+    dtype: DTypeLike,
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    padding: str,
+    data_format: str,
+    lengths: ArrayLike | None,
+    implementation: str | None,
+    **steps: Any,
+) -> tuple[jax.Array, geometry_lib.Geometry, jax.Array | None, StreamState]:
+    """Check and resolve the arguments where x has a state before it, or is to have one behind it.
+
+    Returns:
+        As `_resolve`, and the state behind x.
+    """
+    if choice("padding", padding, geometry_lib.PADDINGS) != "causal":
+        raise ValueError(f"padding must be 'causal' where there is a state, got {padding!r}")
+    channels_of("x", x, data_format)
+    fresh = initial_state(x.shape, kernel.shape, data_format=data_format, dtype=dtype, **steps)
+    last, batch = data_format.lower() == "channels_last", x.shape[:-2]
+    if state is not None:
+        streaming.check("the state", state, fresh, last)
+    rows = x if last else x.swapaxes(-1, -2)
+    if rows.shape[-2] == 0:
+        raise ValueError(f"x must have at least one step, got shape {x.shape}")
+    ends = None if lengths is None else ragged.resolve(lengths, batch, rows.shape[-2])
+    count = math.prod(batch)
+    before = streaming.reshaped(fresh if state is None else state, (count,), last)
+    joined, ends, after = streaming.join(before, rows.reshape(count, *rows.shape[-2:]), ends)
+    after = streaming.reshaped(after, batch, last)
+    steps["implementation"] = implementation
+    if state is None:  # The zeros in front need not be copied: `joined` is of no use.
+        settings: Any = {"padding": padding, "data_format": data_format, "lengths": lengths}
+        return *_resolve(x, kernel, **settings, **steps), after
+    settings = {"padding": "valid", "data_format": "channels_last", "lengths": None}
+    rows, geometry, _ = _resolve(joined, kernel, **settings, **steps)
+    return rows, geometry, ends, after
 
 
 def _geometry(
@@ -339,7 +555,20 @@ def _geometry(
         ) from error
 
 
-def _from_channels_last(y: jax.Array, x: jax.Array, data_format: str) -> jax.Array:
-    """Restore the batch dimensions and the axis order of x."""
+def cut(y: jax.Array, ends: ArrayLike, data_format: str) -> jax.Array:
+    """Let nothing but zeros stand behind the ends (...) of sequences (..., L, F), or (..., F, L)."""
+    last = data_format == "channels_last"
+    steps = y if last else y.swapaxes(-1, -2)
+    rows = steps.reshape(math.prod(steps.shape[:-2]), *steps.shape[-2:])
+    zeroed = zero_tails(rows, jnp.asarray(ends, jnp.int32).reshape(-1)).reshape(steps.shape)
+    return zeroed if last else zeroed.swapaxes(-1, -2)
+
+
+def _from_channels_last(
+    y: jax.Array, ends: jax.Array | None, x: jax.Array, data_format: str
+) -> jax.Array:
+    """Cut the sequences at their ends; restore the batch dimensions and the axis order of x."""
+    if ends is not None:
+        y = zero_tails(y, ends)
     y = y.reshape(*x.shape[:-2], *y.shape[-2:])
     return y if data_format.lower() == "channels_last" else y.swapaxes(-1, -2)

@@ -1,0 +1,137 @@
+"""Sequences that come in chunks: what a causal convolution must remember between them.
+
+An output step reads the D*(K-1) input steps before its own. A stream's state is these steps and,
+where strides are larger than 1, how far the next output step is. A chunk is put behind them, and
+the rest is the convolution without padding: every derivative, through the state too, is its own.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv.tails import zero_tails
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class StreamState:
+    """What is remembered of each stream of a batch. A pytree: carry it through `jit` and `scan`.
+
+    Attributes:
+        history: the last D*(K-1) input steps, laid out as the inputs are: (..., D*(K-1), C), or
+            (..., C, D*(K-1)) with "channels_first". Zeros stand for what was before the stream.
+        phase: (...,) int32, the input steps to come before one at which there is an output step;
+            None where strides is 1: there is one at each.
+        steps: (...,) int32, the output steps of each stream in the latest result, where strides is
+            larger than 1; behind them the result is zero. None where strides is 1.
+        strides: S.
+    """
+
+    history: jax.Array
+    phase: jax.Array | None = None
+    steps: jax.Array | None = None
+    strides: int = dataclasses.field(default=1, metadata={"static": True})
+
+    def reset(self, where: ArrayLike) -> "StreamState":
+        """Begin the streams anew of which `where`, (...,) bool, is True."""
+        where, batch = jnp.asarray(where), self.history.shape[:-2]
+        if where.dtype != bool:
+            raise TypeError(f"reset must be bool, got dtype {where.dtype}")
+        if where.shape != batch:
+            raise ValueError(f"reset must have the shape of the batch, {batch}, got {where.shape}")
+        history = jnp.where(where[..., None, None], jnp.zeros((), self.dtype), self.history)
+        phase = None if self.phase is None else jnp.where(where, 0, self.phase)
+        return dataclasses.replace(self, history=history, phase=phase)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the inputs."""
+        return self.history.dtype
+
+
+def zeros(
+    batch: tuple[int, ...], channels: int, reach: int, strides: int, last: bool, dtype: DTypeLike
+) -> StreamState:
+    """Return the state of streams of which nothing has come; `last`: its channels are."""
+    shape = (reach, channels) if last else (channels, reach)
+    counts = None if strides == 1 else jnp.zeros(batch, jnp.int32)
+    return StreamState(jnp.zeros((*batch, *shape), dtype), counts, counts, strides)
+
+
+def check(name: str, state: Any, expected: StreamState, last: bool) -> None:
+    """Raise, naming what differs, unless a state is for the call that expects another one."""
+    if not isinstance(state, StreamState):
+        raise TypeError(f"{name} must be a StreamState, got {type(state).__name__}")
+    found, wanted = (_configuration(each, last) for each in (state, expected))
+    differing = [
+        f"{field} is {found[field]}, not {value}"
+        for field, value in wanted.items()
+        if field in found and found[field] != value
+    ]
+    if differing:
+        raise ValueError(f"{name} is of another configuration: {'; '.join(differing)}")
+
+
+def _configuration(state: StreamState, last: bool) -> dict[str, Any]:
+    """Name what a state tells about the calls it is for."""
+    shape = state.history.shape
+    counts = {
+        name: None if count is None else (count.shape, count.dtype.name)
+        for name, count in (("phase", state.phase), ("steps", state.steps))
+    }
+    told = {"strides S": state.strides, "dtype": state.dtype.name, "history's rank": len(shape)}
+    if len(shape) < 2:
+        return told
+    reach, channels = shape[-2:] if last else shape[:-3:-1]
+    shapes = {"batch": shape[:-2], "D*(K-1)": reach, "number of channels C": channels}
+    return told | shapes | (counts if state.strides != 1 else {})
+
+
+def join(
+    state: StreamState, x: jax.Array, lengths: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None, StreamState]:
+    """Put a chunk behind the steps before it. One batch dimension, channels last.
+
+    Args:
+        state: what is remembered.
+        x: (B, T, C), the chunk.
+        lengths: (B,), how many steps each stream has in the chunk; None: all T.
+
+    Returns:
+        The input of a convolution without padding that gives ceil(T / S) output steps; how many of
+        them each stream has, or None: all; and the state behind the chunk.
+    """
+    (_, reach, _), T, S = state.history.shape, x.shape[1], state.strides
+    if lengths is not None:
+        x = zero_tails(x, lengths)
+    window = lax.concatenate([state.history.astype(x.dtype), x], 1)
+    history = window[:, T:] if lengths is None else _cut(window, lengths, reach)
+    history = history.astype(state.dtype)
+    if state.phase is None:
+        return window, lengths, StreamState(history)
+    given = jnp.full_like(state.phase, T) if lengths is None else lengths
+    steps = (jnp.maximum(given - state.phase, 0) + S - 1) // S
+    after = StreamState(history, (state.phase - given) % S, steps, S)
+    # Each stream is read from where its next output step begins, wherever the others' do.
+    most = -(-T // S)
+    spare = most * S - T
+    window = lax.pad(window, jnp.zeros((), x.dtype), ((0, 0, 0), (0, spare, 0), (0, 0, 0)))
+    window = _cut(window, state.phase, reach + (most - 1) * S + 1)
+    return window, None if lengths is None and spare == 0 else steps, after
+
+
+def _cut(x: jax.Array, first: jax.Array, count: int) -> jax.Array:
+    """Take `count` steps of each row from its own first one on: (B, L, C) -> (B, count, C)."""
+    return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, count))(x, first)
+
+
+def reshaped(state: StreamState, batch: tuple[int, ...], last: bool) -> StreamState:
+    """Give the batch another shape, and history its channels last where they were not, or back."""
+    history = state.history if last else state.history.swapaxes(-1, -2)
+    history = history.reshape(*batch, *history.shape[-2:])
+    counts = (None if c is None else c.reshape(batch) for c in (state.phase, state.steps))
+    return StreamState(history, *counts, state.strides)
