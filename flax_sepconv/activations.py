@@ -23,6 +23,9 @@ Activation = Callable[[jax.Array], jax.Array]
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
 
+# Names of those that mix the elements along an axis, the last if none is given.
+ALONG_AN_AXIS = ("glu", "log_softmax", "softmax", "sparsemax")
+
 P = ParamSpec("P")
 _Function = Callable[Concatenate[jax.Array, P], jax.Array]
 

@@ -5,6 +5,7 @@ integers. Array code only ever sees the resulting `Geometry`.
 """
 
 import dataclasses
+from typing import Any
 
 PADDINGS = ("valid", "same", "causal")
 
@@ -72,6 +73,15 @@ def least_length(kernel_size: int, dilation: int, padding: str) -> int:
     return dilation * (kernel_size - 1) + 1 if padding == "valid" else 1
 
 
+def same_pad_low(length: Any, kernel_size: int, stride: int, dilation: int) -> Any:
+    """Return the zeros in front by TensorFlow's rule, for one length or an array of them."""
+    reach = dilation * (kernel_size - 1)
+    zeros = (-(-length // stride) - 1) * stride + reach + 1 - length
+    if reach + 1 < stride:  # Some steps are not read. Symbols have no maximum: |zeros| < S.
+        zeros *= (zeros + stride) // stride
+    return zeros // 2
+
+
 def resolve(length: int, kernel_size: int, stride: int, dilation: int, padding: str) -> Geometry:
     """Resolve a padding rule to integers.
 
@@ -97,10 +107,7 @@ def resolve(length: int, kernel_size: int, stride: int, dilation: int, padding: 
     if padding == "valid":
         pad_low = 0
     elif padding == "same":
-        zeros = (steps - 1) * stride + reach + 1 - length
-        if reach + 1 < stride:  # Some steps are not read. Symbols have no maximum: |zeros| < S.
-            zeros *= (zeros + stride) // stride
-        pad_low = zeros // 2
+        pad_low = same_pad_low(length, kernel_size, stride, dilation)
     else:
         pad_low = reach
     return Geometry(length, kernel_size, stride, dilation, pad_low, steps)

@@ -145,8 +145,17 @@ class SeparableConv1D(nn.Module):
         return keras_config.config_of(arguments, self.name, self.dtype, self.param_dtype, version)
 
     @nn.compact
-    def __call__(self, inputs: ArrayLike) -> jax.Array:
-        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first."""
+    def __call__(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> jax.Array:
+        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
+
+        Args:
+            inputs: floating point.
+            lengths: integers (...), one for each sequence of the batch, or None: all are whole.
+                The first `ops.output_length(length, ...)` steps are what the layer gives for the
+                sequence alone, and zeros follow; what `inputs` hold behind its end, NaN included,
+                changes neither them nor any gradient. An activity regularizer sees those zeros;
+                its value is still divided by the size of the batch, as Keras does.
+        """
         arguments = self.arguments()
         channels = ops.channels_of("inputs", inputs, arguments.data_format)
         weights, losses = {}, {}
@@ -155,7 +164,7 @@ class SeparableConv1D(nn.Module):
             if regularizer is not None:
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
-        y = arguments.apply(x, dict(zip(weights, promoted, strict=True)), self.precision)
+        y = arguments.apply(x, dict(zip(weights, promoted, strict=True)), self.precision, lengths)
         if not self.is_initializing():
             for name, loss in losses.items():
                 self.sow("losses", name, loss, _latest, lambda: jnp.zeros(()))

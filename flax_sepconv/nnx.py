@@ -132,8 +132,13 @@ class SeparableConv1D(nnx.Module):
         """Return the dict from which `keras.layers.SeparableConv1D.from_config` makes the layer."""
         return keras_config.config_of(self.arguments, None, self.dtype, self.param_dtype, version)
 
-    def __call__(self, inputs: ArrayLike) -> jax.Array:
-        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first."""
+    def __call__(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> jax.Array:
+        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
+
+        Args:
+            inputs: floating point.
+            lengths: as for `flax_sepconv.SeparableConv1D`.
+        """
         channels = ops.channels_of("inputs", inputs, self.arguments.data_format)
         if channels != self.in_features:
             raise ValueError(
@@ -142,7 +147,8 @@ class SeparableConv1D(nnx.Module):
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
         x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        y = self.arguments.apply(x, dict(zip(names, promoted, strict=True)), self.precision)
+        arguments = dict(zip(names, promoted, strict=True))
+        y = self.arguments.apply(x, arguments, self.precision, lengths)
         if self.arguments.activity_regularizer is not None:
             self.activity_loss[...] += self.arguments.activity_loss(y)
         return y

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from flax_sepconv import activations, constraints, initializers, ops, regularizers
 from flax_sepconv.constraints import Constraint
@@ -117,9 +118,13 @@ class Arguments:
         )
 
     def apply(
-        self, x: jax.Array, weights: Mapping[str, jax.Array], precision: jax.lax.PrecisionLike
+        self,
+        x: jax.Array,
+        weights: Mapping[str, jax.Array],
+        precision: jax.lax.PrecisionLike,
+        lengths: ArrayLike | None = None,
     ) -> jax.Array:
-        """Run the operation and the activation."""
+        """Run the operation and the activation; nothing stands behind the ends of sequences."""
         y = ops.separable_conv1d(
             x,
             weights[DEPTHWISE_KERNEL],
@@ -129,10 +134,33 @@ class Arguments:
             padding=self.padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
+            lengths=lengths,
             implementation=self.implementation,
             precision=precision,
         )
-        return self.activation(y)
+        if lengths is not None:
+            self._check_activation(y.ndim)
+        activated = self.activation(y)
+        if lengths is None or activated is y:
+            return activated
+        # An activation may make something of zeros (sigmoid a half), in their derivative as well.
+        ends = ops.output_length(
+            jnp.asarray(lengths), self.kernel_size, self.strides, self.padding, self.dilation_rate
+        )
+        return ops.cut(activated, ends, self.data_format)
+
+    def _check_activation(self, rank: int) -> None:
+        """Raise ValueError where an activation of Keras would mix the steps of a sequence."""
+        name = getattr(self.activation, "name", getattr(self.activation, "__name__", None))
+        if name not in activations.ALONG_AN_AXIS:
+            return
+        given = dict(getattr(self.activation, "arguments", ())).get("axis", -1)
+        channels = rank - (1 if self.data_format == "channels_last" else 2)
+        if any(axis % rank != channels for axis in ((given,) if isinstance(given, int) else given)):
+            raise ValueError(
+                f"lengths need an activation of each step alone, got {name} over axis {given} "
+                f"with data_format={self.data_format!r}"
+            )
 
     def activity_loss(self, y: jax.Array) -> jax.Array:
         """Return the activity regularizer's value per example of the batch."""

@@ -21,6 +21,7 @@ AXES = {
     "output": (("b", "l", "c"), ("k", "c", "m"), ("b", "o", "(c m)")),
     "input_gradient": (("b", "o", "(c m)"), ("k", "c", "m"), ("b", "l", "c")),
     "kernel_gradient": (("b", "l", "c"), ("b", "o", "(c m)"), ("k", "c", "m")),
+    "zero_tails": (("b", "l", "c"), ("b",), ("b", "l", "c")),
 }
 CHANNELS = ("c", "(c m)")
 MeshAxes = tuple[str, ...]

@@ -32,6 +32,7 @@ TARGETS = (
     "kernel_gradient",
     "separable_output",
     "pointwise_gradient",
+    "zero_tails",
 )
 # Operands' and result's; others are converted.
 DTYPES = (
@@ -154,6 +155,17 @@ def _call(
 
     a, b = (operand.astype(common) for operand in operands)
     return partitioned(contraction, call, multiplier)(a, b).astype(dtype)
+
+
+def zero_tails(x: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Set what lies behind the ends to zero, in place where XLA lets go of x: (B, L, C), (B,)."""
+
+    def call(x: jax.Array, lengths: jax.Array) -> jax.Array:
+        out = result_type("zero_tails", x, lengths, x.shape, x.dtype)
+        target = jax.ffi.ffi_call("flax_sepconv_zero_tails", out, input_output_aliases={0: 0})
+        return target(x, lengths)
+
+    return partitioned("zero_tails", call, 1)(x, lengths)
 
 
 def joins(result: str, geometry: Geometry, avals: Sequence[Any]) -> bool:

@@ -7,6 +7,7 @@
 
 #include "parallel.h"
 #include "problem.h"
+#include "tails.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace sepconv {
@@ -154,6 +155,27 @@ ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer
       });
 }
 
+// In place: XLA gives the same memory to x and the result.
+ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, ffi::Buffer<ffi::S32> lengths,
+                     Result result) {
+  const auto shape = x.dimensions();
+  if (shape.size() != 3 || lengths.element_count() != size_t(shape[0]) ||
+      x.size_bytes() != result->size_bytes())
+    return ffi::Error::InvalidArgument("shapes that do not belong together");
+  if (x.element_count() == 0) return ffi::Error::Success();
+  if (x.untyped_data() != result->untyped_data())
+    return ffi::Error::Internal("the result is not where the operand is");
+  const auto step = static_cast<std::int64_t>(x.size_bytes()) / (shape[0] * shape[1]);
+  XlaPool pool(threads);
+  try {
+    zero_tails(static_cast<char*>(result->untyped_data()), shape[0], shape[1], step,
+               lengths.typed_data(), pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+  return ffi::Error::Success();
+}
+
 template <typename Binding>
 auto with_geometry(Binding binding) {
   return std::move(binding)
@@ -187,6 +209,14 @@ auto pointwise_gradient() {
                            .Ret<Buffer>());
 }
 
+auto zero_tails_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Buffer>()
+      .Arg<ffi::Buffer<ffi::S32>>()
+      .Ret<Buffer>();
+}
+
 }  // namespace
 }  // namespace sepconv
 
@@ -200,6 +230,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput
                               sepconv::separable_output());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
                               sepconv::pointwise_gradient());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails,
+                              sepconv::zero_tails_binding());
 
 // The name of the instruction set that calls run with.
 extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }
