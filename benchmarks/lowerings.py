@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import flags, machine, timing, workloads
-from flax_sepconv import ops
+from flax_sepconv import ops, resolving
 from flax_sepconv.lowerings import LOWERINGS
 from flax_sepconv.selection import CONTRACTIONS
 
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
     parser = flags.parser("lowerings", __doc__)
     flags.add_seconds(parser, 0.3, "for one lowering of one contraction")
     flags.add_output(parser, "lowerings.json")
-    parser.add_argument("--dtype", choices=ops.DTYPES, default="float32")
+    parser.add_argument("--dtype", choices=resolving.DTYPES, default="float32")
     parser.add_argument(
         "--check",
         action="store_true",

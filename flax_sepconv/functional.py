@@ -10,7 +10,7 @@ from flax.errors import NameInUseError
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import ops
+from flax_sepconv import resolving
 from flax_sepconv.linen import SeparableConv1D
 from flax_sepconv.params import Identifier
 
@@ -91,7 +91,7 @@ def separable_conv1d(
     if reuse is True and name is None:
         raise ValueError("reuse=True needs the name of the layer to share, got name=None")
     parent = _calling_module()
-    channels = ops.channels_of("inputs", inputs, data_format)
+    channels = resolving.channels_of("inputs", inputs, data_format)
     maker = parent._state.children.get(name or "")
     if reuse and isinstance(maker, SeparableConv1D):
         layer = _sharing(parent, maker, channels, reuse, options)

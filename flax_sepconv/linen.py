@@ -13,7 +13,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import keras_config, ops
+from flax_sepconv import keras_config, ops, resolving
 from flax_sepconv.constraints import Constraint, Stacked
 from flax_sepconv.params import Arguments, Identifier, scalar_loss
 
@@ -56,7 +56,20 @@ class SeparableConv1D(nn.Module):
         param_dtype: of the weights.
         precision: of the contractions; None is the platform's default.
         implementation: the depthwise lowering by name; None takes the best one known.
+        decode: whether the layer, which must be causal, is given its sequences in chunks (below).
         name: of the submodule; None numbers them: "SeparableConv1D_0", ...
+
+    With `decode` each call takes the next chunk, of any size, of every sequence of the batch. The
+    collection "cache" holds their states and must be mutable; a call without it begins them.
+
+        >>> layer = SeparableConv1D(filters=5, kernel_size=4, padding="causal", decode=True)
+        >>> variables = layer.init(jax.random.key(0), jnp.ones((2, 1, 3)))
+        >>> for size in (7, 1, 2):
+        ...     chunk = jnp.ones((2, size, 3))
+        ...     y, updates = layer.apply(variables, chunk, mutable=["cache"])
+        ...     variables = variables | updates
+        >>> variables["cache"]["history"].shape
+        (2, 3, 3)
 
     Raises:
         ValueError, TypeError: an argument or the input breaks its rule.
@@ -100,9 +113,11 @@ class SeparableConv1D(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
     implementation: str | None = None
+    decode: bool = False
 
     def __post_init__(self) -> None:
-        self.arguments()  # A wrong argument is an error where it is given.
+        # A wrong argument is an error where it is given.
+        self.arguments().check_decode(self.decode)
         super().__post_init__()
 
     @nn.nowrap
@@ -145,7 +160,15 @@ class SeparableConv1D(nn.Module):
         return keras_config.config_of(arguments, self.name, self.dtype, self.param_dtype, version)
 
     @nn.compact
-    def __call__(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> jax.Array:
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
 
         Args:
@@ -155,23 +178,48 @@ class SeparableConv1D(nn.Module):
                 sequence alone, and zeros follow; what `inputs` hold behind its end, NaN included,
                 changes neither them nor any gradient. An activity regularizer sees those zeros;
                 its value is still divided by the size of the batch, as Keras does.
+            reset: with `decode`, bool (...), which sequences begin anew with this chunk.
+            initial_state: of a causal layer without `decode`, what came before the inputs, as an
+                earlier call returned it; None is the beginning.
+            return_state: whether the state behind the inputs is returned too, in a pair.
+
+        With `decode` and strides, the chunk gives each sequence as many output steps as the
+        variable "steps" of the cache then says, and zeros behind them.
         """
         arguments = self.arguments()
-        channels = ops.channels_of("inputs", inputs, arguments.data_format)
+        channels = resolving.channels_of("inputs", inputs, arguments.data_format)
         weights, losses = {}, {}
         for name, shape, initializer, regularizer, _ in arguments.parameters(channels):
             weights[name] = self._weight(name, initializer, shape)
             if regularizer is not None:
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
-        y = arguments.apply(x, dict(zip(weights, promoted, strict=True)), self.precision, lengths)
+        arguments.check_call(self.decode, reset, initial_state, return_state)
+        if self.decode:
+            initial_state = fresh = arguments.initial_state(x.shape, x.dtype)
+            if self.has_variable("cache", "history"):
+                initial_state = fresh.replaced(self.variables["cache"])
+            if reset is not None:
+                initial_state = initial_state.reset(reset)
+        y, state = arguments.apply(
+            x,
+            dict(zip(weights, promoted, strict=True)),
+            self.precision,
+            lengths,
+            initial_state,
+            return_state or self.decode,
+        )
+        if self.decode:
+            after: Any = fresh if self.is_initializing() else state
+            for name, array in after.arrays.items():
+                self.put_variable("cache", name, array)
         if not self.is_initializing():
             for name, loss in losses.items():
                 self.sow("losses", name, loss, _latest, lambda: jnp.zeros(()))
             if arguments.activity_regularizer is not None:
                 activity = arguments.activity_loss(y)
                 self.sow("losses", "activity", activity, jnp.add, lambda: jnp.zeros(()))
-        return y
+        return (y, state) if return_state else y
 
     def _weight(self, name: str, initializer: Any, shape: tuple[int, ...]) -> jax.Array:
         if self.trainable:

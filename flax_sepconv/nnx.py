@@ -11,7 +11,7 @@ from flax.nnx.filterlib import Filter
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import keras_config, ops
+from flax_sepconv import keras_config, ops, resolving
 from flax_sepconv.constraints import Constraint, Stacked
 from flax_sepconv.params import Arguments, Identifier, scalar_loss
 
@@ -22,6 +22,9 @@ __all__ = [
     "constraints_of",
     "regularization_loss",
 ]
+
+# The arrays of a `StreamState`: each a `nnx.Cache` of the layer.
+_STATE = ("history", "phase", "steps")
 
 
 class NonTrainable(nnx.Variable[Any]):
@@ -47,6 +50,9 @@ class SeparableConv1D(nnx.Module):
             *_initializer, *_regularizer, *_constraint, dtype, param_dtype, precision,
             implementation: as for `flax_sepconv.SeparableConv1D`.
         trainable: whether the weights are `nnx.Param` or, invisible to optimizers, `NonTrainable`.
+        decode: whether the layer, which must be causal, is given its sequences in chunks: each call
+            takes the next one, of any size. Their states are `nnx.Cache` variables that
+            `init_cache` makes, and makes anew.
         rngs: its "params" stream initializes the weights.
 
     Raises:
@@ -90,12 +96,16 @@ class SeparableConv1D(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         precision: lax.PrecisionLike = None,
         implementation: str | None = None,
+        decode: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
         given = dict(locals())
         own = ("self", "__class__", "in_features", "dtype", "param_dtype", "precision", "rngs")
-        self.arguments = Arguments(**{k: v for k, v in given.items() if k not in own})
-        self.in_features = ops.positive_int("in_features", in_features)
+        given = {name: value for name, value in given.items() if name not in own}
+        self.decode = given.pop("decode")
+        self.arguments = Arguments(**given)
+        self.arguments.check_decode(decode)
+        self.in_features = resolving.positive_int("in_features", in_features)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
@@ -111,6 +121,9 @@ class SeparableConv1D(nnx.Module):
             setattr(self, name, variable(weight, **metadata))
         if self.arguments.activity_regularizer is not None:
             self.activity_loss = ActivityLoss(jnp.zeros(()))
+        self.history: nnx.Cache[Any] | None = nnx.data(None)
+        self.phase: nnx.Cache[Any] | None = nnx.data(None)
+        self.steps: nnx.Cache[Any] | None = nnx.data(None)
 
     @classmethod
     def from_keras_config(
@@ -132,14 +145,56 @@ class SeparableConv1D(nnx.Module):
         """Return the dict from which `keras.layers.SeparableConv1D.from_config` makes the layer."""
         return keras_config.config_of(self.arguments, None, self.dtype, self.param_dtype, version)
 
-    def __call__(self, inputs: ArrayLike, lengths: ArrayLike | None = None) -> jax.Array:
+    def init_cache(self, input_shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> None:
+        """Let the sequences begin of a batch that `decode` will take in chunks.
+
+        Args:
+            input_shape: (..., T, C), or (..., C, T), of a chunk; T may be any.
+            dtype: of the inputs.
+
+        Example:
+            >>> layer = SeparableConv1D(3, 5, 4, padding="causal", decode=True, rngs=nnx.Rngs(0))
+            >>> layer.init_cache((2, 1, 3))
+            >>> layer(jnp.ones((2, 7, 3))).shape, layer.history.shape
+            ((2, 7, 5), (2, 3, 3))
+        """
+        if self.dtype is None:
+            dtype = jnp.promote_types(dtype, self.param_dtype)
+        state = self.arguments.initial_state(tuple(input_shape), self.dtype or dtype)
+        for name, array in state.arrays.items():
+            setattr(self, name, nnx.Cache(array))
+
+    def set_view(self, decode: bool | None = None, batch_size: Any = None) -> None:
+        """Class method used by `nnx.view`.
+
+        Args:
+            decode: whether the layer is given its sequences in chunks.
+            batch_size: an int, or the shape of the batch, for a new cache.
+        """
+        if decode is not None:
+            self.arguments.check_decode(decode)
+            self.decode = decode
+        if batch_size is not None:
+            batch = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
+            last = self.arguments.data_format == "channels_last"
+            self.init_cache((*batch, *((1, self.in_features) if last else (self.in_features, 1))))
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: bool = False,
+    ) -> Any:
         """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
 
         Args:
             inputs: floating point.
-            lengths: as for `flax_sepconv.SeparableConv1D`.
+            lengths, reset, initial_state, return_state: as for `flax_sepconv.SeparableConv1D`.
         """
-        channels = ops.channels_of("inputs", inputs, self.arguments.data_format)
+        channels = resolving.channels_of("inputs", inputs, self.arguments.data_format)
         if channels != self.in_features:
             raise ValueError(
                 f"inputs must have in_features={self.in_features} channels, got {channels}"
@@ -147,11 +202,28 @@ class SeparableConv1D(nnx.Module):
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
         x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        arguments = dict(zip(names, promoted, strict=True))
-        y = self.arguments.apply(x, arguments, self.precision, lengths)
+        self.arguments.check_call(self.decode, reset, initial_state, return_state)
+        if self.decode:
+            if self.history is None:
+                raise ValueError("decode=True needs a cache: call init_cache first")
+            cached = {n: getattr(self, n)[...] for n in _STATE if getattr(self, n) is not None}
+            initial_state = self.arguments.initial_state(x.shape, x.dtype).replaced(cached)
+            if reset is not None:
+                initial_state = initial_state.reset(reset)
+        y, state = self.arguments.apply(
+            x,
+            dict(zip(names, promoted, strict=True)),
+            self.precision,
+            lengths,
+            initial_state,
+            return_state or self.decode,
+        )
+        if self.decode and state is not None:
+            for name, array in state.arrays.items():
+                getattr(self, name)[...] = array
         if self.arguments.activity_regularizer is not None:
             self.activity_loss[...] += self.arguments.activity_loss(y)
-        return y
+        return (y, state) if return_state else y
 
 
 def regularization_loss(model: nnx.Module) -> jax.Array:

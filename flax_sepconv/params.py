@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import activations, constraints, initializers, ops, regularizers
+from flax_sepconv import activations, constraints, initializers, ops, regularizers, resolving
 from flax_sepconv.constraints import Constraint
 from flax_sepconv.geometry import PADDINGS
 from flax_sepconv.initializers import Initializer
@@ -68,9 +68,11 @@ class Arguments:
 
     def __post_init__(self) -> None:
         for name in ("filters", "kernel_size", "strides", "dilation_rate", "depth_multiplier"):
-            self._set(name, ops.positive_int(name, getattr(self, name)))
-        self._set("padding", ops.choice("padding", self.padding, PADDINGS))
-        self._set("data_format", ops.choice("data_format", self.data_format, ops.DATA_FORMATS))
+            self._set(name, resolving.positive_int(name, getattr(self, name)))
+        self._set("padding", resolving.choice("padding", self.padding, PADDINGS))
+        self._set(
+            "data_format", resolving.choice("data_format", self.data_format, resolving.DATA_FORMATS)
+        )
         for name in ("use_bias", "trainable"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -79,7 +81,7 @@ class Arguments:
                 "strides and dilation_rate must not both differ from 1, got "
                 f"strides={self.strides} and dilation_rate={self.dilation_rate}"
             )
-        ops.check_implementation(self.implementation)
+        resolving.check_implementation(self.implementation)
         if self.activation == "threshold":
             raise ValueError(
                 "activation 'threshold' needs arguments, give a dict: {'class_name': 'threshold', "
@@ -123,9 +125,16 @@ class Arguments:
         weights: Mapping[str, jax.Array],
         precision: jax.lax.PrecisionLike,
         lengths: ArrayLike | None = None,
-    ) -> jax.Array:
-        """Run the operation and the activation; nothing stands behind the ends of sequences."""
-        y = ops.separable_conv1d(
+        initial_state: ops.StreamState | None = None,
+        return_state: bool = False,
+    ) -> tuple[jax.Array, ops.StreamState | None]:
+        """Run the operation and the activation; nothing stands behind the ends of sequences.
+
+        Returns:
+            The output, and, where there is a state or one is asked for, the state behind x.
+        """
+        streams = initial_state is not None or return_state
+        out = ops.separable_conv1d(
             x,
             weights[DEPTHWISE_KERNEL],
             weights[POINTWISE_KERNEL],
@@ -137,17 +146,45 @@ class Arguments:
             lengths=lengths,
             implementation=self.implementation,
             precision=precision,
+            initial_state=initial_state,
+            return_state=streams,
         )
-        if lengths is not None:
+        y, state = out if streams else (out, None)
+        if lengths is not None or streams:
             self._check_activation(y.ndim)
         activated = self.activation(y)
-        if lengths is None or activated is y:
-            return activated
-        # An activation may make something of zeros (sigmoid a half), in their derivative as well.
-        ends = ops.output_length(
-            jnp.asarray(lengths), self.kernel_size, self.strides, self.padding, self.dilation_rate
+        ends = None if state is None else state.steps
+        if ends is None and lengths is not None:
+            ends = ops.output_length(
+                jnp.asarray(lengths),
+                self.kernel_size,
+                self.strides,
+                self.padding,
+                self.dilation_rate,
+            )
+        if ends is not None and activated is not y:
+            # An activation may make something of zeros (sigmoid a half), and of their derivative.
+            activated = resolving.cut(activated, ends, self.data_format)
+        return activated, state
+
+    def initial_state(self, x_shape: tuple[int, ...], dtype: DTypeLike) -> ops.StreamState:
+        """Return the state of streams that have not begun, for inputs of a shape and dtype."""
+        channels = x_shape[-1 if self.data_format == "channels_last" else -2]
+        return ops.initial_state(
+            x_shape,
+            (self.kernel_size, channels, self.depth_multiplier),
+            strides=self.strides,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            dtype=dtype,
         )
-        return ops.cut(activated, ends, self.data_format)
+
+    def check_decode(self, decode: Any) -> None:
+        """Raise ValueError unless a layer with these arguments can take a sequence in chunks."""
+        if not isinstance(decode, bool):
+            raise ValueError(f"decode must be True or False, got {decode!r}")
+        if decode and self.padding != "causal":
+            raise ValueError(f"padding must be 'causal' with decode=True, got {self.padding!r}")
 
     def _check_activation(self, rank: int) -> None:
         """Raise ValueError where an activation of Keras would mix the steps of a sequence."""
@@ -158,9 +195,20 @@ class Arguments:
         channels = rank - (1 if self.data_format == "channels_last" else 2)
         if any(axis % rank != channels for axis in ((given,) if isinstance(given, int) else given)):
             raise ValueError(
-                f"lengths need an activation of each step alone, got {name} over axis {given} "
-                f"with data_format={self.data_format!r}"
+                f"lengths and streams need an activation of each step alone, got {name} over axis "
+                f"{given} with data_format={self.data_format!r}"
             )
+
+    @staticmethod
+    def check_call(decode: bool, reset: Any, initial_state: Any, return_state: bool) -> None:
+        """Raise ValueError where a call asks for no state, or for two."""
+        if decode and (initial_state is not None or return_state):
+            raise ValueError(
+                "initial_state and return_state are for decode=False: with decode=True the state "
+                "is in the cache"
+            )
+        if reset is not None and not decode:
+            raise ValueError("reset is for decode=True: without a cache nothing can begin anew")
 
     def activity_loss(self, y: jax.Array) -> jax.Array:
         """Return the activity regularizer's value per example of the batch."""

@@ -6,6 +6,7 @@ the rest is the convolution without padding: every derivative, through the state
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -48,6 +49,18 @@ class StreamState:
         return dataclasses.replace(self, history=history, phase=phase)
 
     @property
+    def arrays(self) -> dict[str, jax.Array]:
+        """The arrays that there are, by name."""
+        named = {"history": self.history, "phase": self.phase, "steps": self.steps}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def replaced(self, arrays: Mapping[str, jax.Array]) -> "StreamState":
+        """Return the state that consists of other arrays."""
+        return StreamState(
+            arrays["history"], arrays.get("phase"), arrays.get("steps"), self.strides
+        )
+
+    @property
     def dtype(self) -> jnp.dtype:
         """The dtype of the inputs."""
         return self.history.dtype
@@ -88,7 +101,7 @@ def _configuration(state: StreamState, last: bool) -> dict[str, Any]:
         return told
     reach, channels = shape[-2:] if last else shape[:-3:-1]
     shapes = {"batch": shape[:-2], "D*(K-1)": reach, "number of channels C": channels}
-    return told | shapes | (counts if state.strides != 1 else {})
+    return told | shapes | counts
 
 
 def join(
@@ -133,5 +146,5 @@ def reshaped(state: StreamState, batch: tuple[int, ...], last: bool) -> StreamSt
     """Give the batch another shape, and history its channels last where they were not, or back."""
     history = state.history if last else state.history.swapaxes(-1, -2)
     history = history.reshape(*batch, *history.shape[-2:])
-    counts = (None if c is None else c.reshape(batch) for c in (state.phase, state.steps))
-    return StreamState(history, *counts, state.strides)
+    phase, steps = (None if c is None else c.reshape(batch) for c in (state.phase, state.steps))
+    return StreamState(history, phase, steps, state.strides)
