@@ -1,7 +1,8 @@
-"""`python -m benchmarks [layers | lowerings | networks | aot | device]`, each with its `--help`.
+"""`python -m benchmarks [SUITE]`, each with its `--help`.
 
 layers (where no name is given): the whole layer, ours and its peers in other frameworks.
 lowerings: our ways to compute the depthwise stage, contraction by contraction.
+lengths: ragged batches over whole ones.
 networks: training steps of networks made of the layer.
 aot: the layer compiled for TPUs and an H100, where there is none.
 device: the layer on the TPU or GPU that is there.
@@ -12,7 +13,7 @@ import sys
 
 from benchmarks.worker import WorkerError
 
-SUITES = ("layers", "lowerings", "networks", "aot", "device")
+SUITES = ("layers", "lowerings", "lengths", "networks", "aot", "device")
 
 
 def main(argv: list[str]) -> None:

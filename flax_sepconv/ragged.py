@@ -51,10 +51,11 @@ def resolve(lengths: ArrayLike, batch: tuple[Any, ...], length: Any) -> jax.Arra
 def output_length(length: Any, kernel_size: int, stride: int, dilation: int, padding: str) -> Any:
     """Count the output steps of a sequence, or of each of an array of them; at least 0."""
     # Differences must not leave what the numbers' own type can hold.
-    wide = length.astype(_wide(length.dtype)) if hasattr(length, "dtype") else length
-    steps = geometry_lib.output_length(wide, kernel_size, stride, dilation, padding)
+    dtype = getattr(length, "dtype", None)
+    wide = length.astype(_wide(dtype)) if dtype is not None else length
+    steps: Any = geometry_lib.output_length(wide, kernel_size, stride, dilation, padding)
     steps *= steps > 0  # The larger of it and 0, for all kinds of numbers.
-    return steps.astype(length.dtype) if hasattr(length, "dtype") else steps
+    return steps.astype(dtype) if dtype is not None else steps
 
 
 def check_length(length: Any) -> None:

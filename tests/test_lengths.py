@@ -67,7 +67,7 @@ class Ragged:
         return [max(count, 0) for count in steps]
 
     def alone(self, cotangent):
-        """Return the outputs and all gradients, of each sequence by itself and with zeros behind."""
+        """Return the outputs and all gradients, of each sequence by itself, zeros behind."""
         k, p, *bias = self.weights
         x = self.x(0)
         y = np.zeros_like(cotangent)

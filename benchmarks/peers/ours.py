@@ -28,8 +28,10 @@ def layer_of(workload: Workload, implementation: str | None = None) -> in_jax.La
         implementation=implementation,
     )
 
-    def layer(x: Array, depthwise: Array, pointwise: Array, bias: Array) -> Any:
+    def layer(
+        x: Array, depthwise: Array, pointwise: Array, bias: Array, lengths: Array | None = None
+    ) -> Any:
         params = {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise, "bias": bias}
-        return module.apply({"params": params}, x)
+        return module.apply({"params": params}, x, lengths)
 
     return layer

@@ -168,8 +168,9 @@ ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, ffi::Buffer<ffi::S32> le
   const auto step = static_cast<std::int64_t>(x.size_bytes()) / (shape[0] * shape[1]);
   XlaPool pool(threads);
   try {
-    zero_tails(static_cast<char*>(result->untyped_data()), shape[0], shape[1], step,
-               lengths.typed_data(), pool);
+    Tails{static_cast<char*>(result->untyped_data()), shape[0], shape[1], step,
+          lengths.typed_data()}
+        .clear(pool);
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
   }
