@@ -6,6 +6,7 @@
 #include "correlation.h"
 #include "kernel_gradient.h"
 #include "matmul.h"
+#include "few_rows.h"
 #include "pointwise.h"
 
 template <typename T, typename R>

@@ -1,6 +1,7 @@
 // Output and input gradient: both correlate the rows of an operand with the taps.
 
-// Up to this many taps the rows are read where they lie; a panel costs more than it saves.
+// Up to this many taps, or for fewer positions than a tile has, the rows are read where they lie: a
+// panel costs more than it saves.
 constexpr std::int64_t kDirectTaps = 8;
 
 template <typename T, typename R>
@@ -16,7 +17,8 @@ class Correlation {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
     fold_ = std::min(batch, std::max<std::int64_t>(1, tile / lanes_));
     direct_ = std::is_same_v<T, A> && std::is_same_v<R, A> && in.repeats == 1 &&
-              out_repeats == 1 && fold_ == 1 && lanes_ >= kWidth<A> && taps <= kDirectTaps;
+              out_repeats == 1 && fold_ == 1 && lanes_ >= kWidth<A> &&
+              (taps <= kDirectTaps || schedule.positions < kPositions);
     const std::int64_t repeats = std::max(in.repeats, out_repeats);
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
     block_ = block_positions(schedule, positions);

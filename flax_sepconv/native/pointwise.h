@@ -54,6 +54,8 @@ class SeparableOutput {
         hidden_{correlation_, schedule.positions, x.lanes(), batch}, w_(w) {}
 
   void run(A* y, Pool& pool) const {
+    if (hidden_.batch * hidden_.positions <= kFewRows && w_.filters >= kWidth<A>)
+      return run_few(y, pool);
     const std::int64_t lanes = hidden_.lanes, panels = panels_of<A>(w_.filters);
     // Each panel: the weights' rows, then the row that sums start from.
     const std::int64_t panel_size = (lanes + 1) * kPanel<A>;
@@ -80,6 +82,25 @@ class SeparableOutput {
   }
 
  private:
+  // A step of a stream, say: h by the caller, then the columns of the weights shared.
+  void run_few(A* y, Pool& pool) const {
+    const std::int64_t rows = hidden_.batch * hidden_.positions, filters = w_.filters;
+    const std::int64_t lanes = hidden_.lanes, group_rows = correlation_.fold() * hidden_.positions;
+    const Scratch scratch(correlation_.groups() * hidden_.scratch_bytes());
+    A* const h = static_cast<A*>(scratch.data());
+    for (std::int64_t group = 0; group < correlation_.groups(); ++group)
+      hidden_.compute(group, 0, h + group * group_rows * hidden_.step());
+    const std::int64_t unit = kFewVectors * kWidth<A>;
+    const std::int64_t share = std::max(unit, (1 << 16) / lanes / unit * unit);
+    const std::int64_t items = std::max<std::int64_t>(1, filters / share);
+    const Matrix<A> a{h, hidden_.step(), 1};
+    const auto columns = rows == 1 ? few_rows_columns<A, 1> : few_rows_columns<A, 2>;
+    parallel_for(pool, items, 0, [&](std::int64_t item, void*) {
+      const std::int64_t last = item + 1 == items ? filters : (item + 1) * share;
+      columns(a, w_.weights, filters, lanes, w_.bias, item * share, last, y, filters);
+    });
+  }
+
   // For the tiles of a panel that is not full.
   std::size_t spill_bytes() const { return sizeof(A) * kPanel<A> * correlation_.block(); }
 

@@ -1,0 +1,39 @@
+// Products of a row or two with a matrix that is read where it lies: for so few, packing it would
+// cost more than it saves.
+
+constexpr std::int64_t kFewRows = 2;
+constexpr int kFewVectors = 4;
+
+// out = start + a b for V vectors of columns of b; `start` may be null: zeros.
+template <typename A, int M, int V>
+SEPCONV_INLINE void few_rows_tile(const Matrix<A>& a, const A* b, std::int64_t b_step,
+                                  std::int64_t depth, const A* start, A* out,
+                                  std::int64_t out_step) {
+  Vector<A> sums[M][V] = {};
+  if (start != nullptr)
+    for (int i = 0; i < M; ++i)
+      for (int v = 0; v < V; ++v) sums[i][v] = load<A>(start + v * kWidth<A>);
+  for (std::int64_t d = 0; d < depth; ++d, b += b_step)
+    for (int v = 0; v < V; ++v) {
+      const Vector<A> row = load<A>(b + v * kWidth<A>);
+      for (int i = 0; i < M; ++i) sums[i][v] += a.data[i * a.row_step + d * a.column_step] * row;
+    }
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v) store<A>(out + i * out_step + v * kWidth<A>, sums[i][v]);
+}
+
+// Columns [first, last) of the product, a vector of them at least, for M rows.
+template <typename A, int M>
+void few_rows_columns(const Matrix<A>& a, const A* b, std::int64_t b_step, std::int64_t depth,
+                      const A* start, std::int64_t first, std::int64_t last, A* out,
+                      std::int64_t out_step) {
+  const auto at = [&](std::int64_t f) { return start == nullptr ? nullptr : start + f; };
+  std::int64_t f = first;
+  for (; f + kFewVectors * kWidth<A> <= last; f += kFewVectors * kWidth<A>)
+    few_rows_tile<A, M, kFewVectors>(a, b + f, b_step, depth, at(f), out + f, out_step);
+  for (; f < last; f += kWidth<A>) {
+    // The last vector goes over columns again rather than over the end.
+    const std::int64_t c = std::min(f, last - kWidth<A>);
+    few_rows_tile<A, M, 1>(a, b + c, b_step, depth, at(c), out + c, out_step);
+  }
+}
