@@ -165,6 +165,7 @@ class SeparableConv1D(nn.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
+        segment_ids: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
@@ -178,6 +179,8 @@ class SeparableConv1D(nn.Module):
                 sequence alone, and zeros follow; what `inputs` hold behind its end, NaN included,
                 changes neither them nor any gradient. An activity regularizer sees those zeros;
                 its value is still divided by the size of the batch, as Keras does.
+            segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
+                no tap reaches across a step at which they change.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
             initial_state: of a causal layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
@@ -206,6 +209,7 @@ class SeparableConv1D(nn.Module):
             dict(zip(weights, promoted, strict=True)),
             self.precision,
             lengths,
+            segment_ids,
             initial_state,
             return_state or self.decode,
         )

@@ -184,6 +184,7 @@ class SeparableConv1D(nnx.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
+        segment_ids: ArrayLike | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
@@ -192,7 +193,8 @@ class SeparableConv1D(nnx.Module):
 
         Args:
             inputs: floating point.
-            lengths, reset, initial_state, return_state: as for `flax_sepconv.SeparableConv1D`.
+            lengths, segment_ids, reset, initial_state, return_state: as for
+                `flax_sepconv.SeparableConv1D`.
         """
         channels = resolving.channels_of("inputs", inputs, self.arguments.data_format)
         if channels != self.in_features:
@@ -215,6 +217,7 @@ class SeparableConv1D(nnx.Module):
             dict(zip(names, promoted, strict=True)),
             self.precision,
             lengths,
+            segment_ids,
             initial_state,
             return_state or self.decode,
         )

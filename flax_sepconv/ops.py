@@ -10,7 +10,8 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import geometry as geometry_lib
-from flax_sepconv import ragged
+from flax_sepconv import ragged, segments
+from flax_sepconv.composition import contract
 from flax_sepconv.depthwise import depthwise
 from flax_sepconv.lowerings import native
 from flax_sepconv.resolving import (
@@ -49,6 +50,7 @@ def depthwise_conv1d(
     data_format: str = "channels_last",
     dilation_rate: int | tuple[int] = 1,
     lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
     implementation: str | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
@@ -60,8 +62,8 @@ def depthwise_conv1d(
     Args:
         x: (..., L, C), or (..., C, L) with "channels_first"; any number of batch dimensions.
         depthwise_kernel: (K, C, M).
-        strides, padding, data_format, dilation_rate, lengths, implementation, precision,
-            preferred_element_type: as for `separable_conv1d`.
+        strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
+            precision, preferred_element_type: as for `separable_conv1d`.
 
     Returns:
         (..., output length, C*M), or (..., C*M, output length).
@@ -84,14 +86,20 @@ def depthwise_conv1d(
         lengths=lengths,
         implementation=implementation,
     )
-    h = depthwise(
-        rows,
-        depthwise_kernel,
-        geometry,
-        implementation=implementation,
-        precision=precision,
-        dtype=result_dtype(preferred_element_type, x.dtype),
-    )
+    dtype = result_dtype(preferred_element_type, x.dtype)
+    if segment_ids is not None:
+        shape = (*x.shape[:-2], rows.shape[1])
+        ids = segments.resolve(segment_ids, shape, geometry, padding, implementation)
+        h = segments.depthwise(rows, depthwise_kernel, ids, geometry, dtype)
+    else:
+        h = depthwise(
+            rows,
+            depthwise_kernel,
+            geometry,
+            implementation=implementation,
+            precision=precision,
+            dtype=dtype,
+        )
     return restored(h, ends, x, data_format)
 
 
@@ -106,6 +114,7 @@ def separable_conv1d(
     data_format: str = "channels_last",
     dilation_rate: int | tuple[int] = 1,
     lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
     implementation: str | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
@@ -134,6 +143,10 @@ def separable_conv1d(
             stands from a sequence's end on, NaN included, counts as zeros of the padding and gets
             no gradient; its first `output_length(length, ...)` steps are those of the sequence
             alone ("same" by its own length), and what follows them is zero, without the bias.
+        segment_ids: integers (..., L), or None. Where they change within a row, a sequence ends and
+            another one begins, and no tap reaches across: with "same" or "causal" and strides 1,
+            every sequence has the result that it has alone. The depthwise stage is then K masked
+            sums of XLA's own operations, several times slower than without.
         implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum" or "native";
             None takes what `select_implementation` says for where the program is lowered.
         precision: of the contractions on the matrix units; None is the platform's default.
@@ -185,16 +198,28 @@ def separable_conv1d(
         raise ValueError(
             f"bias must have shape (F,) with F={kernel_shape[2]}, got {biases[0].shape}"
         )
-    y = separable(
-        rows,
-        depthwise_kernel,
-        pointwise_kernel[0],
-        *biases,
-        geometry=geometry,
-        implementation=implementation,
-        precision=precision,
-        dtype=result_dtype(preferred_element_type, x.dtype),
-    )
+    out_dtype = result_dtype(preferred_element_type, x.dtype)
+    if segment_ids is not None:
+        if streams:
+            raise ValueError("segment_ids and the state of a stream do not go together")
+        shape = (*x.shape[:-2], rows.shape[1])
+        ids = segments.resolve(segment_ids, shape, geometry, padding, implementation)
+        h = segments.depthwise(rows, depthwise_kernel, ids, geometry, x.dtype)
+        weights, has_bias = (pointwise_kernel[0], *biases), bool(biases)
+        (y,) = contract(
+            h, *weights, result="y", bias=has_bias, precision=precision, dtype=out_dtype
+        )
+    else:
+        y = separable(
+            rows,
+            depthwise_kernel,
+            pointwise_kernel[0],
+            *biases,
+            geometry=geometry,
+            implementation=implementation,
+            precision=precision,
+            dtype=out_dtype,
+        )
     y = restored(y, ends, x, data_format)
     return (y, *states) if return_state else y
 

@@ -125,6 +125,7 @@ class Arguments:
         weights: Mapping[str, jax.Array],
         precision: jax.lax.PrecisionLike,
         lengths: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
     ) -> tuple[jax.Array, ops.StreamState | None]:
@@ -144,13 +145,14 @@ class Arguments:
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
             lengths=lengths,
+            segment_ids=segment_ids,
             implementation=self.implementation,
             precision=precision,
             initial_state=initial_state,
             return_state=streams,
         )
         y, state = out if streams else (out, None)
-        if lengths is not None or streams:
+        if lengths is not None or segment_ids is not None or streams:
             self._check_activation(y.ndim)
         activated = self.activation(y)
         ends = None if state is None else state.steps
@@ -195,8 +197,8 @@ class Arguments:
         channels = rank - (1 if self.data_format == "channels_last" else 2)
         if any(axis % rank != channels for axis in ((given,) if isinstance(given, int) else given)):
             raise ValueError(
-                f"lengths and streams need an activation of each step alone, got {name} over axis "
-                f"{given} with data_format={self.data_format!r}"
+                "lengths, segment_ids and streams need an activation of each step alone, got "
+                f"{name} over axis {given} with data_format={self.data_format!r}"
             )
 
     @staticmethod
