@@ -44,6 +44,7 @@ class ModelConfig:
     width: int = 64  # channels of every block
     blocks: int = 3  # residual blocks, two separable convolutions each
     kernel_size: int = 5
+    padding: str = "same"  # or "causal": no step sees a later one, and runs can be streamed
     stem_multiplier: int = 4  # depth_multiplier of the first layer
     pool: int = 1  # max-pooling window and stride before every block but the first
     dropout: float = 0.2
@@ -99,6 +100,7 @@ _RULES: dict[str, _Rule] = {
     **{f"augment.{name}": _NOT_NEGATIVE for name in ("stretch", "scale", "shift", "noise")},
     **{f"model.{name}": _POSITIVE for name in ("width", "blocks", "stem_multiplier", "pool")},
     "model.kernel_size": ("must be odd and > 0", lambda v: v > 0 and v % 2 == 1),
+    "model.padding": _one_of("same", "causal"),
     "model.dropout": _FRACTION,
     "model.depthwise_max_norm": _POSITIVE,
     "model.pointwise_max_norm": _POSITIVE,

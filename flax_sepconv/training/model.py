@@ -6,13 +6,14 @@ import jax.numpy as jnp
 
 import flax_sepconv as fsc
 from flax_sepconv.training.config import ModelConfig
+from flax_sepconv.training.running import RunningPool, RunningSummary, remember
 
 
 class _Norm(nn.Module):
     """Batch normalisation whose statistics see the series, not what pads them."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
         norm = nn.BatchNorm(use_running_average=not train, momentum=0.9)
         return norm(x, mask=mask)
 
@@ -22,19 +23,23 @@ class SeparableResNet(nn.Module):
 
     Both kernels of each convolution carry a max-norm constraint: the depthwise one over the taps
     of a channel (`axis=0`), the pointwise one over all inputs of a filter (`axis=[0, 1]`).
+
+    With `decode`, and padding "causal", each call takes the next step of every series; the logits
+    are those of the series that end there. The collection "cache" holds what is remembered.
     """
 
     classes: int
     config: ModelConfig
     implementation: str | None = None
+    decode: bool = False
 
-    def _conv(self, x: jax.Array, mask: jax.Array, depth_multiplier: int = 1) -> jax.Array:
+    def _conv(self, x: jax.Array, ends: jax.Array, depth_multiplier: int = 1) -> jax.Array:
         config = self.config
         regularizer = fsc.regularizers.L2(config.l2) if config.l2 else None
-        return fsc.SeparableConv1D(
+        layer = fsc.SeparableConv1D(
             config.width,
             config.kernel_size,
-            padding="same",
+            padding=config.padding,
             depth_multiplier=depth_multiplier,
             use_bias=False,  # a normalisation or the residual path follows
             depthwise_initializer="he_uniform" if depth_multiplier == 1 else None,
@@ -43,36 +48,70 @@ class SeparableResNet(nn.Module):
             depthwise_constraint=fsc.constraints.MaxNorm(config.depthwise_max_norm, axis=0),
             pointwise_constraint=fsc.constraints.MaxNorm(config.pointwise_max_norm, axis=[0, 1]),
             implementation=self.implementation,
-        )(jnp.where(mask, x, 0))
+        )
+        if not self.decode:
+            return layer(x, ends)
+        # Not the layer's own `decode`: a step that is not settled must leave its state alone.
+        kernel_shape = (config.kernel_size, x.shape[-1], depth_multiplier)
+        state = self.variable(
+            "cache", f"{layer.name}_state", fsc.ops.initial_state, x.shape, kernel_shape
+        )
+        y, after = layer(x, initial_state=state.value, return_state=True)
+        if not self.is_initializing():
+            remember(state, after, ends)
+        return y
 
     @nn.compact
-    def __call__(self, inputs: jax.Array, lengths: jax.Array, *, train: bool = False) -> jax.Array:
-        """Return logits (B, classes) for `inputs` (B, L, C) of which `lengths` (B,) steps count."""
+    def __call__(
+        self, inputs: jax.Array, lengths: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """Return logits (B, classes).
+
+        Args:
+          inputs: (B, L, C); with `decode` (B, 1, C), the next step.
+          lengths: (B,), how many steps of each series count; with `decode` None.
+          train: whether to drop out, and to normalise by the batch.
+        """
         config = self.config
-        mask = (jnp.arange(inputs.shape[1]) < lengths[:, None])[..., None]
-        x = self._conv(inputs, mask, config.stem_multiplier)
+        if self.decode != (lengths is None) or (self.decode and inputs.shape[1] != 1):
+            raise ValueError("series need their lengths; with decode, one step and no lengths")
+        # Of whole series their ends; of a step whether it is settled.
+        ends = jnp.array(True) if lengths is None else lengths
+        mask = None if self.decode else _inside(inputs, ends)
+        x = self._conv(inputs, ends, config.stem_multiplier)
         for block in range(config.blocks):
             if block and config.pool > 1:
-                x, mask = _max_pool(x, mask, config.pool)
+                if self.decode:
+                    x, ends = RunningPool(config.pool)(x, ends)
+                else:
+                    x, ends = _max_pool(x, ends, config.pool)
+                    mask = _inside(x, ends)
             y = nn.relu(_Norm()(x, mask, train=train))
-            y = self._conv(y, mask)
+            y = self._conv(y, ends)
             y = nn.relu(_Norm()(y, mask, train=train))
             y = nn.Dropout(config.dropout, deterministic=not train)(y)
-            x = x + self._conv(y, mask)
+            x = x + self._conv(y, ends)
         x = nn.relu(_Norm()(x, mask, train=train))
-        count = jnp.maximum(mask.sum(1), 1)
-        mean = jnp.where(mask, x, 0).sum(1) / count
-        peak = jnp.where(mask, x, 0).max(1)  # x >= 0 after the relu
-        features = jnp.concatenate([mean, peak], axis=-1)
+        features = RunningSummary()(x, ends) if mask is None else _summary(x, mask)
         features = nn.Dropout(config.dropout, deterministic=not train)(features)
         return nn.Dense(self.classes, name="head")(features)
 
 
-def _max_pool(x: jax.Array, mask: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
-    """Take the maximum of each window of (B, L, C), counted from the start; drop empty windows."""
-    shape = ((0, 0), (0, -x.shape[1] % window), (0, 0))
-    x, mask = (jnp.pad(v, shape) for v in (x, mask))
-    split = lambda v: v.reshape(v.shape[0], -1, window, v.shape[-1])  # noqa: E731
-    mask_out = split(mask).any(2)
-    peak = jnp.where(split(mask), split(x), -jnp.inf).max(2)
-    return jnp.where(mask_out, peak, 0), mask_out
+def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Return which steps of (B, L, C) are before the ends of their series: (B, L, 1)."""
+    return (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
+
+
+def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
+    """Take the maximum of each window of (B, L, C), counted from the start; count the windows."""
+    x = jnp.where(_inside(x, lengths), x, -jnp.inf)
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window), (0, 0)), constant_values=-jnp.inf)
+    peak = x.reshape(len(x), -1, window, x.shape[-1]).max(2)
+    windows = -(-lengths // window)
+    return jnp.where(_inside(peak, windows), peak, 0), windows
+
+
+def _summary(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return the means and the maxima over the steps of (B, L, C), which is not negative."""
+    mean = jnp.where(mask, x, 0).sum(1) / jnp.maximum(mask.sum(1), 1)
+    return jnp.concatenate([mean, jnp.where(mask, x, 0).max(1)], axis=-1)
