@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
-import itertools
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flax_sepconv import ops
+from flax_sepconv.lowerings import LOWERINGS
 from tests import oracle
+from tests.settings import examples
+from tests.streams import assert_close, cuts, operands, oracle_of, swapped
 
 # K, D, S, M: one tap, several, dilated, strided by less and more than the taps reach, and both.
 SHAPES = [
@@ -25,38 +27,6 @@ SHAPES = [
     (4, 2, 3, 2),
 ]
 FORMATS = ("channels_last", "channels_first")
-
-
-def operands(K, M, B=3, L=23, C=4, F=5, seed=0):
-    rng = np.random.default_rng(seed)
-    shapes = ((B, L, C), (K, C, M), (1, C * M, F), (F,))
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-
-
-def oracle_of(x, k, p, b, S, D):
-    """Return the oracle's outputs of one stream, none where nothing came."""
-    if not len(x):
-        return np.zeros((0, p.shape[2]))
-    return oracle.separable(x[None], k, p, b, S, D, "causal")[0]
-
-
-def assert_close(actual, reference, tolerance=1e-6):
-    """Compare relative to the largest value."""
-    assert np.shape(actual) == np.shape(reference)
-    scale = max(np.abs(reference).max(initial=0), 1e-30)
-    assert np.abs(np.asarray(actual, np.float64) - reference).max(initial=0) <= tolerance * scale
-
-
-def swapped(x, data_format):
-    return x if data_format == "channels_last" else x.swapaxes(-1, -2)
-
-
-def cuts(L, sizes):
-    """Cut a length into chunks of these sizes, over and over."""
-    edges = [0]
-    while edges[-1] < L:
-        edges.append(min(L, edges[-1] + sizes[len(edges) % len(sizes)]))
-    return list(itertools.pairwise(edges))
 
 
 @functools.cache
@@ -97,8 +67,8 @@ def feeds(draw):
     return K, D, S, M, B, calls
 
 
-@settings(max_examples=80, deadline=None)
-@given(feeds(), st.integers(0, 2**32 - 1))
+@examples(60)
+@hypothesis.given(feeds(), st.integers(0, 2**32 - 1))
 def test_every_stream_is_itself(feed, seed):
     """Chunks, lengths and resets of each stream as they come, garbage behind the lengths."""
     K, D, S, M, B, calls = feed
@@ -131,6 +101,38 @@ def test_every_stream_is_itself(feed, seed):
     for b in range(B):
         for came, gave in zip(heard[b], said[b], strict=True):
             assert_close(gave, oracle_of(came, *weights, S, D), 2e-6)
+
+
+@pytest.mark.parametrize("S", [1, 3])
+def test_garbage_behind_the_lengths_reaches_no_gradient(S):
+    x, *weights = operands(4, 2)
+    spoiled, lengths = x.copy(), np.array([5, 0, 14])
+    for row, length in zip(spoiled, lengths, strict=True):
+        row[9 + length :] = np.nan
+
+    def loss(x, weights):
+        _, state = ops.separable_conv1d_step(x[:, :9], None, *weights, strides=S)
+        y, state = ops.separable_conv1d_step(
+            x[:, 9:], state, *weights, strides=S, lengths=jnp.array(lengths)
+        )
+        return jnp.sum(y**2) + jnp.sum(state.history**2)
+
+    clean, dirty = (jax.grad(loss, (0, 1))(each, weights) for each in (x, spoiled))
+    jax.tree.map(np.testing.assert_array_equal, clean, dirty)
+
+
+@pytest.mark.parametrize(
+    "lowering", [name for name in LOWERINGS if not LOWERINGS[name].declines("cpu", None)]
+)
+def test_every_lowering_streams(lowering):
+    x, *weights = operands(4, 2)
+    state, outputs = None, []
+    for first, last in cuts(23, (1, 2, 7)):
+        y, state = ops.separable_conv1d_step(
+            x[:, first:last], state, *weights, implementation=lowering
+        )
+        outputs.append(y)
+    assert_close(np.concatenate(outputs, 1), oracle.separable(x, *weights, padding="causal"))
 
 
 def test_no_steps_leave_a_stream_as_it_is():
