@@ -1,8 +1,13 @@
-// Products of a row or two with a matrix that is read where it lies: for so few, packing it would
-// cost more than it saves.
+// Products of few rows with a matrix that is read where it lies: packing it would cost more than it
+// saves.
 
-constexpr std::int64_t kFewRows = 2;
-constexpr int kFewVectors = 4;
+// Up to so many positions of an example, and rows in all.
+constexpr std::int64_t kFewPositions = 8;
+constexpr std::int64_t kFewRows = 512;
+// Rows of a tile, at most, and vectors of its columns.
+constexpr int kFewTileRows = 4;
+template <int M>
+constexpr int kFewVectors = M <= 2 || SEPCONV_VECTOR_BYTES == 64 ? 4 : 2;
 
 // out = start + a b for V vectors of columns of b; `start` may be null: zeros.
 template <typename A, int M, int V>
@@ -27,13 +32,28 @@ template <typename A, int M>
 void few_rows_columns(const Matrix<A>& a, const A* b, std::int64_t b_step, std::int64_t depth,
                       const A* start, std::int64_t first, std::int64_t last, A* out,
                       std::int64_t out_step) {
+  constexpr int V = kFewVectors<M>;
   const auto at = [&](std::int64_t f) { return start == nullptr ? nullptr : start + f; };
   std::int64_t f = first;
-  for (; f + kFewVectors * kWidth<A> <= last; f += kFewVectors * kWidth<A>)
-    few_rows_tile<A, M, kFewVectors>(a, b + f, b_step, depth, at(f), out + f, out_step);
+  for (; f + V * kWidth<A> <= last; f += V * kWidth<A>)
+    few_rows_tile<A, M, V>(a, b + f, b_step, depth, at(f), out + f, out_step);
   for (; f < last; f += kWidth<A>) {
     // The last vector goes over columns again rather than over the end.
     const std::int64_t c = std::min(f, last - kWidth<A>);
     few_rows_tile<A, M, 1>(a, b + c, b_step, depth, at(c), out + c, out_step);
   }
+}
+
+// The same for any number of rows.
+template <typename A>
+void few_rows(Matrix<A> a, std::int64_t rows, const A* b, std::int64_t b_step, std::int64_t depth,
+              const A* start, std::int64_t first, std::int64_t last, A* out,
+              std::int64_t out_step) {
+#define SEPCONV_ROWS(M)                                                                \
+  for (; rows >= M; rows -= M, a.data += M * a.row_step, out += M * out_step)          \
+    few_rows_columns<A, M>(a, b, b_step, depth, start, first, last, out, out_step);
+  SEPCONV_ROWS(kFewTileRows)
+  SEPCONV_ROWS(2)
+  SEPCONV_ROWS(1)
+#undef SEPCONV_ROWS
 }

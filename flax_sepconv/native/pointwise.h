@@ -54,8 +54,9 @@ class SeparableOutput {
         hidden_{correlation_, schedule.positions, x.lanes(), batch}, w_(w) {}
 
   void run(A* y, Pool& pool) const {
-    if (hidden_.batch * hidden_.positions <= kFewRows && w_.filters >= kWidth<A>)
-      return run_few(y, pool);
+    const std::int64_t rows = hidden_.batch * hidden_.positions;
+    if (hidden_.positions <= kFewPositions && rows <= kFewRows && w_.filters >= kWidth<A>)
+      return run_few(rows, y, pool);
     const std::int64_t lanes = hidden_.lanes, panels = panels_of<A>(w_.filters);
     // Each panel: the weights' rows, then the row that sums start from.
     const std::int64_t panel_size = (lanes + 1) * kPanel<A>;
@@ -82,22 +83,22 @@ class SeparableOutput {
   }
 
  private:
-  // A step of a stream, say: h by the caller, then the columns of the weights shared.
-  void run_few(A* y, Pool& pool) const {
-    const std::int64_t rows = hidden_.batch * hidden_.positions, filters = w_.filters;
-    const std::int64_t lanes = hidden_.lanes, group_rows = correlation_.fold() * hidden_.positions;
-    const Scratch scratch(correlation_.groups() * hidden_.scratch_bytes());
-    A* const h = static_cast<A*>(scratch.data());
-    for (std::int64_t group = 0; group < correlation_.groups(); ++group)
-      hidden_.compute(group, 0, h + group * group_rows * hidden_.step());
-    const std::int64_t unit = kFewVectors * kWidth<A>;
-    const std::int64_t share = std::max(unit, (1 << 16) / lanes / unit * unit);
+  // A step of some streams, say: all of h, then the columns of the weights, shared.
+  void run_few(std::int64_t rows, A* y, Pool& pool) const {
+    const std::int64_t lanes = hidden_.lanes, filters = w_.filters;
+    const Scratch all(sizeof(A) * rows * hidden_.step());
+    const Rows<A> h{static_cast<A*>(all.data()), hidden_.positions, lanes, hidden_.step(), 1};
+    parallel_for(pool, correlation_.groups(), correlation_.scratch_bytes(),
+                 [&](std::int64_t group, void* scratch) {
+                   correlation_.run_block(group, 0, h, static_cast<A*>(scratch));
+                 });
+    const std::int64_t tile = kFewVectors<1> * kWidth<A>;
+    const std::int64_t share = std::max(tile, (1 << 16) / lanes / tile * tile);
     const std::int64_t items = std::max<std::int64_t>(1, filters / share);
-    const Matrix<A> a{h, hidden_.step(), 1};
-    const auto columns = rows == 1 ? few_rows_columns<A, 1> : few_rows_columns<A, 2>;
     parallel_for(pool, items, 0, [&](std::int64_t item, void*) {
       const std::int64_t last = item + 1 == items ? filters : (item + 1) * share;
-      columns(a, w_.weights, filters, lanes, w_.bias, item * share, last, y, filters);
+      few_rows<A>({h.data, h.step, 1}, rows, w_.weights, filters, lanes, w_.bias, item * share,
+                  last, y, filters);
     });
   }
 

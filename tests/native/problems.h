@@ -89,10 +89,8 @@ inline void choose_padding(Random& random, Problem& p) {
   p.output_length = (p.length + p.pad_low + pad_high - reach(p) - 1) / p.stride + 1;
   if (random.percent(4)) p.output_length = 1;
   if (random.percent(8)) p.output_length = random.between(1, p.output_length);
-  if (random.percent(6)) {  // A step or two of a stream.
-    p.batch = 1;
-    p.output_length = std::min<std::int64_t>(p.output_length, random.between(1, 2));
-  }
+  if (random.percent(8))  // A few steps of streams.
+    p.output_length = std::min<std::int64_t>(p.output_length, random.between(1, 9));
 }
 
 // A large problem is cut into several pieces of work in every contraction.
