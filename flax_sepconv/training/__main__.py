@@ -1,7 +1,11 @@
-"""Command line: ``python -m flax_sepconv.training --config configs/japanese_vowels.py``."""
+"""Command line: ``python -m flax_sepconv.training --config configs/japanese_vowels.py``.
+
+And for a causal run: ``python -m flax_sepconv.training stream --workdir DIR``.
+"""
 
 import datetime
 import logging
+import os
 import re
 import sys
 import traceback
@@ -14,14 +18,25 @@ from ml_collections import config_flags
 
 from flax_sepconv.training.config import Config, UserError, from_config_dict
 
-_USAGE = f"""{__doc__}
+_USAGE = """Train: python -m flax_sepconv.training --config configs/japanese_vowels.py
 
   --config FILE           experiment to run; required
   --config.GROUP.FIELD=X  change one of its settings, e.g. --config.train.epochs=3
   --workdir DIR           where everything goes; default runs/DATASET-YYYYMMDD-HHMMSS
   --resume                continue the run in --workdir
 
-Exit status: 0 done, 1 diverged, 2 bad arguments, 130 and 143 interrupted (checkpoint written).
+Use a causal run: python -m flax_sepconv.training stream --workdir DIR
+
+  --workdir DIR           the run; required
+  --checkpoint KIND       the weights, best or last; default those that the run was scored with
+  --every N               answer every N steps and at the end of a series; default 1
+
+It reads series from stdin, as the data set has them: a line a step, a number a channel, separated
+by spaces or commas; a blank line begins a new series. It prints the probabilities of the classes
+for the series so far, separated by tabs, as soon as a step has come.
+
+Exit status: 0 done, 1 diverged, 2 bad arguments or input, 130 and 143 interrupted (of training: a
+checkpoint was written), 141 nobody reads the output.
 """
 
 
@@ -69,6 +84,35 @@ def _parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     return config, Path(values.workdir or f"runs/{config.data.name}-{stamp}"), values.resume
 
 
+def _parse_stream(argv: Sequence[str]) -> tuple[Path, str | None, int]:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    flags.DEFINE_enum("checkpoint", None, ["best", "last"], "", flag_values=values)
+    flags.DEFINE_integer("every", 1, "", lower_bound=1, flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        raise UserError(f"bad arguments: {_one_line(error)}") from error
+    if rest:
+        raise UserError(f"bad arguments: unexpected {' '.join(rest)!r}")
+    if not values.workdir:
+        raise UserError("bad arguments: --workdir DIR is required")
+    return Path(values.workdir), values.checkpoint, values.every
+
+
+def _stream(argv: Sequence[str]) -> int:
+    arguments = _parse_stream(argv)
+    from flax_sepconv.training import stream
+
+    try:
+        stream.run(*arguments, sys.stdin.buffer, sys.stdout)
+    except BrokenPipeError:
+        # What is left in the buffer has nowhere to go, and Python would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
     if "--help" in argv or "-h" in argv:
@@ -76,6 +120,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
     try:
+        if argv[1:2] == ["stream"]:
+            return _stream(argv[1:])
         config, workdir, resume = _parse(argv)
         # Late, for a bad command line should not wait seconds for these imports.
         from flax_sepconv.training import loop, results

@@ -7,7 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from flax_sepconv.training.step import TrainState
+from flax_sepconv.training.config import UserError
+from flax_sepconv.training.step import TrainState, Variables
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
@@ -65,3 +66,36 @@ class Checkpoints:
         arrays = self._last.restore(step, args=ocp.args.StandardRestore(target))
         restored: TrainState = serialization.from_state_dict(state, arrays)
         return restored
+
+
+def read_weights(workdir: Path, kind: str, shapes: Variables) -> Variables:
+    """Return the averaged weights of a checkpoint, and nothing else of it.
+
+    Args:
+      workdir: of a run, which may still go on.
+      kind: "last" or "best".
+      shapes: the params and batch_stats of the run's network, as `jax.eval_shape` gives them.
+
+    Raises:
+      UserError: there is no such checkpoint, or it cannot be read.
+    """
+    folder = workdir.absolute() / "checkpoints" / kind
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+    )
+    tree = wanted if kind == "best" else {"averaged": wanted}
+    arguments = ocp.args.PyTreeRestore(
+        tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
+    )
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(folder, options=options) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"{workdir} holds no checkpoint {kind!r}")
+        try:
+            found: Variables = manager.restore(step, args=arguments)
+        except Exception as error:  # orbax and what is below it raise anything
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"cannot read checkpoint {folder / str(step)}: {said}") from error
+    return found if kind == "best" else found["averaged"]

@@ -15,6 +15,23 @@ Batch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
+class Scaling:
+    """What is subtracted from each channel of a series, and what it is then divided by."""
+
+    mean: np.ndarray  # (C,) float64
+    deviation: np.ndarray  # (C,) float64
+
+    @classmethod
+    def like(cls, points: np.ndarray) -> "Scaling":
+        """Return the one that gives each channel of (L, C) mean 0 and deviation 1."""
+        return cls(points.mean(0), np.maximum(points.std(0), 1e-8))
+
+    def __call__(self, series: np.ndarray) -> np.ndarray:
+        """Apply it to (..., C)."""
+        return (series - self.mean) / self.deviation
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """N series of C channels, padded with zeros to one length L."""
 
@@ -22,6 +39,7 @@ class Split:
     lengths: np.ndarray  # (N,) int32, each in 1..L
     labels: np.ndarray  # (N,) int32
     classes: tuple[str, ...]
+    scaling: Scaling | None = None  # of every series; None: each has its own
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,14 +83,14 @@ def _read(config: DataConfig, part: str) -> tuple[list[np.ndarray], list[str], t
     return [np.asarray(s, np.float64).T for s in series], list(labels), tuple(meta["class_values"])
 
 
-def _standardized(series: list[np.ndarray], like: list[np.ndarray], how: str) -> list[np.ndarray]:
-    """Subtract the mean and divide by the deviation, per channel, of `like` or of each series."""
-    if how == "none":
-        return series
+def _scaling(series: list[np.ndarray], how: str) -> Scaling | None:
+    """Return what standardises every series as the training ones; None: each has its own."""
     if how == "series":
-        return [(s - s.mean(0)) / np.maximum(s.std(0), 1e-8) for s in series]
-    points = np.concatenate(like)
-    return [(s - points.mean(0)) / np.maximum(points.std(0), 1e-8) for s in series]
+        return None
+    points = np.concatenate(series)
+    if how == "none":
+        return Scaling(np.zeros(points.shape[1]), np.ones(points.shape[1]))
+    return Scaling.like(points)
 
 
 def load(config: DataConfig) -> tuple[Split, Split]:
@@ -87,6 +105,7 @@ def load(config: DataConfig) -> tuple[Split, Split]:
     train_series, _, classes = raw["TRAIN"]
     width = train_series[0].shape[1]
     longest = max(len(s) for series, _, _ in raw.values() for s in series)
+    scaling = _scaling(train_series, config.standardize)
     splits = []
     for part, (series, labels, _) in raw.items():
         if any(s.shape[1] != width for s in series):
@@ -96,16 +115,15 @@ def load(config: DataConfig) -> tuple[Split, Split]:
         if unknown := sorted(set(labels) - set(classes)):
             raise UserError(f"{config.name}_{part}.ts has labels not declared: {unknown}")
         inputs = np.zeros((len(series), longest, width), np.float32)
-        for row, values in zip(
-            inputs, _standardized(series, train_series, config.standardize), strict=True
-        ):
-            row[: len(values)] = values
+        for row, values in zip(inputs, series, strict=True):
+            row[: len(values)] = (scaling or Scaling.like(values))(values)
         splits.append(
             Split(
                 inputs,
                 np.array([len(s) for s in series], np.int32),
                 np.array([classes.index(label) for label in labels], np.int32),
                 classes,
+                scaling,
             )
         )
     return splits[0], splits[1]

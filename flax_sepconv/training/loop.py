@@ -149,7 +149,7 @@ def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
     validation = None
     if config.data.validation_fraction:
         split, validation = data.hold_out(split, config.data.validation_fraction, config.train.seed)
-    open_workdir(workdir, config, resume=resume)
+    open_workdir(workdir, config, split, resume=resume)
     print(f"workdir: {workdir}", file=sys.stderr)
     model = SeparableResNet(len(split.classes), config.model)
     per_epoch = data.steps_per_epoch(split, config.train.batch_size)

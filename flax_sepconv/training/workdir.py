@@ -7,9 +7,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flax_sepconv.training.config import Config, UserError
+import numpy as np
+
+from flax_sepconv.training.config import Config, UserError, from_config_dict
+from flax_sepconv.training.data import Scaling, Split
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "aeon", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What a run was asked to do, and what must be known of its data to use what it learned."""
+
+    config: Config
+    classes: tuple[str, ...]
+    scaling: Scaling | None  # as in `Split`
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -30,16 +42,37 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "config")
     return found
 
 
-def _check_same(file: Path, asked: dict[str, Any]) -> None:
+def read_record(workdir: Path) -> Record:
+    """Return what a run left about itself.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    file = workdir / "config.json"
     try:
-        recorded = json.loads(file.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
+        recorded = json.loads(file.read_text(encoding="utf-8"))
+        # A setting that there was not yet had what is its default now.
+        config = from_config_dict(recorded["config"])
+        data = recorded.get("data", {"classes": (), "mean": None, "deviation": None})
+        numbers = (data["mean"], data["deviation"])
+        scaling = None if None in numbers else Scaling(*(np.array(n, float) for n in numbers))
+        return Record(config, tuple(data["classes"]), scaling)
+    except FileNotFoundError as error:
+        raise UserError(f"{workdir} holds no run") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not the record of a run: {error}") from error
-    if differences := _differences(recorded, asked):
-        raise UserError(f"cannot resume with another config: {'; '.join(differences)}")
 
 
-def open_workdir(workdir: Path, config: Config, *, resume: bool) -> None:
+def _described(split: Split) -> dict[str, Any]:
+    mean, deviation = None, None
+    if split.scaling is not None:
+        mean, deviation = split.scaling.mean.tolist(), split.scaling.deviation.tolist()
+    return {"classes": split.classes, "mean": mean, "deviation": deviation}
+
+
+def open_workdir(workdir: Path, config: Config, split: Split, *, resume: bool) -> None:
     """Make the folder of a new run, or check that the one to resume belongs to this config.
 
     Raises:
@@ -52,7 +85,9 @@ def open_workdir(workdir: Path, config: Config, *, resume: bool) -> None:
         if resume:
             if not file.is_file():
                 raise UserError(f"nothing to resume: {workdir} holds no run")
-            _check_same(file, asked)
+            recorded = dataclasses.asdict(read_record(workdir).config)
+            if differences := _differences(recorded, asked):
+                raise UserError(f"cannot resume with another config: {'; '.join(differences)}")
             return
         workdir.mkdir(parents=True, exist_ok=True)
         if any(workdir.iterdir()):
@@ -61,6 +96,7 @@ def open_workdir(workdir: Path, config: Config, *, resume: bool) -> None:
             )  # fmt: skip
             raise UserError(f"workdir {workdir} {what} or name another --workdir")
         versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        write_atomically(file, json.dumps({"config": asked, "versions": versions}, indent=2) + "\n")
+        record = {"config": asked, "data": _described(split), "versions": versions}
+        write_atomically(file, json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write workdir {workdir}: {error.strerror or error}") from error

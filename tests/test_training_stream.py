@@ -1,0 +1,323 @@
+"""Series that come step by step: the network's memory, and the command that reads lines."""
+
+import functools
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from flax_sepconv.training import data
+from flax_sepconv.training.__main__ import main
+from flax_sepconv.training.config import DataConfig, ModelConfig
+from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.running import RunningSummary
+from flax_sepconv.training.workdir import read_record
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+CONFIG = """
+from flax_sepconv.training.config import default_config
+
+def get_config():
+    config = default_config()
+    config.data.name = "BasicMotions"
+    config.data.validation_fraction = 0.25
+    config.model.padding = "causal"
+    config.model.width = 8
+    config.model.blocks = 2
+    config.model.kernel_size = 3
+    config.model.pool = 3
+    config.train.epochs = 12
+    config.train.learning_rate = 0.02
+    config.train.ema_decay = 0.5
+    return config
+"""
+
+
+def random_statistics(tree):
+    """Return running means and variances that are not those of the beginning."""
+    rng = np.random.default_rng(1)
+
+    def some(path, leaf):
+        low, high = (0.5, 1.5) if path[-1].key == "var" else (-0.5, 0.5)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(some, tree)
+
+
+@pytest.mark.parametrize(("pool", "blocks"), [(1, 2), (2, 3), (3, 3)])
+def test_after_every_step_it_answers_as_for_a_series_that_ends_there(pool, blocks):
+    B, L, C = 2, 19, 4  # two full windows of windows of three, and a start of a third
+    config = ModelConfig(width=8, blocks=blocks, kernel_size=3, padding="causal", pool=pool)
+    model = SeparableResNet(3, config)
+    x = np.random.default_rng(0).normal(size=(B, L, C)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), x, jnp.full(B, L))
+    variables |= {"batch_stats": random_statistics(variables["batch_stats"])}
+    offline = jax.jit(model.apply)
+    wanted = np.stack([offline(variables, x, np.full(B, n)) for n in range(1, L + 1)])
+
+    streamed = model.clone(decode=True)
+    step = functools.partial(streamed.apply, mutable=["cache"])
+    first = jax.jit(streamed.init)(jax.random.key(0), x[:, :1])["cache"]
+    assert not any(leaf.any() for leaf in jax.tree.leaves(first))
+
+    def advance(cache, x):
+        logits, changed = step(variables | {"cache": cache}, x[:, None])
+        return changed["cache"], logits
+
+    _, got = jax.jit(lambda x: jax.lax.scan(advance, first, x.swapaxes(0, 1)))(x)
+    assert np.mean(np.abs(np.diff(wanted, axis=0)).max(-1) > 1e-3) > 0.9  # steps matter
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_of_a_long_stream_does_not_drift():
+    """Without what rounding took, it is 2e-4 off after so many steps."""
+    n, value = 1_000_000, np.float32(0.1)
+    summary = RunningSummary()
+
+    def advance(cache, _):
+        features, changed = summary.apply(
+            {"cache": cache}, jnp.full((1, 1, 1), value), jnp.array(True), mutable=["cache"]
+        )
+        return changed["cache"], features[0, 0]
+
+    first = summary.init(jax.random.key(0), jnp.ones((1, 1, 1)), jnp.array(True))["cache"]
+    last, _ = jax.jit(lambda c: jax.lax.scan(advance, c, length=n))(first)
+    np.testing.assert_allclose(last["total"][0, 0] / n, value, rtol=1e-6)
+    assert int(last["count"]) == n
+
+
+@pytest.mark.parametrize(
+    ("decode", "steps", "lengths"), [(False, 3, None), (True, 3, None), (True, 1, [1])]
+)
+def test_a_call_of_the_other_mode_is_refused(decode, steps, lengths):
+    config = ModelConfig(width=5, blocks=1, padding="causal")
+    model = SeparableResNet(3, config, decode=decode)
+    with pytest.raises(ValueError, match="one step and no lengths"):
+        model.init(jax.random.key(0), jnp.ones((1, steps, 2)), lengths)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the folder of a finished causal run, not to be changed."""
+    folder = tmp_path_factory.mktemp("causal")
+    (folder / "config.py").write_text(CONFIG)
+    workdir = folder / "run"
+    assert main(["train", f"--config={folder}/config.py", f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def series():
+    """Return two series of six channels as the file of the data set has them."""
+    raw, _ = data.load(DataConfig(name="BasicMotions", standardize="none"))
+    return raw.inputs[0, :14].astype(np.float64), raw.inputs[30, 5:12].astype(np.float64)
+
+
+def text(series, separator=" "):
+    return "".join(separator.join(map(repr, row)) + "\n" for row in series.tolist())
+
+
+def stream(monkeypatch, capsys, workdir, lines, *flags):
+    """Run the command in this process; return its status, its output and its errors."""
+    stdin = io.TextIOWrapper(io.BytesIO(lines.encode() if isinstance(lines, str) else lines))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    capsys.readouterr()
+    status = main(["train", "stream", f"--workdir={workdir}", *flags])
+    return status, *capsys.readouterr()
+
+
+def table(out):
+    header, *rows = (line.split("\t") for line in out.splitlines())
+    return header, np.array(rows, float).reshape(-1, len(header))
+
+
+@functools.cache
+def offline(workdir, kind):
+    """Return a function from a series as it is to its probabilities, by other ways than ours."""
+    (step,) = (p for p in (workdir / "checkpoints" / kind).iterdir() if p.name.isdigit())
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(step / "default")
+    weights = tree if kind == "best" else tree["averaged"]
+    config = read_record(workdir).config
+    train, _ = data.load(DataConfig(name="BasicMotions", standardize="none"))
+    points = train.inputs.reshape(-1, 6).astype(np.float64)  # all of one length
+    apply = jax.jit(SeparableResNet(4, config.model).apply)
+
+    def probabilities(series):
+        x = (series - points.mean(0)) / points.std(0)
+        padded = np.full((1, 20, 6), np.nan, np.float32)
+        padded[0, : len(x)] = x
+        return jax.nn.softmax(apply(weights, padded, np.array([len(x)])))[0]
+
+    return probabilities
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("last", " "), ("best", ","), ("last", " ,\t")])
+def test_lines_are_answered_as_the_series_so_far(run, series, monkeypatch, capsys, kind, separator):
+    lines = text(series[0], separator) + "\n \n" + text(series[1], separator).rstrip("\n")
+    status, out, err = stream(monkeypatch, capsys, run, lines, f"--checkpoint={kind}")
+    assert (status, err) == (0, "")
+    header, rows = table(out)
+    assert header == ["series", "step", "standing", "running", "walking", "badminton"]
+    counted = [(s, n) for s in (1, 2) for n in range(1, len(series[s - 1]) + 1)]
+    assert [(row[0], row[1]) for row in rows] == counted
+    wanted = [offline(run, kind)(series[s - 1][:n]) for s, n in counted]
+    np.testing.assert_allclose(rows[:, 2:], wanted, atol=2e-6)
+    assert np.ptp(rows[:, 2:], axis=0).max() > 0.05  # it learned something
+
+
+def test_every_few_steps_and_at_the_end_of_a_series(run, series, monkeypatch, capsys):
+    lines = "\n\n" + text(series[0]) + "\n\n\n" + text(series[1]) + "\n"
+    _, out, _ = stream(monkeypatch, capsys, run, lines)
+    _, sparse, _ = stream(monkeypatch, capsys, run, lines, "--every=7")
+    (header, rows), (sparse_header, sparse_rows) = table(out), table(sparse)
+    assert sparse_header == header
+    assert sparse_rows[:, :2].tolist() == [[1, 7], [1, 14], [2, 7]]
+    _, sparse, _ = stream(monkeypatch, capsys, run, lines, "--every=5", "--checkpoint=last")
+    wanted = [row for row in rows.tolist() if row[:2] in ([1, 5], [1, 10], [1, 14], [2, 5], [2, 7])]
+    assert table(sparse)[1].tolist() == wanted  # `last` is what this run was scored with
+
+
+def test_no_lines_no_answers(run, monkeypatch, capsys):
+    status, out, err = stream(monkeypatch, capsys, run, "\n\n")
+    assert (status, len(out.splitlines()), err) == (0, 1, "")
+
+
+LINES = {
+    "too few": ("1 2 3 4 5", "line 3: the count of numbers must be 6, one a channel, got 5"),
+    "too many": ("1,2,3,4,5,6,", "got 7"),
+    "a word": ("1 2 3 x 5 6", "line 3: 'x' is not a number"),
+    "one left out": ("1,2,,4,5,6", "line 3: '' is not a number"),
+    "NaN": ("1 2 3 4 nan 6", "line 3: numbers must be finite, got 'nan'"),
+    "infinite": ("1 2 3 4 5 1e999", "line 3: numbers must be finite, got '1e999'"),
+    "too large": ("1 2 3 4 5 1e99", "line 3: the numbers so far are too large"),
+    "no text": (b"\xff\x00 2 3 4 5 6", "line 3: "),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_a_bad_line_is_named_after_the_answers_to_those_before(case, run, monkeypatch, capsys):
+    line, words = LINES[case]
+    line = line.encode() if isinstance(line, str) else line
+    good = b"1 2 3 4 5 6\n"
+    status, out, err = stream(monkeypatch, capsys, run, good + b"\n" + line + b"\n" + good)
+    assert status == 2
+    assert len(out.splitlines()) == 2
+    assert err.startswith("error: " + words) or (err.startswith("error: ") and words in err)
+    assert len(err.splitlines()) == 1
+
+
+def changed(path, change):
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def without_padding(record):
+    """As a run before there was this setting left it."""
+    del record["config"]["model"]["padding"], record["data"]
+
+
+RUNS = {
+    "not causal": (
+        lambda w: changed(w / "config.json", lambda r: r["config"]["model"].update(padding="same")),
+        "cannot be streamed: config.model.padding is 'same'",
+    ),
+    "of before": (lambda w: changed(w / "config.json", without_padding), "padding is 'same'"),
+    "standardised by the whole series": (
+        lambda w: changed(w / "config.json", lambda r: r["data"].update(mean=None)),
+        "config.data.standardize is 'series'",
+    ),
+    "no such setting": (
+        lambda w: changed(w / "config.json", lambda r: r["config"].update(other={})),
+        "config.other is not a setting",
+    ),
+    "no record": (lambda w: (w / "config.json").unlink(), "holds no run"),
+    "not a record": (lambda w: (w / "config.json").write_text("[]"), "is not the record of a run"),
+    "no checkpoint": (
+        lambda w: shutil.rmtree(w / "checkpoints" / "last"), "holds no checkpoint 'last'"
+    ),
+    "damaged checkpoint": (
+        lambda w: [f.unlink() for f in w.rglob("ocdbt.process_0/d/*")], "cannot read checkpoint"
+    ),
+    "another network": (
+        lambda w: changed(w / "config.json", lambda r: r["config"]["model"].update(width=9)),
+        "cannot read checkpoint",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_run_that_will_not_do_is_one_line_and_status_two(
+    case, run, tmp_path, monkeypatch, capsys
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(run, workdir)
+    change, words = RUNS[case]
+    change(workdir)
+    before = sorted(workdir.rglob("*"))
+    status, out, err = stream(monkeypatch, capsys, workdir, "1 2 3 4 5 6\n")
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1, err
+    assert words in err
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--workdir DIR is required"),
+        (["--workdir=x", "--every=0"], "--every=0"),
+        (["--workdir=x", "--every=few"], "few"),
+        (["--workdir=x", "--checkpoint=middle"], "<best|last>"),
+        (["--workdir=x", "--config=y"], "config"),
+        (["--workdir=x", "more"], "unexpected 'more'"),
+        (["--workdir=nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_bad_flags_are_one_line_and_status_two(flags, words, capsys):
+    assert main(["train", "stream", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert words in err
+
+
+def test_answers_come_at_once_and_control_c_ends_it(run):
+    line = [sys.executable, "-m", "flax_sepconv.training", "stream", f"--workdir={run}"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    # A shell may have started us with "&", which lets its children ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(line, text=True, bufsize=1, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
+        assert process.stdout.readline().startswith("series\tstep\t")
+        for n in (1, 2):
+            process.stdin.write("1 2 3 4 5 6\n")
+            assert process.stdout.readline().startswith(f"1\t{n}\t")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stdout.read() == ""
+        assert process.stderr.read() == "interrupted\n"
+
+
+def test_a_reader_that_has_gone_is_no_error(run):
+    line = [sys.executable, "-m", "flax_sepconv.training", "stream", f"--workdir={run}"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(line, **pipes) as process:
+        assert process.stdout.readline().startswith(b"series\tstep\t")
+        process.stdout.close()
+        process.stdin.write(b"1 2 3 4 5 6\n")
+        process.stdin.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
