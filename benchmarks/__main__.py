@@ -3,6 +3,7 @@
 layers (where no name is given): the whole layer, ours and its peers in other frameworks.
 lowerings: our ways to compute the depthwise stage, contraction by contraction.
 lengths: ragged batches over whole ones.
+step: one step of streams over the matrix product in it.
 networks: training steps of networks made of the layer.
 aot: the layer compiled for TPUs and an H100, where there is none.
 device: the layer on the TPU or GPU that is there.
@@ -13,7 +14,7 @@ import sys
 
 from benchmarks.worker import WorkerError
 
-SUITES = ("layers", "lowerings", "lengths", "networks", "aot", "device")
+SUITES = ("layers", "lowerings", "lengths", "step", "networks", "aot", "device")
 
 
 def main(argv: list[str]) -> None:

@@ -81,7 +81,7 @@ def product(x: Any, state: Any, depthwise: Any, pointwise: Any, bias: Any) -> An
 def with_flax(x: Any, state: Any, depthwise: Any, pointwise: Any, bias: Any) -> Any:
     """Take the step with Flax's own layers."""
     joined = jnp.concatenate([state.history, x], 1)
-    K, C, F = *depthwise.shape[:2], len(bias)
+    (K, C, _), (F,) = depthwise.shape, bias.shape
     conv = nn.Conv(C, (K,), padding="VALID", feature_group_count=C, use_bias=False)
     h = conv.apply({"params": {"kernel": depthwise.swapaxes(1, 2)}}, joined)
     dense = {"kernel": pointwise[0], "bias": bias}
@@ -147,6 +147,8 @@ def main(argv: list[str]) -> None:
     )
     arguments = parser.parse_args(argv)
     flags.check(parser, arguments)
+    if busy := machine.busy():
+        print(busy)
     print(f"{'microseconds (median)':26}{'product':>10}{'step':>10}{'flax':>10}", end="")
     print(f"{'step / product':>16}{'flax / step':>14}")
     rows = []
