@@ -33,7 +33,7 @@ def test_results_are_written_and_checked(allowed, monkeypatch, tmp_path, capsys)
     if allowed:
         step.main(flags)
     else:
-        with pytest.raises(SystemExit, match="over 0.0 times its product"):
+        with pytest.raises(SystemExit, match=r"over 0\.0 times its product"):
             step.main(flags)
     (row,) = json.loads(path.read_text())["rows"]
     times = {name: row[name]["milliseconds"] for name in ("product", "step", "flax")}
