@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import geometry as geometry_lib
-from flax_sepconv import ragged, segments
+from flax_sepconv import ragged, segments, sequences
 from flax_sepconv.composition import contract
 from flax_sepconv.depthwise import depthwise
 from flax_sepconv.lowerings import native
@@ -177,7 +177,11 @@ def separable_conv1d(
     dtype = jnp.asarray(x).dtype
     x, depthwise_kernel, pointwise_kernel, *biases = arrays_of(**operands)
     streams = initial_state is not None or return_state
-    resolved = functools.partial(resolve_streams, initial_state, dtype) if streams else resolve
+    is_open = any(map(jax.export.is_symbolic_dim, x.shape))
+    by_sequence = not (lengths is None or streams or segment_ids is not None or is_open)
+    resolved: Any = functools.partial(resolve, by_sequence=by_sequence)
+    if streams:
+        resolved = functools.partial(resolve_streams, initial_state, dtype)
     rows, geometry, ends, *states = resolved(
         x,
         depthwise_kernel,
@@ -210,7 +214,11 @@ def separable_conv1d(
             h, *weights, result="y", bias=has_bias, precision=precision, dtype=out_dtype
         )
     else:
-        y = separable(
+        both: Any = separable
+        if by_sequence:
+            both = functools.partial(sequences.separable, lengths=ends, padding=padding.lower())
+            ends = None
+        y = both(
             rows,
             depthwise_kernel,
             pointwise_kernel[0],
@@ -231,9 +239,15 @@ def separable_conv1d_step(
     pointwise_kernel: ArrayLike,
     bias: ArrayLike | None = None,
     *,
+    strides: int | tuple[int] = 1,
+    padding: str = "causal",
+    data_format: str = "channels_last",
+    dilation_rate: int | tuple[int] = 1,
     lengths: ArrayLike | None = None,
     reset: ArrayLike | None = None,
-    **options: Any,
+    implementation: str | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
 ) -> tuple[jax.Array, StreamState]:
     """Take the next chunk of each stream of a batch: `separable_conv1d` with padding "causal".
 
@@ -248,11 +262,12 @@ def separable_conv1d_step(
         x: (..., T, C), or (..., C, T) with "channels_first".
         state: what the call before returned, or `initial_state`; None begins all streams.
         depthwise_kernel, pointwise_kernel, bias: as for `separable_conv1d`.
+        strides, data_format, dilation_rate, implementation, precision, preferred_element_type: as
+            for `separable_conv1d`.
+        padding: "causal"; with another one an output step would read steps still to come.
         lengths: integers (...,), how many of the T steps each stream has, from 0 on; None: all.
             What stands behind them changes nothing, and 0 leaves a stream as it is.
         reset: bool (...,), which streams begin anew with this chunk.
-        **options: `strides`, `data_format`, `dilation_rate`, `implementation`, `precision` and
-            `preferred_element_type`, as for `separable_conv1d`.
 
     Returns:
         (..., ceil(T / S), F), or (..., F, ceil(T / S)), and the state behind the chunk, which holds
@@ -271,8 +286,6 @@ def separable_conv1d_step(
         >>> first.shape, second.shape, state.history.shape
         ((2, 7, 5), (2, 3, 5), (2, 3, 3))
     """
-    if "padding" in options and str(options["padding"]).lower() != "causal":
-        raise ValueError(f"padding of a stream must be 'causal', got {options['padding']!r}")
     if reset is not None and isinstance(state, StreamState):
         state = state.reset(reset)
     return separable_conv1d(
@@ -280,8 +293,14 @@ def separable_conv1d_step(
         depthwise_kernel,
         pointwise_kernel,
         bias,
-        **options | {"padding": "causal"},
+        strides=strides,
+        padding=padding,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
         lengths=lengths,
+        implementation=implementation,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
         initial_state=state,
         return_state=True,
     )

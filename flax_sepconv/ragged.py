@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from flax_sepconv import geometry as geometry_lib
 from flax_sepconv.geometry import Geometry
+from flax_sepconv.tails import zero_tails
 
 
 def integers(name: str, value: ArrayLike, shape: tuple[Any, ...], meaning: str) -> Any:
@@ -73,6 +74,26 @@ def check_length(length: Any) -> None:
 
 def _wide(dtype: np.dtype) -> np.dtype:
     return jnp.dtype("int64" if dtype.itemsize == 8 else "int32")
+
+
+def plan(lengths: jax.Array, geometry: Geometry, padding: str) -> jax.Array:
+    """Return (3, B): the length, the output length, and the zeros in front, of each sequence."""
+    K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
+    ends = output_length(lengths, K, S, D, padding)
+    low: Any = geometry.pad_low
+    if padding == "same":
+        low = geometry_lib.same_pad_low(lengths, K, S, D)
+    return jnp.stack([lengths, ends, jnp.broadcast_to(low, lengths.shape)])
+
+
+def mask(
+    x: jax.Array, lengths: jax.Array, geometry: Geometry, padding: str
+) -> tuple[jax.Array, Geometry]:
+    """Let nothing stand behind the ends, and return the geometry that is right for each row."""
+    x = zero_tails(x, lengths)
+    return (
+        align(x, lengths, geometry) if padding == "same" and geometry.stride > 1 else (x, geometry)
+    )
 
 
 def align(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> tuple[jax.Array, Geometry]:

@@ -109,12 +109,14 @@ def resolve(
     dilation_rate: int | tuple[int],
     lengths: ArrayLike | None,
     implementation: str | None,
+    by_sequence: bool = False,
 ) -> tuple[jax.Array, geometry_lib.Geometry, jax.Array | None]:
     """Check and resolve the arguments.
 
     Returns:
         x as (B, L, C), zero behind the ends of its sequences, the geometry, and the output lengths
-        (B,), None where the sequences are whole.
+        (B,), None where the sequences are whole. Or, by sequence, x as it is, the geometry of a
+        whole one, and the input lengths (B,).
     """
     channels = channels_of("x", x, data_format)
     check_kernel(kernel.shape, channels)
@@ -132,11 +134,10 @@ def resolve(
     ends = None
     if lengths is not None:
         own = ragged.resolve(lengths, x.shape[:-2], x.shape[-2])
-        rows = zero_tails(rows, own)
-        K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
-        ends = ragged.output_length(own, K, S, D, padding.lower())
-        if S > 1 and padding.lower() == "same":
-            rows, geometry = ragged.align(rows, own, geometry)
+        if by_sequence:
+            return rows, geometry, own
+        ends = ragged.plan(own, geometry, padding.lower())[1]
+        rows, geometry = ragged.mask(rows, own, geometry, padding.lower())
     edges = geometry.pad_low, geometry.pad_high
     if any(jax.export.is_symbolic_dim(edge) for edge in edges):
         # No lowering has to pad by what is not known: that is done here.

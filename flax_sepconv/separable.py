@@ -214,18 +214,18 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     if (
         result in _fused(name)
         and surroundings is None
-        and _is_whole(ctx)
+        and is_whole(ctx)
         and lowering.joins(result, geometry, avals)
     ):
         function = _fused(name)[result]
     else:
         # One more channel divides as badly as it can.
-        divided = platform == "tpu" and not _is_whole(ctx)
+        divided = platform == "tpu" and not is_whole(ctx)
         function = functools.partial(compose, platform=None if divided else platform)
     return mlir.lower_fun(functools.partial(function, **params))(ctx, *operands)
 
 
-def _is_whole(ctx: mlir.LoweringRuleContext) -> bool:
+def is_whole(ctx: mlir.LoweringRuleContext) -> bool:
     """Tell whether every device runs the program on what it holds, with nothing left to divide."""
     axes: Any = ctx.module_context.axis_context
     return hasattr(axes, "manual_axes") or getattr(axes, "num_devices", 1) == 1

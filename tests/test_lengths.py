@@ -11,13 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flax_sepconv import ops
+from flax_sepconv import ops, sequences
 from tests import oracle
 from tests.cases import LOWERINGS
 from tests.settings import examples
 
 GARBAGE = (np.nan, np.inf, -np.inf, 1e30)
 every_lowering = pytest.mark.parametrize("lowering", [None, *LOWERINGS])
+
+
+@pytest.fixture(params=[1, 10**6], ids=["by sequence", "by rows"])
+def either_way(request, monkeypatch):
+    """Let native kernels go sequence by sequence, however few lanes there are, or never."""
+    monkeypatch.setattr(sequences, "LEAST_LANES", request.param)
+    monkeypatch.setattr(sequences, "LEAST_ELEMENTS", request.param)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +137,20 @@ def close(actual, desired):
     np.testing.assert_allclose(actual, desired, rtol=1e-9, atol=1e-9)
 
 
+@given(problem=problems, garbage=st.sampled_from(GARBAGE))
+@examples(20)
+def test_rows_are_sequences_alone_and_garbage_changes_nothing(either_way, problem, garbage):
+    check_rows(None, problem, garbage)
+
+
 @every_lowering
 @given(problem=problems, garbage=st.sampled_from(GARBAGE))
-@examples(14)
-def test_rows_are_sequences_alone_and_garbage_changes_nothing(lowering, problem, garbage):
+@examples(8)
+def test_rows_by_every_lowering(lowering, problem, garbage):
+    check_rows(lowering, problem, garbage)
+
+
+def check_rows(lowering, problem, garbage):
     steps = max(oracle.window(problem.L, problem.K, problem.S, problem.D, problem.padding)[1], 0)
     shape = (len(problem.lengths), steps, problem.F)
     cotangent = np.random.default_rng(problem.seed + 2).standard_normal(shape)
@@ -206,6 +223,7 @@ def test_vmap_over_inputs_lengths_and_both(x64, problem, axes):
 
 
 @every_padding
+@pytest.mark.usefixtures("either_way")
 def test_scan_over_batches(x64, problem):
     layer, weights = layer_of(problem), problem.weights
     x = np.stack([problem.x(np.nan), problem.x(0) * 2])
@@ -225,6 +243,7 @@ def test_scan_over_batches(x64, problem):
 
 
 @every_padding
+@pytest.mark.usefixtures("either_way")
 def test_both_modes_of_differentiation_to_second_order(x64, problem):
     layer, weights = layer_of(problem), problem.weights
     n = np.asarray(problem.lengths)
@@ -257,6 +276,7 @@ def test_both_modes_of_differentiation_to_second_order(x64, problem):
 
 
 @every_padding
+@pytest.mark.usefixtures("either_way")
 def test_remat_and_linear_transpose(x64, problem):
     layer, weights, n = layer_of(problem), problem.weights, np.asarray(problem.lengths)
     loss = lambda x: (layer(x, weights, n) ** 2).sum()  # noqa: E731
@@ -294,7 +314,7 @@ def test_lengths_of_any_integer_type(dtype):
 
 
 @given(number=st.integers(0, 2**64 - 1))
-@examples(60)
+@examples(25)
 def test_output_length(number):
     rng = random.Random(number)
     K, S, D = rng.randint(1, 9), rng.randint(1, 6), rng.randint(1, 4)

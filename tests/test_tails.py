@@ -63,6 +63,30 @@ def test_nothing_is_copied_where_the_operand_is_let_go():
     assert " copy(" not in operations(zero_tails, X, N, donate_argnums=0)
 
 
+@with_native
+def test_large_sequences_go_one_by_one():
+    """Neither inputs nor cotangents are masked or copied then; the gradients are three calls."""
+    weights = np.ones((4, 64, 1), np.float32), np.ones((1, 64, 7), np.float32)
+    x, n = np.ones((3, 100, 64), np.float32), np.array([100, 3, 0], np.int32)
+
+    def layer(x, weights, n):
+        return ops.separable_conv1d(x, *weights, padding="same", strides=2, lengths=n)
+
+    def gradients(x, weights, n, y):
+        return jax.vjp(lambda *a: layer(*a, n), x, weights)[1](y)
+
+    targets = lambda text: re.findall(r'custom_call_target="flax_sepconv_(\w+)"', text)  # noqa: E731
+    forward = operations(layer, x, weights, n)
+    assert targets(forward) == ["ragged_output"]
+    backward = operations(gradients, x, weights, n, np.ones((3, 50, 7), np.float32))
+    assert sorted(targets(backward)) == [
+        "ragged_input_gradient",
+        "ragged_kernel_gradient",
+        "ragged_pointwise_gradient",
+    ]
+    assert " copy(" not in forward + backward
+
+
 def test_elsewhere_it_is_a_select():
     for platform in ("cuda", "tpu"):
         traced = jax.jit(zero_tails).trace(X, N)

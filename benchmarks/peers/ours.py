@@ -1,5 +1,6 @@
 """This package's linen layer, as it selects its lowerings itself."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jax import Array
@@ -16,7 +17,7 @@ def build(workload: Workload) -> dict[str, Program]:
     return in_jax.programs(Case(workload), layer_of(workload))
 
 
-def layer_of(workload: Workload, implementation: str | None = None) -> in_jax.Layer:
+def layer_of(workload: Workload, implementation: str | None = None) -> Callable[..., Any]:
     """Make the layer as a function of arrays."""
     module = fsc.SeparableConv1D(
         filters=workload.filters,

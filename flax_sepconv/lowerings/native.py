@@ -33,6 +33,10 @@ TARGETS = (
     "separable_output",
     "pointwise_gradient",
     "zero_tails",
+    "ragged_output",
+    "ragged_input_gradient",
+    "ragged_kernel_gradient",
+    "ragged_pointwise_gradient",
 )
 # Operands' and result's; others are converted.
 DTYPES = (
@@ -200,6 +204,47 @@ def separable(
     gradients = _typed(x, (J, F), dtype), _typed(x, (F if bias else 0,), dtype)
     w, b = _ffi_call("pointwise_gradient", gradients, geometry, x, kernel, rest[0])
     return [w, b] if bias else [w]
+
+
+def ragged(
+    x: jax.Array,
+    kernel: jax.Array,
+    weights: jax.Array,
+    *rest: jax.Array,
+    result: str,
+    bias: bool,
+    padding: str,
+    geometry: Geometry,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+) -> list[jax.Array]:
+    """Compute both stages sequence by sequence, as `flax_sepconv.sequences` defines them.
+
+    What is behind the end of a sequence is neither read nor, but for the zeros, written.
+    """
+    del padding, implementation
+    *others, plan = rest
+    settings = {"stride": np.int64(geometry.stride), "dilation": np.int64(geometry.dilation)}
+
+    def call(target: str, shape: tuple[int, ...], *operands: jax.Array) -> jax.Array:
+        target = f"flax_sepconv_ragged_{target}"
+        return jax.ffi.ffi_call(target, _typed(x, shape, dtype))(*operands, plan, **settings)
+
+    (B, _, _), (J, F) = x.shape, weights.shape
+    if result == "y":
+        b = others[0] if bias else jnp.zeros(0, dtype)
+        shape = (B, geometry.output_length, F)
+        return [call("output", shape, x, kernel, weights, b)]
+    (y,) = others
+    h = lax.dot_general(y, weights, (((2,), (1,)), ((), ())), precision=precision)
+    both = call("pointwise_gradient", ((J + bias) * F,), x, kernel, y)
+    return [
+        call("input_gradient", x.shape, h, kernel),
+        call("kernel_gradient", kernel.shape, x, h),
+        both[: J * F].reshape(J, F),
+        *([both[J * F :]] if bias else []),
+    ]
 
 
 def _typed(like: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:

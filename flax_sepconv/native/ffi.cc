@@ -1,31 +1,14 @@
 // The contractions as XLA calls them: buffers checked, threads borrowed from XLA's own pool.
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <new>
 #include <utility>
 
-#include "parallel.h"
+#include "ffi_pool.h"
 #include "problem.h"
-#include "tails.h"
-#include "xla/ffi/api/ffi.h"
 
 namespace sepconv {
 namespace {
-
-namespace ffi = xla::ffi;
-using Buffer = ffi::AnyBuffer;
-using Result = ffi::Result<ffi::AnyBuffer>;
-
-class XlaPool : public Pool {
- public:
-  explicit XlaPool(ffi::ThreadPool& pool) : pool_(pool) {}
-  std::int64_t threads() const override { return pool_.num_threads(); }
-  void schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
-
- private:
-  ffi::ThreadPool& pool_;
-};
 
 // What a call is about: the arrays in the roles of x, k and y, and the attributes.
 struct Call {
@@ -118,11 +101,6 @@ ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias, Buffer y,
   return ffi::Error::InvalidArgument("types other than float32 and float64");
 }
 
-template <typename A>
-A* data(const Buffer& buffer) {
-  return buffer.element_count() == 0 ? nullptr : static_cast<A*>(buffer.untyped_data());
-}
-
 ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
                            Result y, std::int64_t stride, std::int64_t dilation,
                            std::int64_t pad_low) {
@@ -153,28 +131,6 @@ ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer
         }
         return ffi::Error::Success();
       });
-}
-
-// In place: XLA gives the same memory to x and the result.
-ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, ffi::Buffer<ffi::S32> lengths,
-                     Result result) {
-  const auto shape = x.dimensions();
-  if (shape.size() != 3 || lengths.element_count() != size_t(shape[0]) ||
-      x.size_bytes() != result->size_bytes())
-    return ffi::Error::InvalidArgument("shapes that do not belong together");
-  if (x.element_count() == 0) return ffi::Error::Success();
-  if (x.untyped_data() != result->untyped_data())
-    return ffi::Error::Internal("the result is not where the operand is");
-  const auto step = static_cast<std::int64_t>(x.size_bytes()) / (shape[0] * shape[1]);
-  XlaPool pool(threads);
-  try {
-    Tails{static_cast<char*>(result->untyped_data()), shape[0], shape[1], step,
-          lengths.typed_data()}
-        .clear(pool);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
-  }
-  return ffi::Error::Success();
 }
 
 template <typename Binding>
@@ -210,14 +166,6 @@ auto pointwise_gradient() {
                            .Ret<Buffer>());
 }
 
-auto zero_tails_binding() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Buffer>()
-      .Arg<ffi::Buffer<ffi::S32>>()
-      .Ret<Buffer>();
-}
-
 }  // namespace
 }  // namespace sepconv
 
@@ -231,8 +179,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput
                               sepconv::separable_output());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
                               sepconv::pointwise_gradient());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails,
-                              sepconv::zero_tails_binding());
 
 // The name of the instruction set that calls run with.
 extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }
