@@ -1,5 +1,6 @@
 """The command line and a whole run: results, interruption, resumption, refusals."""
 
+import io
 import json
 import shutil
 import signal
@@ -29,6 +30,7 @@ def get_config():
     config.data.name = "ItalyPowerDemand"
     config.data.validation_fraction = 0.25
     config.augment.noise = 0.1
+    config.model.padding = "causal"
     config.model.width = 8
     config.model.dropout = 0.1
     config.model.blocks = 1
@@ -208,12 +210,29 @@ def test_a_finished_run_can_be_evaluated_again(config_file, whole, tmp_path, cap
     workdir = tmp_path / "copy"
     shutil.copytree(whole, workdir)
     (workdir / "results.json").unlink()
+    record = json.loads((workdir / "config.json").read_text())
+    # As a version left it that did not have all settings yet, nor noted anything of the data.
+    del record["config"]["model"]["stem_multiplier"], record["data"]
+    (workdir / "config.json").write_text(json.dumps(record))
     assert main(command(config_file, workdir, "--resume")) == 0
     assert (workdir / "results.json").read_text() == (whole / "results.json").read_text()
     same_run(whole, workdir)
     out = capsys.readouterr().out
     for words in ("test accuracy", "constraint violation", "parameters", "FLOPs", "examples/s"):
         assert words in out
+
+
+def test_a_causal_run_answers_a_stream_as_it_was_scored(whole, capsys, monkeypatch):
+    _, test = data.load(data.DataConfig(name="ItalyPowerDemand", standardize="none"))
+    lines = "\n\n".join("\n".join(map(repr, row[:, 0].tolist())) for row in test.inputs)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert main(["train", "stream", f"--workdir={whole}", "--every=24"]) == 0
+    header, *answers = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert header == ["series", "step", *test.classes]
+    assert [answer[:2] for answer in answers] == [[str(n), "24"] for n in range(1, 1030)]
+    chosen = np.array([answer[2:] for answer in answers], float).argmax(-1)
+    results = json.loads((whole / "results.json").read_text())
+    assert (chosen != test.labels).sum() == results["test_errors"]
 
 
 BAD = {
@@ -224,6 +243,7 @@ BAD = {
     "wrong type": (["--config={file}", "--config.train.epochs=many"], "many"),
     "fraction for int": (["--config={file}", "--config.train.epochs=2.5"], "2.5"),
     "out of range": (["--config={file}", "--config.train.epochs=0"], "must be > 0, got 0"),
+    "acausal": (["--config={file}", "--config.model.padding=valid"], "one of same, causal"),
     "even kernel": (["--config={file}", "--config.model.kernel_size=4"], "must be odd"),
     "not finite": (["--config={file}", "--config.train.learning_rate=nan"], "must be finite"),
     "warm-up too long": (["--config={file}", "--config.train.warmup=1.0"], "must be in [0, 1)"),
@@ -304,5 +324,5 @@ def test_the_default_workdir_is_named_by_set_and_time(config_file, tmp_path, cap
 def test_help_names_every_flag(capsys):
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for flag in ("--config", "--workdir", "--resume"):
+    for flag in ("--config", "--workdir", "--resume", "stream", "--checkpoint", "--every"):
         assert flag in out

@@ -1,5 +1,7 @@
 """The loader: what it reads, how it pads, and in which order training sees it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,11 @@ def test_standardisation_uses_the_training_split_alone(tmp_path):
     expected = (np.array([100, 200, 300]) - mean) / deviation
     np.testing.assert_allclose(test.inputs[0], np.stack([expected] * 2, 1), rtol=1e-6)
     assert not test.inputs[1].any()  # every value of it is the training mean
+    np.testing.assert_allclose(test.scaling([[5, 50]]), [[2 / deviation] * 2], rtol=1e-12)
+    assert data.load(dataclasses.replace(config, standardize="none"))[0].inputs[1, 0, 1] == 50
+    own, _ = data.load(dataclasses.replace(config, standardize="series"))
+    assert own.scaling is None
+    np.testing.assert_allclose(own.inputs[0, :2], [[-1, -1], [1, 1]])
 
 
 @pytest.mark.parametrize(

@@ -15,66 +15,55 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flax_sepconv.training import data
+from flax_sepconv.training import step as steps
+from flax_sepconv.training import stream as training_stream
 from flax_sepconv.training.__main__ import main
-from flax_sepconv.training.config import DataConfig, ModelConfig
+from flax_sepconv.training.checkpoint import Checkpoints
+from flax_sepconv.training.config import DataConfig, ModelConfig, from_config_dict
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.running import RunningSummary
-from flax_sepconv.training.workdir import read_record
+from flax_sepconv.training.workdir import open_workdir, read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
-CONFIG = """
-from flax_sepconv.training.config import default_config
-
-def get_config():
-    config = default_config()
-    config.data.name = "BasicMotions"
-    config.data.validation_fraction = 0.25
-    config.model.padding = "causal"
-    config.model.width = 8
-    config.model.blocks = 2
-    config.model.kernel_size = 3
-    config.model.pool = 3
-    config.train.epochs = 12
-    config.train.learning_rate = 0.02
-    config.train.ema_decay = 0.5
-    return config
-"""
+CONFIG = {
+    "data": {"name": "BasicMotions"},
+    "model": {"padding": "causal", "width": 8, "blocks": 2, "kernel_size": 3, "pool": 3},
+}
+CLASSES = ["standing", "running", "walking", "badminton"]
 
 
-def random_statistics(tree):
-    """Return running means and variances that are not those of the beginning."""
-    rng = np.random.default_rng(1)
+def random_like(shapes, seed):
+    """Return a tree of such shapes; what must be positive, variances, is."""
+    rng = np.random.default_rng(seed)
 
     def some(path, leaf):
-        low, high = (0.5, 1.5) if path[-1].key == "var" else (-0.5, 0.5)
+        low, high = (0.5, 1.5) if path[-1].key == "var" else (-0.7, 0.7)
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(some, tree)
+    return jax.tree_util.tree_map_with_path(some, shapes)
 
 
-@pytest.mark.parametrize(("pool", "blocks"), [(1, 2), (2, 3), (3, 3)])
+@pytest.mark.parametrize(("pool", "blocks"), [(1, 1), (2, 2), (3, 3)])
 def test_after_every_step_it_answers_as_for_a_series_that_ends_there(pool, blocks):
     B, L, C = 2, 19, 4  # two full windows of windows of three, and a start of a third
-    config = ModelConfig(width=8, blocks=blocks, kernel_size=3, padding="causal", pool=pool)
+    config = ModelConfig(width=16, blocks=blocks, kernel_size=3, padding="causal", pool=pool)
     model = SeparableResNet(3, config)
     x = np.random.default_rng(0).normal(size=(B, L, C)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), x, jnp.full(B, L))
-    variables |= {"batch_stats": random_statistics(variables["batch_stats"])}
+    streamed = model.clone(decode=True)
+    shapes = dict(jax.eval_shape(streamed.init, jax.random.key(0), x[:, :1]))
+    first = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.pop("cache"))
+    variables = random_like(shapes, 1)
     offline = jax.jit(model.apply)
     wanted = np.stack([offline(variables, x, np.full(B, n)) for n in range(1, L + 1)])
-
-    streamed = model.clone(decode=True)
     step = functools.partial(streamed.apply, mutable=["cache"])
-    first = jax.jit(streamed.init)(jax.random.key(0), x[:, :1])["cache"]
-    assert not any(leaf.any() for leaf in jax.tree.leaves(first))
 
     def advance(cache, x):
         logits, changed = step(variables | {"cache": cache}, x[:, None])
         return changed["cache"], logits
 
     _, got = jax.jit(lambda x: jax.lax.scan(advance, first, x.swapaxes(0, 1)))(x)
-    assert np.mean(np.abs(np.diff(wanted, axis=0)).max(-1) > 1e-3) > 0.9  # steps matter
+    assert np.mean(np.abs(np.diff(wanted, axis=0)).max(-1) > 1e-3) > 0.8  # steps matter
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -107,12 +96,38 @@ def test_a_call_of_the_other_mode_is_refused(decode, steps, lengths):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return the folder of a finished causal run, not to be changed."""
-    folder = tmp_path_factory.mktemp("causal")
-    (folder / "config.py").write_text(CONFIG)
-    workdir = folder / "run"
-    assert main(["train", f"--config={folder}/config.py", f"--workdir={workdir}"]) == 0
+    """Return the folder of a causal run, not to be changed; its weights are random ones."""
+    workdir = tmp_path_factory.mktemp("causal") / "run"
+    config = from_config_dict(CONFIG)
+    split, _ = data.load(config.data)
+    open_workdir(workdir, config, split, resume=False)
+    model = SeparableResNet(len(split.classes), config.model)
+    state = steps.create_state(config, model, next(data.eval_batches(split, 1)), 1)
+    state = state.replace(
+        step=jnp.int32(7),
+        averaged=random_like(state.averaged, 2),
+        best=random_like(state.best, 3),
+        best_step=jnp.int32(5),
+    )
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state)
     return workdir
+
+
+@functools.cache
+def network(workdir, kind):
+    """Compile what the command compiles, once for all tests."""
+    return make_network(workdir, kind, read_record(workdir), 6)
+
+
+make_network = training_stream._network
+
+
+@pytest.fixture
+def compiled_once(monkeypatch):
+    monkeypatch.setattr(
+        training_stream, "_network", lambda workdir, kind, *_: network(workdir, kind)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -167,15 +182,17 @@ def test_lines_are_answered_as_the_series_so_far(run, series, monkeypatch, capsy
     status, out, err = stream(monkeypatch, capsys, run, lines, f"--checkpoint={kind}")
     assert (status, err) == (0, "")
     header, rows = table(out)
-    assert header == ["series", "step", "standing", "running", "walking", "badminton"]
+    assert header == ["series", "step", *CLASSES]
     counted = [(s, n) for s in (1, 2) for n in range(1, len(series[s - 1]) + 1)]
     assert [(row[0], row[1]) for row in rows] == counted
     wanted = [offline(run, kind)(series[s - 1][:n]) for s, n in counted]
     np.testing.assert_allclose(rows[:, 2:], wanted, atol=2e-6)
-    assert np.ptp(rows[:, 2:], axis=0).max() > 0.05  # it learned something
+    assert np.ptp(rows[:, 2:], axis=0).max() > 0.05  # the steps matter
 
 
-def test_every_few_steps_and_at_the_end_of_a_series(run, series, monkeypatch, capsys):
+def test_every_few_steps_and_at_the_end_of_a_series(
+    compiled_once, run, series, monkeypatch, capsys
+):
     lines = "\n\n" + text(series[0]) + "\n\n\n" + text(series[1]) + "\n"
     _, out, _ = stream(monkeypatch, capsys, run, lines)
     _, sparse, _ = stream(monkeypatch, capsys, run, lines, "--every=7")
@@ -187,7 +204,7 @@ def test_every_few_steps_and_at_the_end_of_a_series(run, series, monkeypatch, ca
     assert table(sparse)[1].tolist() == wanted  # `last` is what this run was scored with
 
 
-def test_no_lines_no_answers(run, monkeypatch, capsys):
+def test_no_lines_no_answers(compiled_once, run, monkeypatch, capsys):
     status, out, err = stream(monkeypatch, capsys, run, "\n\n")
     assert (status, len(out.splitlines()), err) == (0, 1, "")
 
@@ -205,7 +222,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("case", LINES)
-def test_a_bad_line_is_named_after_the_answers_to_those_before(case, run, monkeypatch, capsys):
+def test_a_bad_line_is_named_after_the_answers_to_those_before(
+    compiled_once, case, run, monkeypatch, capsys
+):
     line, words = LINES[case]
     line = line.encode() if isinstance(line, str) else line
     good = b"1 2 3 4 5 6\n"
@@ -247,10 +266,7 @@ RUNS = {
         lambda w: shutil.rmtree(w / "checkpoints" / "last"), "holds no checkpoint 'last'"
     ),
     "damaged checkpoint": (
-        lambda w: [f.unlink() for f in w.rglob("ocdbt.process_0/d/*")], "cannot read checkpoint"
-    ),
-    "another network": (
-        lambda w: changed(w / "config.json", lambda r: r["config"]["model"].update(width=9)),
+        lambda w: [file.unlink() for file in w.rglob("default/manifest.ocdbt")],
         "cannot read checkpoint",
     ),
 }  # fmt: skip
