@@ -286,7 +286,7 @@ def test_what_stands_nowhere_is_asked_for(library, tmp_path):
     path = tmp_path / "m.weights.h5"
     with h5py.File(save(model, path, weights=True), "a") as file:
         del file["layers"]
-    with pytest.raises(InteropError, match=r"by layers=\[...\]; there are (conv|zoom)"):
+    with pytest.raises(InteropError, match=r"by layers=\[...\] \(--layer\); there are (conv|zoom)"):
         keras3.read(path)
     with pytest.raises(InteropError, match="group 'nowhere' must have the 2 or 3 variables"):
         keras3.read(path, ["nowhere"])
@@ -343,6 +343,27 @@ def test_what_is_written_is_loaded(library, tmp_path):
     with pytest.warns(UserWarning, match="(?i)dense"):
         larger.load_weights(path, skip_mismatch=True)
     for ours, theirs in zip(source.get_weights(), larger.get_weights(), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@BOTH
+def test_many_layers_keep_their_order(library, tmp_path):
+    """Of equal shapes, so that only the numbers tell; and HDF5 has the tenth before the second."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+
+    def build() -> Any:
+        layers = [L.SeparableConv1D(3, 2, padding="same", name=f"n{n}") for n in range(12)]
+        return keras.Sequential([L.Input((5, 3)), *layers])
+
+    source, dest = build(), build()
+    randomize(source)
+    layers = keras3.read(save(source, tmp_path / "m.weights.h5", weights=True))
+    for layer, theirs in zip(layers, source.layers, strict=True):
+        assert_computes_the_same(layer, theirs)
+    keras3.write(tmp_path / "again.weights.h5", layers)
+    dest.load_weights(tmp_path / "again.weights.h5")
+    for ours, theirs in zip(dest.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 

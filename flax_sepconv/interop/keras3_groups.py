@@ -43,7 +43,7 @@ class Search:
         if strict and lost:
             raise InteropError(
                 f"{self._path}: the weights of layer {lost[0]!r} are not where its config leads "
-                f"to; name the groups to take by layers=[...]; {_choices(self._store)}"
+                f"to; name the groups to take by layers=[...] (--layer); {_choices(self._store)}"
             )
         return places
 
@@ -80,7 +80,7 @@ class Search:
             if used[kind] < present[kind]:
                 raise InteropError(
                     f"{self._path}: its config does not tell which layers the groups {place}, ... "
-                    f"are; name those to take by layers=[...]; {_choices(self._store)}"
+                    f"are; name those to take by layers=[...] (--layer); {_choices(self._store)}"
                 )
 
     def _visit(self, node: Node, group: str, names: tuple[str, ...]) -> Iterator[Place]:
@@ -112,8 +112,16 @@ class Search:
 
 
 def own_groups(store: Store) -> list[str]:
-    """Return the groups that are named after the class, in a list of layers."""
-    return [group for group in store.walk() if _OWN_GROUP.search(f"/{group}")]
+    """Return the groups that are named after the class, in a list of layers: each in its order."""
+    return sorted((g for g in store.walk() if _OWN_GROUP.search(f"/{g}")), key=_counted)
+
+
+def _counted(group: str) -> list[list[str | int]]:
+    """Return a key by which "x_2" is before "x_10"; in the file, it stands behind."""
+    return [
+        [int(part) if number % 2 else part for number, part in enumerate(_NUMBER.split(name))]
+        for name in group.split("/")
+    ]
 
 
 def named(store: Store, groups: Sequence[str] | None, path: Any) -> list[Place]:
@@ -125,7 +133,7 @@ def named(store: Store, groups: Sequence[str] | None, path: Any) -> list[Place]:
     if groups is None and not (groups := own_groups(store)):
         raise InteropError(
             f"{path} does not tell which of its layers are a SeparableConv1D: no group is named "
-            f"layers/{GROUP}; name the groups to take by layers=[...]; {_choices(store)}"
+            f"layers/{GROUP}; name the groups to take by layers=[...] (--layer); {_choices(store)}"
         )
     chosen = [group.strip("/") for group in groups]
     return [Place(group, _names(store, group), None) for group in chosen]
@@ -144,6 +152,7 @@ def _choices(store: Store) -> str:
     return f"there are {', '.join(groups[:20])}" if groups else "there is none"
 
 
+_NUMBER = re.compile(r"([0-9]{1,18})")
 _OWN_GROUP = re.compile(rf"/layers/{GROUP}(_\d+)?$")
 
 
