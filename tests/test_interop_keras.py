@@ -118,10 +118,13 @@ def assert_computes_the_same(layer: Layer, theirs: Any) -> None:
 def test_whole_models_compute_the_same(trained, name):
     _, made, files = trained
     layers = READERS[files[name].suffix](files[name])
-    assert [layer.path for layer in layers] == list(ARGUMENTS)
+    paths = list(ARGUMENTS)
+    if name == "m.h5":  # Models that share layers have their weights twice.
+        paths[3:3] = ["deep/inner/b", "deep/inner/c"]
+    assert [layer.path for layer in layers] == paths
     for layer in layers:
         assert layer.config["name"] == layer.path.split("/")[-1]
-        assert_computes_the_same(layer, made[layer.path])
+        assert_computes_the_same(layer, made[layer.path.replace("deep/inner", "inner")])
 
 
 def test_weights_of_keras_3_are_found_by_their_class(trained):
@@ -209,10 +212,12 @@ def test_shared_layers_do_not_shift_the_numbers(library, tmp_path):
     model = keras.Model(x, last(shared(own_model(outer(shared(plain(x)))))))
     randomize(model)
     made = {"shared": shared, "own_model/own": own, "outer/own_model/own": own, "last": last}
-    for name in ("m.keras", "m.h5"):
+    names = ["last", "own", "shared"]
+    twice = ["last", "own", "own", "shared", "shared"]  # In `outer`, and beside it.
+    for name, expected in (("m.keras", names), ("m.h5", twice)):
         path = save(model, tmp_path / name)
         layers = READERS[path.suffix](path)
-        assert sorted(layer.path.split("/")[-1] for layer in layers) == ["last", "own", "shared"]
+        assert sorted(layer.path.split("/")[-1] for layer in layers) == expected
         for layer in layers:
             assert_computes_the_same(layer, made[layer.path.removeprefix("outer/")])
 
@@ -301,14 +306,14 @@ def test_dtypes(library, dtype, tmp_path):
         model = keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(2, 4, name="a", dtype=dtype)])
         randomize(model)
         expected = [np.asarray(weight).astype("float64") for weight in model.get_weights()]
-        for name in ("m.keras", "m.weights.h5"):
+        for name in ("m.keras", "m.h5", "m.weights.h5"):
             path = save(model, tmp_path / name, weights=name == "m.weights.h5")
-            if (library, dtype) == ("tf_keras", "bfloat16"):
+            if (library, dtype, name) == ("tf_keras", "bfloat16", "m.weights.h5"):
                 # Nothing in the file tells bfloat16 from other pairs of bytes.
-                with pytest.raises(InteropError, match="does not say what its numbers are"):
+                with pytest.raises(InteropError, match="2-byte opaque numbers, probably bfloat16"):
                     keras3.read(path)
                 continue
-            (layer,) = keras3.read(path)
+            (layer,) = (keras2 if name == "m.h5" else keras3).read(path)
             assert layer.dtype == dtype.replace("mixed_float16", "float32")
             for ours, theirs in zip(keras3.keras_weights(layer), expected, strict=True):
                 np.testing.assert_array_equal(ours.astype("float64"), theirs)
@@ -344,6 +349,69 @@ def test_what_is_written_is_loaded(library, tmp_path):
         larger.load_weights(path, skip_mismatch=True)
     for ours, theirs in zip(source.get_weights(), larger.get_weights(), strict=False):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@BOTH
+def test_twins_are_two_layers(library, tmp_path):
+    """One config, one name, one set of weights: none of it makes them one."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    online, target = (
+        keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(3, 2, name="conv")], name=name)
+        for name in ("online", "target")
+    )
+    x = L.Input((9, 3))
+    model = keras.Model(x, L.Concatenate()([target(x), online(x)]))
+    randomize(model)
+    target.set_weights(online.get_weights())
+    for name in ("m.h5", "m.keras", *(["weights_only.h5"] if library == "tf_keras" else [])):
+        path = save(model, tmp_path / name, weights=name == "weights_only.h5")
+        paths = [layer.path for layer in READERS[path.suffix](path)]
+        assert paths == [layer.name + "/conv" for layer in model.layers[1:3]]
+
+
+@BOTH
+def test_weights_may_be_nan(library, tmp_path):
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    layers = [L.SeparableConv1D(3, 2, name=name) for name in "ab"]
+    model = keras.Sequential([L.Input((9, 3)), *layers])
+    model.set_weights([np.full(weight.shape, np.nan) for weight in model.get_weights()])
+    for layer in keras2.read(save(model, tmp_path / "m.h5")):
+        assert layer.config["name"] == layer.path
+        assert all(np.isnan(weight).all() for weight in layer.weights.values())
+
+
+@BOTH
+def test_a_layer_shared_inside_of_one_model_is_given_once(library, tmp_path):
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    shared = L.SeparableConv1D(3, 2, padding="same", name="shared")
+    parts = [keras.Sequential([L.Input((9, 3)), shared], name=name) for name in "ab"]
+    own = L.SeparableConv1D(3, 4, padding="same", name="own")
+    x = L.Input((9, 3))
+    outer = keras.Model(x, own(parts[1](parts[0](x))), name="outer")
+    model = keras.Model(x, L.Dense(2)(outer(x)))
+    randomize(model)
+    one, other = keras2.read(save(model, tmp_path / "m.h5"))
+    assert (one.path, other.path) == ("outer/a/shared", "outer/own")
+    assert_computes_the_same(one, shared)
+    assert_computes_the_same(other, own)
+
+
+def test_names_in_the_order_of_the_model(tmp_path):
+    """Also where the list of them is cut, as it is from 64 KB on."""
+    keras = peers.tf_keras()
+    L = keras.layers
+    names = [f"{'long' * 200}/{number}" for number in range(99, 0, -1)]
+    layers = [L.SeparableConv1D(2, 1, name=name) for name in names]
+    inner = keras.Sequential([L.Input((4, 2)), *layers[:5]], name="inner")
+    model = keras.Sequential([L.Input((4, 2)), L.Flatten(), L.Reshape((4, 2)), inner, *layers[5:]])
+    path = save(model, tmp_path / "weights_only.h5", weights=True)
+    with h5py.File(path) as file:
+        assert "layer_names1" in file.attrs
+    paths = [layer.path for layer in keras2.read(path)]
+    assert paths == [f"inner/{name}" for name in names[:5]] + names[5:]
 
 
 @BOTH

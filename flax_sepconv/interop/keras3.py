@@ -153,7 +153,8 @@ def _load(store: Store, places: Sequence[Place], path: pathlib.Path) -> list[Lay
                 f"{path}: group {place.group!r} must have the 2 or 3 variables of a "
                 f"SeparableConv1D, it has {', '.join(numbers) or 'none'}"
             )
-        arrays = [store.array(f"{variables}/{number}") for number in numbers]
+        opaque = keras_model.keeps_bfloat16(place.config)
+        arrays = [store.array(f"{variables}/{number}", opaque) for number in numbers]
         weights = dict(zip(ORDER, arrays, strict=False))
         layers.append(Layer("/".join(place.names), weights, place.config))
     return layers
