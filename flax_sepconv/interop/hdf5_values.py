@@ -111,8 +111,8 @@ def _variable(data: Data, references: bytes) -> Iterator[bytes]:
         if number not in heaps[address]:
             raise ValueError(f"string {number} is not at {address}")
         start, most = heaps[address][number]
-        found = cut(cut(data, start, min(length, most)), 0, length)
-        unread = hdf5_format.spend(unread, length)
+        found = cut(cut(data, start, most), 0, length)
+        unread = hdf5_format.spend(unread, most)
         yield found
 
 
