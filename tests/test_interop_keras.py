@@ -449,17 +449,22 @@ def test_bfloat16_is_written_as_keras_3_reads_it(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def replaced(path: pathlib.Path, contents: dict[str, bytes]) -> pathlib.Path:
+    """Change some parts of a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (members | contents).items():
+            archive.writestr(name, content)
+    return path
+
+
 def edited(path: pathlib.Path, change: Any) -> pathlib.Path:
     """Change the config in a .keras file."""
     with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(members["config.json"])
+        config = json.loads(archive.read("config.json"))
     change(config["config"]["layers"])
-    members["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
+    return replaced(path, {"config.json": json.dumps(config).encode()})
 
 
 @pytest.fixture
@@ -468,6 +473,19 @@ def small(tmp_path):
     L = keras.layers
     model = keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(2, 4, name="a"), L.Dense(2)])
     return save(model, tmp_path / "m.keras")
+
+
+def test_lost_layers_are_named_with_the_models_around_them(tmp_path):
+    keras = peers.keras()
+    L = keras.layers
+    inner = keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(2, 4, name="conv")], name="enc")
+    part = keras.Sequential([L.Input((9, 3)), inner], name="part")
+    path = save(keras.Sequential([L.Input((9, 3)), part]), tmp_path / "m.keras")
+    weights = save(part, tmp_path / "m.weights.h5", weights=True)
+    with h5py.File(weights, "a") as file:
+        file.move("layers/sequential", "layers/gone")
+    with pytest.raises(InteropError, match="layer 'part/enc/conv' are not where"):
+        keras3.read(replaced(path, {"model.weights.h5": weights.read_bytes()}))
 
 
 def test_custom_objects_are_named(small):
@@ -498,6 +516,43 @@ def test_lambdas_are_passed_over(small):
         layers.append({"class_name": "Lambda", "config": {"name": "x", "function": code}})
 
     assert [layer.path for layer in keras3.read(edited(small, change))] == ["a"]
+
+
+OLD = "_layer_checkpoint_dependencies"
+
+
+def as_keras_2_13(group: Any) -> None:
+    """Rename twelve layers as it does, which counts every layer with weights twice."""
+    group.move("layers", OLD)
+    for number in range(11, 0, -1):
+        name = f"{OLD}/separable_conv1d"
+        group.move(f"{name}_{number}", f"{name}_{2 * number}")
+
+
+def test_lists_of_keras_2_13(tmp_path):
+    """Made from those of tf-keras, after the files that Keras 2.13.1 wrote."""
+    keras = peers.tf_keras()
+    L = keras.layers
+    inner, outer = (
+        [L.SeparableConv1D(3, 2, padding="same", name=f"{name}{n}") for n in range(12)]
+        for name in ("inner", "outer")
+    )
+    sequential = keras.Sequential([L.Input((8, 3)), *inner], name="inner")
+    other = (L.Flatten(), L.Reshape((8, 3)), sequential)
+    model = keras.Sequential([L.Input((8, 3)), *outer[:6], *other, *outer[6:]])
+    randomize(model)
+    weights = save(model, tmp_path / "m.weights.h5", weights=True)
+    with h5py.File(weights, "a") as file:
+        as_keras_2_13(file["layers/sequential"])
+        as_keras_2_13(file)
+    whole = save(model, tmp_path / "m.keras")
+    layers = keras3.read(replaced(whole, {"model.weights.h5": weights.read_bytes()}))
+    names = {layer.name: layer for layer in outer} | {f"inner/{one.name}": one for one in inner}
+    assert names.keys() == {layer.path for layer in layers}
+    for layer in layers:
+        assert_computes_the_same(layer, names[layer.path])
+    for layer, theirs in zip(keras3.read(weights), [*outer, *inner], strict=True):
+        assert_computes_the_same(layer, theirs)
 
 
 def renamed(layer: dict[str, Any], name: str) -> dict[str, Any]:

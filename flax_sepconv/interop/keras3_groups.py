@@ -10,6 +10,8 @@ from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import InteropError
 
 GROUP = "separable_conv1d"
+# What Keras 2.12 and 2.13 call the list of a model's layers.
+_OLD = "_layer_checkpoint_dependencies"
 
 
 class Place(NamedTuple):
@@ -53,7 +55,9 @@ class Search:
             if isinstance(child, Node):
                 yield from self._visit(child, place, names)
             else:
-                yield from self._list(child, place, names)
+                old = f"{group}/{_OLD}".lstrip("/")
+                is_old = argument == "layers" and self._store.has(old)
+                yield from self._list(child, old if is_old else place, names)
 
     def _list(self, nodes: list[Node], group: str, names: tuple[str, ...]) -> Iterator[Place]:
         """Visit what is numbered by classes.
@@ -61,27 +65,34 @@ class Search:
         A layer that was saved elsewhere before has no group here. In Keras 3 its number stays
         free, in tf-keras the next layer gets it.
         """
-        classes = {node.class_name: f"{group}/{_snake_case(node.class_name)}" for node in nodes}
         amount = collections.Counter(node.class_name for node in nodes)
-        present = {
-            name: sum(self._store.has(numbered(place, n)) for n in range(amount[name]))
-            for name, place in classes.items()
-        }
-        used = dict.fromkeys(classes, 0)
+        groups = {kind: self._numbered(group, kind, most) for kind, most in amount.items()}
+        present = {kind: sum(map(self._store.has, places)) for kind, places in groups.items()}
+        used = dict.fromkeys(amount, 0)
         for node in nodes:
             kind = node.class_name
             fewer = self._version < 3 and present[kind] < amount[kind]
             if fewer and (kind, node.name) in self._passed:
                 self._miss(node, names)
                 continue
-            yield from self._visit(node, numbered(classes[kind], used[kind]), names)
+            yield from self._visit(node, groups[kind][used[kind]], names)
             used[kind] += 1
-        for kind, place in classes.items():
+        for kind, places in groups.items():
             if used[kind] < present[kind]:
                 raise InteropError(
-                    f"{self._path}: its config does not tell which layers the groups {place}, ... "
-                    f"are; name those to take by layers=[...] (--layer); {_choices(self._store)}"
+                    f"{self._path}: its config does not tell which layers the groups {places[0]}, "
+                    f"... are; name those to take by layers=[...] (--layer); "
+                    f"{_choices(self._store)}"
                 )
+
+    def _numbered(self, group: str, kind: str, amount: int) -> list[str]:
+        """Return as many groups of one class as there may be, those in the file first."""
+        first = f"{group}/{_snake_case(kind)}"
+        groups = [numbered(first, number) for number in range(amount)]
+        if group.endswith(_OLD):  # Here a layer with weights has two numbers, the second unused.
+            later = [numbered(first, number) for number in range(amount, 2 * amount)]
+            groups = sorted([*groups, *later], key=lambda place: not self._store.has(place))
+        return groups
 
     def _visit(self, node: Node, group: str, names: tuple[str, ...]) -> Iterator[Place]:
         if not any(node.separables()):
@@ -99,8 +110,11 @@ class Search:
                 yield from self._below(node, group, names)
 
     def _miss(self, node: Node, names: tuple[str, ...]) -> None:
-        for layer in node.separables():
-            self._absent.append(("/".join((*names, layer.name)), layer))
+        names = (*names, node.name)
+        if node.is_separable:
+            self._absent.append(("/".join(names), node))
+        for child in node.below():
+            self._miss(child, names)
 
     def _check_name(self, node: Node, group: str, names: tuple[str, ...]) -> None:
         told = self._store.text(f"{group}/vars", "name")
@@ -153,7 +167,7 @@ def _choices(store: Store) -> str:
 
 
 _NUMBER = re.compile(r"([0-9]{1,18})")
-_OWN_GROUP = re.compile(rf"/layers/{GROUP}(_\d+)?$")
+_OWN_GROUP = re.compile(rf"/(layers|{_OLD})/{GROUP}(_\d+)?$")
 
 
 def numbered(name: str, number: int) -> str:
