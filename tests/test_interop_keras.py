@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import flax_sepconv as fsc
-from flax_sepconv.interop import InteropError, Layer, keras2, keras3, to_params
+from flax_sepconv.interop import InteropError, Layer, keras2, keras3, load, to_params
 from tests import peers
 
 pytestmark = [
@@ -255,6 +255,41 @@ def test_subclassed_models(library, tmp_path):
 
 
 @BOTH
+def test_what_is_passed_over_can_be_told(library, tmp_path):
+    """Attributes and what a wrapper wraps: not a Conv1D, a SeparableConv2D, an optimizer."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    model = subclassed(keras, "conv")
+    found = ["layers/separable_conv1d_1", "conv"]
+    if library == "tf_keras":
+        found = ["layers/separable_conv1d", "zoom"]
+    for name in ("m.keras", "m.weights.h5"):
+        path = save(model, tmp_path / name, weights=name == "m.weights.h5")
+        assert keras3.passed_over(path) == found[1:]
+        assert keras3.passed_over(path, found) == []
+        assert keras3.passed_over(path, found[1:]) == found[:1]
+    further = [L.Conv1D(3, 1), L.Reshape((4, 2, 3)), L.SeparableConv2D(2, 1, padding="same")]
+    wrapped = L.TimeDistributed(L.SeparableConv1D(2, 2, use_bias=False))
+    first = L.SeparableConv1D(5, 3, padding="same")
+    model = keras.Sequential([L.Input((8, 3)), first, *further, wrapped])
+    model.compile(keras.optimizers.SGD(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    assert keras3.passed_over(save(model, tmp_path / "wrapped.keras")) == []
+    path = save(model, tmp_path / "wrapped.weights.h5", weights=True)
+    assert keras3.passed_over(path) == ["layers/time_distributed/layer"]
+
+
+@BOTH
+def test_models_without_such_a_layer(library, tmp_path):
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    model = keras.Sequential([L.Input((9, 3)), L.Conv1D(2, 3, activation="relu")])
+    for name in ("m.keras", "m.h5"):
+        with pytest.raises(InteropError, match="has no SeparableConv1D in it"):
+            load(save(model, tmp_path / name))
+
+
+@BOTH
 def test_a_subclassed_model_in_a_model(library, tmp_path):
     """The config tells one layer, the groups the other one."""
     keras = LIBRARIES[library]()
@@ -433,6 +468,42 @@ def test_many_layers_keep_their_order(library, tmp_path):
     dest.load_weights(tmp_path / "again.weights.h5")
     for ours, theirs in zip(dest.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@BOTH
+def test_layers_of_models_in_a_model_are_written_under_their_paths(library, tmp_path):
+    """Two have one name in two models; the file has both, and loads into a flat model."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+
+    def build() -> list[Any]:
+        return [L.SeparableConv1D(3, 2, padding="same", name="conv") for _ in range(2)]
+
+    made = build()
+    models = [
+        keras.Sequential([L.Input((9, 3)), layer], name=name)
+        for layer, name in zip(made, ("enc", "dec"), strict=True)
+    ]
+    model = keras.Sequential([L.Input((9, 3)), *models])
+    randomize(model)
+    path = tmp_path / "m.weights.h5"
+    keras3.write(path, keras3.read(save(model, tmp_path / "m.keras")))
+    assert [layer.path for layer in keras3.read(path)] == ["enc/conv", "dec/conv"]
+    for layer, theirs in zip(keras3.read(path), made, strict=True):
+        assert_computes_the_same(layer, theirs)
+    new = [L.SeparableConv1D(3, 2, padding="same", name=name) for name in "ab"]
+    flat = keras.Sequential([L.Input((9, 3)), *new])
+    flat.load_weights(path)
+    for ours, theirs in zip(flat.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_names_that_the_file_has_twice(small, tmp_path):
+    layer = keras3.read(small)[0]
+    path = tmp_path / "m.weights.h5"
+    keras3.write(path, [layer, layer, Layer("b", layer.weights)])
+    paths = [layer.path for layer in keras3.read(path)]
+    assert paths == ["layers/separable_conv1d", "layers/separable_conv1d_1", "b"]
 
 
 def test_bfloat16_is_written_as_keras_3_reads_it(tmp_path):

@@ -10,6 +10,8 @@ from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import InteropError
 
 GROUP = "separable_conv1d"
+# Of its variables, without and with a bias.
+NUMBERS = (["0", "1"], ["0", "1", "2"])
 # What Keras 2.12 and 2.13 call the list of a model's layers.
 _OLD = "_layer_checkpoint_dependencies"
 
@@ -149,8 +151,29 @@ def named(store: Store, groups: Sequence[str] | None, path: Any) -> list[Place]:
             f"{path} does not tell which of its layers are a SeparableConv1D: no group is named "
             f"layers/{GROUP}; name the groups to take by layers=[...] (--layer); {_choices(store)}"
         )
-    chosen = [group.strip("/") for group in groups]
-    return [Place(group, _names(store, group), None) for group in chosen]
+    names = {group: _names(store, group) for group in (given.strip("/") for given in groups)}
+    amount = collections.Counter(map("/".join, names.values()))
+    return [
+        Place(group, told if amount["/".join(told)] == 1 else tuple(group.split("/")), None)
+        for group, told in names.items()
+    ]
+
+
+def alike(store: Store) -> list[str]:
+    """Return the groups whose variables have the shapes of a SeparableConv1D's."""
+    groups = [path.removesuffix("/vars/1") for path in store.walk() if path.endswith("/vars/1")]
+    return sorted((group for group in groups if _is_alike(store, f"{group}/vars")), key=_counted)
+
+
+def _is_alike(store: Store, variables: str) -> bool:
+    if sorted(store.children(variables)) not in NUMBERS:
+        return False
+    try:
+        depthwise, pointwise = (store.shape(f"{variables}/{number}") for number in "01")
+    except InteropError:  # No numbers of ours: an optimizer's count of steps.
+        return False
+    fits = len(depthwise) == len(pointwise) == 3 and pointwise[0] == 1
+    return fits and pointwise[1] == depthwise[1] * depthwise[2]
 
 
 def _names(store: Store, group: str) -> tuple[str, ...]:

@@ -35,6 +35,11 @@ class Node:
         """Whether this is a SeparableConv1D, Keras' own one."""
         return self.class_name in keras_config.CLASS_NAMES and not self.custom
 
+    @property
+    def is_told(self) -> bool:
+        """Whether everything that it is made of must be here: none has a class of its own."""
+        return bool(self.children) and not any(node.custom for node in self.everything())
+
     def below(self) -> Iterator["Node"]:
         """Yield the nodes right below this one."""
         for child in self.children.values():
