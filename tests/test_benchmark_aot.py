@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import tempfile
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -173,6 +175,18 @@ def test_an_interrupted_run_keeps_its_rows(monkeypatch, tmp_path, capsys, instal
     assert report.ratio(late[0], "bytes") is None
     assert (tmp_path / "v5e.png").stat().st_size > 10_000
     assert "2.00 x ideal bytes" in capsys.readouterr().out
+
+
+def test_nothing_is_opened_after_the_end(tmp_path):
+    """A thread that comes late neither starts a worker nor leaves a folder behind."""
+    opened = suite.Opened()
+    folder = pathlib.Path(opened.enter(tempfile.TemporaryDirectory, None, None, tmp_path))
+    assert folder.exists()
+    opened.close()
+    assert not folder.exists()
+    with pytest.raises(CancelledError):
+        opened.enter(tempfile.TemporaryDirectory, None, None, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_results_are_written_whole(tmp_path):

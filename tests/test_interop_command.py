@@ -62,7 +62,7 @@ def test_convert_from_keras_and_check(keras_file, tmp_path, capsys):
     status, out, err = run("convert", source, dest, "--check", capsys=capsys)
     assert (status, err) == (0, "")
     assert out.splitlines()[0].startswith("2 layers, 127 parameters: ")
-    assert out.splitlines()[-1].endswith("(good)")
+    assert out.splitlines()[-1] == "all within 1e-05: good"
     y = X
     for found in interop.load(dest):
         module = fsc.SeparableConv1D.from_keras_config(found.config)
@@ -127,6 +127,92 @@ def test_check_reads_torch_by_torch(weights, tmp_path, monkeypatch):
     assert found["block/conv"] < checking.TOLERANCE < 1e-2 < found["second"]
 
 
+def test_check_fails_on_numbers_that_are_none(tmp_path, capsys):
+    first, second = layer("first"), layer("second")
+    second.weights["bias"][0] = np.nan
+    interop.save(tmp_path / "nan.safetensors", [first, second])
+    argv = "convert", tmp_path / "nan.safetensors", tmp_path / "copy.safetensors", "--check"
+    status, out, _ = run(*argv, capsys=capsys)
+    assert (status, out.splitlines()[-1]) == (1, "all within 1e-05: BAD")
+
+
+def test_interrupted_after_it_was_written(weights, tmp_path, monkeypatch, capsys):
+    def differences(*sides):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checking, "differences", differences)
+    dest = tmp_path / "copy.safetensors"
+    status, _, err = run("convert", weights, dest, "--check", capsys=capsys)
+    assert (status, err) == (130, f"interrupted: {dest} is written\n")
+
+
+def test_nothing_in_a_checked_model_runs(tmp_path, capsys):
+    """Keras 2 would run the Lambda of a `.h5` file when it loads the model."""
+    keras = peers.tf_keras()
+    ran = tmp_path / "ran"
+    conv = keras.layers.SeparableConv1D(4, 3, trainable=False, name="block/conv")
+    model = keras.Sequential([keras.Input((9, 3)), conv])
+    place = str(ran)
+    touch = lambda x: (open(place, "w").close(), x)[1]  # noqa: E731
+    model.add(keras.layers.Lambda(touch))
+    ran.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the format is old
+        model.save(tmp_path / "model.h5")
+    argv = "convert", tmp_path / "model.h5", tmp_path / "copy.safetensors", "--check"
+    status, out, err = run(*argv, capsys=capsys)
+    assert (status, err) == (0, ""), out
+    assert "block/conv: outputs differ by at most" in out
+    assert not ran.exists()
+
+
+def test_weights_of_a_layer_that_cannot_be_had(tmp_path, capsys):
+    keras = peers.keras()
+    own = keras.saving.register_keras_serializable("mine")(lambda x: x)
+    model = keras.Sequential([keras.layers.SeparableConv1D(4, 3, activation=own, name="conv")])
+    model.build((2, 9, 3))
+    path, dest = tmp_path / "model.keras", tmp_path / "copy.safetensors"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own, about NumPy
+        model.save(path)
+    status, _, err = run("convert", path, dest, capsys=capsys)
+    assert status == 2
+    assert "activation" in err
+    assert "--weights-only" in err
+    assert run("convert", path, dest, "--weights-only", capsys=capsys)[0] == 0
+    (found,) = interop.load(dest)
+    assert found.config is None
+    assert found.weights["depthwise_kernel"].shape == (3, 3, 1)
+
+
+def test_what_a_state_dict_cannot_say_is_told(weights, tmp_path, capsys):
+    peers.torch()
+    _, out, _ = run("convert", weights, tmp_path / "copy.pt", capsys=capsys)
+    assert "  weights for Conv1d(3, 6, 4, groups=3, bias=False, dilation=2) on an input " in out
+    assert "padded by 6 zeros on the left" in out
+    assert "second: strides, padding and activation are not in" in out
+
+
+def test_order_is_told_where_it_counts(weights, tmp_path, capsys):
+    _, out, _ = run("convert", weights, tmp_path / "copy.weights.h5", capsys=capsys)
+    assert out.splitlines()[-1] == "the order, which counts: block/conv, second"
+
+
+def test_what_may_be_a_layer_is_told(tmp_path, capsys):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "wrapped.weights.h5"
+    interop.save(path, [layer("plain")])
+    with h5py.File(path, "a") as file:
+        for number, weight in enumerate(interop.keras_weights(layer())):
+            file[f"layers/time_distributed/layer/vars/{number}"] = weight
+    for argv in (("inspect", path), ("convert", path, tmp_path / "a.safetensors")):
+        _, out, _ = run(*argv, capsys=capsys)
+        assert "not taken: layers/time_distributed/layer looks like a layer" in out
+    chosen = "--layer", "layers/time_distributed/layer"
+    _, out, _ = run("inspect", path, *chosen, capsys=capsys)
+    assert "layers/time_distributed/layer" in out.splitlines()[2]
+
+
 def test_inspect(weights, capsys):
     status, out, err = run("inspect", weights, capsys=capsys)
     assert (status, err) == (0, "")
@@ -159,6 +245,8 @@ def test_inspect_shows_what_can_be_typed(tmp_path, capsys):
         ("text.h5", b"weights: 1, 2, 3", "text.h5 is of no known format"),
         ("short.h5", b"\x89HDF\r\n\x1a\n123", "short.h5"),
         ("torn.keras", b"PK\x03\x04torn", "torn.keras is a damaged zip archive"),
+        ("model.ckpt.data-00000-of-00001", b"123", "give its prefix, "),
+        ("old.pt", b"\x80\x02\x8a\nl\xfc\x9c", "by PyTorch before 1.6"),
         ("v1.ckpt", b"variables" + tf_table.MAGIC, "first format, V1"),
         ("torn.safetensors", b"\x90\x00\x00\x00\x00\x00\x00\x00{", "torn.safetensors"),
     ],
@@ -192,9 +280,11 @@ def test_forced_format_is_heeded(weights, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--layer", "a"), "layers says nothing about"),
+        (("--layer", "a"), r"layers (--layer) says nothing about"),
         (("--pair", "a=b"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--pair", "a=b,c,d"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,c,²"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,c", "--pair", "a=d,e"), "--pair must name each layer once"),
     ],
 )
 def test_options_of_other_formats(argv, message, weights, capsys):
@@ -212,6 +302,50 @@ def test_nothing_is_overwritten_unless_forced(weights, tmp_path, capsys):
     assert dest.read_text() == "mine"
     assert run("convert", weights, dest, "--force", capsys=capsys)[0] == 0
     assert len(interop.load(dest)) == 2
+
+
+def test_source_is_not_dest(weights, capsys):
+    before = weights.read_bytes()
+    status, _, err = run("convert", weights, weights, "--force", capsys=capsys)
+    assert (status, err) == (2, f"error: SOURCE and DEST are one file: {weights}\n")
+    assert weights.read_bytes() == before
+
+
+def test_a_link_to_nothing_is_there(weights, tmp_path, capsys):
+    dest = tmp_path / "link.safetensors"
+    dest.symlink_to(tmp_path / "nothing")
+    assert run("convert", weights, dest, capsys=capsys)[0] == 2
+    assert dest.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["new.safetensors", "new.weights.h5"])
+def test_modes_are_those_of_any_file(name, weights, tmp_path):
+    (tmp_path / "any").touch()
+    interop.save(tmp_path / name, interop.load(weights))
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "any").stat().st_mode
+    (tmp_path / name).chmod(0o640)
+    interop.save(tmp_path / name, interop.load(weights), overwrite=True)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["a" * 252, "b" * 300])
+def test_long_names(name, weights, tmp_path, capsys):
+    if len(name) < 256:
+        (tmp_path / name).write_bytes(weights.read_bytes())
+        assert run("inspect", tmp_path / name, capsys=capsys)[0] == 0
+    else:
+        status, _, err = run("inspect", tmp_path / name, capsys=capsys)
+        assert status == 2
+        assert "cannot be read: File name too long" in err
+        assert run("convert", weights, tmp_path / f"{name}.pt", capsys=capsys)[0] == 2
+
+
+def test_paths_that_no_terminal_should_see(tmp_path, capsys):
+    interop.save(tmp_path / "odd.safetensors", [layer("a\x1b[2J")])
+    _, out, _ = run("inspect", tmp_path / "odd.safetensors", capsys=capsys)
+    assert "\x1b" not in out
+    with pytest.raises(interop.InteropError, match="surrogates not allowed"):
+        layer("\ud800")
 
 
 @pytest.mark.parametrize(
@@ -242,8 +376,13 @@ def test_what_fails_half_way_leaves_the_old_file(error, weights, tmp_path, monke
     dest.write_text("old")
     monkeypatch.setattr(safetensors_file, "write", write)
     status, _, err = run("convert", weights, dest, "--force", capsys=capsys)
-    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
-    assert err.count("\n") == 1
+    interrupted = isinstance(error, KeyboardInterrupt)
+    assert status == (130 if interrupted else 2)
+    assert err == (
+        "interrupted: nothing was written\n"
+        if interrupted
+        else f"error: {dest} cannot be written: no space left\n"
+    )
     assert dest.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == [dest.name, weights.name]
 
@@ -257,6 +396,12 @@ def test_layers_of_one_path(tmp_path):
     with pytest.raises(interop.InteropError, match="two layers of the name 'a'"):
         interop.save(tmp_path / "a.safetensors", [layer("a"), layer("a", K=7)])
     assert not list(tmp_path.iterdir())
+
+
+def test_output_that_nobody_reads(weights):
+    command = f"{sys.executable} -m flax_sepconv inspect {weights} > /dev/full"
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (2, "error: cannot print: No space left on device\n")
 
 
 def test_as_a_program(weights):

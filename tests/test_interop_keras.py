@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import flax_sepconv as fsc
-from flax_sepconv.interop import InteropError, Layer, keras2, keras3, to_params
+from flax_sepconv.interop import InteropError, Layer, keras2, keras3, load, to_params
 from tests import peers
 
 pytestmark = [
@@ -118,10 +118,13 @@ def assert_computes_the_same(layer: Layer, theirs: Any) -> None:
 def test_whole_models_compute_the_same(trained, name):
     _, made, files = trained
     layers = READERS[files[name].suffix](files[name])
-    assert [layer.path for layer in layers] == list(ARGUMENTS)
+    paths = list(ARGUMENTS)
+    if name == "m.h5":  # Models that share layers have their weights twice.
+        paths[3:3] = ["deep/inner/b", "deep/inner/c"]
+    assert [layer.path for layer in layers] == paths
     for layer in layers:
         assert layer.config["name"] == layer.path.split("/")[-1]
-        assert_computes_the_same(layer, made[layer.path])
+        assert_computes_the_same(layer, made[layer.path.replace("deep/inner", "inner")])
 
 
 def test_weights_of_keras_3_are_found_by_their_class(trained):
@@ -209,10 +212,12 @@ def test_shared_layers_do_not_shift_the_numbers(library, tmp_path):
     model = keras.Model(x, last(shared(own_model(outer(shared(plain(x)))))))
     randomize(model)
     made = {"shared": shared, "own_model/own": own, "outer/own_model/own": own, "last": last}
-    for name in ("m.keras", "m.h5"):
+    names = ["last", "own", "shared"]
+    twice = ["last", "own", "own", "shared", "shared"]  # In `outer`, and beside it.
+    for name, expected in (("m.keras", names), ("m.h5", twice)):
         path = save(model, tmp_path / name)
         layers = READERS[path.suffix](path)
-        assert sorted(layer.path.split("/")[-1] for layer in layers) == ["last", "own", "shared"]
+        assert sorted(layer.path.split("/")[-1] for layer in layers) == expected
         for layer in layers:
             assert_computes_the_same(layer, made[layer.path.removeprefix("outer/")])
 
@@ -247,6 +252,41 @@ def test_subclassed_models(library, tmp_path):
     assert len(keras3.read(path)) == 1
     for layer, theirs in zip(keras3.read(path, groups), [model.conv, model.zoom], strict=True):
         assert_computes_the_same(layer, theirs)
+
+
+@BOTH
+def test_what_is_passed_over_can_be_told(library, tmp_path):
+    """Attributes and what a wrapper wraps: not a Conv1D, a SeparableConv2D, an optimizer."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    model = subclassed(keras, "conv")
+    found = ["layers/separable_conv1d_1", "conv"]
+    if library == "tf_keras":
+        found = ["layers/separable_conv1d", "zoom"]
+    for name in ("m.keras", "m.weights.h5"):
+        path = save(model, tmp_path / name, weights=name == "m.weights.h5")
+        assert keras3.passed_over(path) == found[1:]
+        assert keras3.passed_over(path, found) == []
+        assert keras3.passed_over(path, found[1:]) == found[:1]
+    further = [L.Conv1D(3, 1), L.Reshape((4, 2, 3)), L.SeparableConv2D(2, 1, padding="same")]
+    wrapped = L.TimeDistributed(L.SeparableConv1D(2, 2, use_bias=False))
+    first = L.SeparableConv1D(5, 3, padding="same")
+    model = keras.Sequential([L.Input((8, 3)), first, *further, wrapped])
+    model.compile(keras.optimizers.SGD(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    assert keras3.passed_over(save(model, tmp_path / "wrapped.keras")) == []
+    path = save(model, tmp_path / "wrapped.weights.h5", weights=True)
+    assert keras3.passed_over(path) == ["layers/time_distributed/layer"]
+
+
+@BOTH
+def test_models_without_such_a_layer(library, tmp_path):
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    model = keras.Sequential([L.Input((9, 3)), L.Conv1D(2, 3, activation="relu")])
+    for name in ("m.keras", "m.h5"):
+        with pytest.raises(InteropError, match="has no SeparableConv1D in it"):
+            load(save(model, tmp_path / name))
 
 
 @BOTH
@@ -286,7 +326,7 @@ def test_what_stands_nowhere_is_asked_for(library, tmp_path):
     path = tmp_path / "m.weights.h5"
     with h5py.File(save(model, path, weights=True), "a") as file:
         del file["layers"]
-    with pytest.raises(InteropError, match=r"by layers=\[...\]; there are (conv|zoom)"):
+    with pytest.raises(InteropError, match=r"by layers=\[...\] \(--layer\); there are (conv|zoom)"):
         keras3.read(path)
     with pytest.raises(InteropError, match="group 'nowhere' must have the 2 or 3 variables"):
         keras3.read(path, ["nowhere"])
@@ -301,14 +341,14 @@ def test_dtypes(library, dtype, tmp_path):
         model = keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(2, 4, name="a", dtype=dtype)])
         randomize(model)
         expected = [np.asarray(weight).astype("float64") for weight in model.get_weights()]
-        for name in ("m.keras", "m.weights.h5"):
+        for name in ("m.keras", "m.h5", "m.weights.h5"):
             path = save(model, tmp_path / name, weights=name == "m.weights.h5")
-            if (library, dtype) == ("tf_keras", "bfloat16"):
+            if (library, dtype, name) == ("tf_keras", "bfloat16", "m.weights.h5"):
                 # Nothing in the file tells bfloat16 from other pairs of bytes.
-                with pytest.raises(InteropError, match="does not say what its numbers are"):
+                with pytest.raises(InteropError, match="2-byte opaque numbers, probably bfloat16"):
                     keras3.read(path)
                 continue
-            (layer,) = keras3.read(path)
+            (layer,) = (keras2 if name == "m.h5" else keras3).read(path)
             assert layer.dtype == dtype.replace("mixed_float16", "float32")
             for ours, theirs in zip(keras3.keras_weights(layer), expected, strict=True):
                 np.testing.assert_array_equal(ours.astype("float64"), theirs)
@@ -346,6 +386,126 @@ def test_what_is_written_is_loaded(library, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@BOTH
+def test_twins_are_two_layers(library, tmp_path):
+    """One config, one name, one set of weights: none of it makes them one."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    online, target = (
+        keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(3, 2, name="conv")], name=name)
+        for name in ("online", "target")
+    )
+    x = L.Input((9, 3))
+    model = keras.Model(x, L.Concatenate()([target(x), online(x)]))
+    randomize(model)
+    target.set_weights(online.get_weights())
+    for name in ("m.h5", "m.keras", *(["weights_only.h5"] if library == "tf_keras" else [])):
+        path = save(model, tmp_path / name, weights=name == "weights_only.h5")
+        paths = [layer.path for layer in READERS[path.suffix](path)]
+        assert paths == [layer.name + "/conv" for layer in model.layers[1:3]]
+
+
+@BOTH
+def test_weights_may_be_nan(library, tmp_path):
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    layers = [L.SeparableConv1D(3, 2, name=name) for name in "ab"]
+    model = keras.Sequential([L.Input((9, 3)), *layers])
+    model.set_weights([np.full(weight.shape, np.nan) for weight in model.get_weights()])
+    for layer in keras2.read(save(model, tmp_path / "m.h5")):
+        assert layer.config["name"] == layer.path
+        assert all(np.isnan(weight).all() for weight in layer.weights.values())
+
+
+@BOTH
+def test_a_layer_shared_inside_of_one_model_is_given_once(library, tmp_path):
+    keras = LIBRARIES[library]()
+    L = keras.layers
+    shared = L.SeparableConv1D(3, 2, padding="same", name="shared")
+    parts = [keras.Sequential([L.Input((9, 3)), shared], name=name) for name in "ab"]
+    own = L.SeparableConv1D(3, 4, padding="same", name="own")
+    x = L.Input((9, 3))
+    outer = keras.Model(x, own(parts[1](parts[0](x))), name="outer")
+    model = keras.Model(x, L.Dense(2)(outer(x)))
+    randomize(model)
+    one, other = keras2.read(save(model, tmp_path / "m.h5"))
+    assert (one.path, other.path) == ("outer/a/shared", "outer/own")
+    assert_computes_the_same(one, shared)
+    assert_computes_the_same(other, own)
+
+
+def test_names_in_the_order_of_the_model(tmp_path):
+    """Also where the list of them is cut, as it is from 64 KB on."""
+    keras = peers.tf_keras()
+    L = keras.layers
+    names = [f"{'long' * 200}/{number}" for number in range(99, 0, -1)]
+    layers = [L.SeparableConv1D(2, 1, name=name) for name in names]
+    inner = keras.Sequential([L.Input((4, 2)), *layers[:5]], name="inner")
+    model = keras.Sequential([L.Input((4, 2)), L.Flatten(), L.Reshape((4, 2)), inner, *layers[5:]])
+    path = save(model, tmp_path / "weights_only.h5", weights=True)
+    with h5py.File(path) as file:
+        assert "layer_names1" in file.attrs
+    paths = [layer.path for layer in keras2.read(path)]
+    assert paths == [f"inner/{name}" for name in names[:5]] + names[5:]
+
+
+@BOTH
+def test_many_layers_keep_their_order(library, tmp_path):
+    """Of equal shapes, so that only the numbers tell; and HDF5 has the tenth before the second."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+
+    def build() -> Any:
+        layers = [L.SeparableConv1D(3, 2, padding="same", name=f"n{n}") for n in range(12)]
+        return keras.Sequential([L.Input((5, 3)), *layers])
+
+    source, dest = build(), build()
+    randomize(source)
+    layers = keras3.read(save(source, tmp_path / "m.weights.h5", weights=True))
+    for layer, theirs in zip(layers, source.layers, strict=True):
+        assert_computes_the_same(layer, theirs)
+    keras3.write(tmp_path / "again.weights.h5", layers)
+    dest.load_weights(tmp_path / "again.weights.h5")
+    for ours, theirs in zip(dest.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@BOTH
+def test_layers_of_models_in_a_model_are_written_under_their_paths(library, tmp_path):
+    """Two have one name in two models; the file has both, and loads into a flat model."""
+    keras = LIBRARIES[library]()
+    L = keras.layers
+
+    def build() -> list[Any]:
+        return [L.SeparableConv1D(3, 2, padding="same", name="conv") for _ in range(2)]
+
+    made = build()
+    models = [
+        keras.Sequential([L.Input((9, 3)), layer], name=name)
+        for layer, name in zip(made, ("enc", "dec"), strict=True)
+    ]
+    model = keras.Sequential([L.Input((9, 3)), *models])
+    randomize(model)
+    path = tmp_path / "m.weights.h5"
+    keras3.write(path, keras3.read(save(model, tmp_path / "m.keras")))
+    assert [layer.path for layer in keras3.read(path)] == ["enc/conv", "dec/conv"]
+    for layer, theirs in zip(keras3.read(path), made, strict=True):
+        assert_computes_the_same(layer, theirs)
+    new = [L.SeparableConv1D(3, 2, padding="same", name=name) for name in "ab"]
+    flat = keras.Sequential([L.Input((9, 3)), *new])
+    flat.load_weights(path)
+    for ours, theirs in zip(flat.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_names_that_the_file_has_twice(small, tmp_path):
+    layer = keras3.read(small)[0]
+    path = tmp_path / "m.weights.h5"
+    keras3.write(path, [layer, layer, Layer("b", layer.weights)])
+    paths = [layer.path for layer in keras3.read(path)]
+    assert paths == ["layers/separable_conv1d", "layers/separable_conv1d_1", "b"]
+
+
 def test_bfloat16_is_written_as_keras_3_reads_it(tmp_path):
     keras = peers.keras()
     L = keras.layers
@@ -360,17 +520,22 @@ def test_bfloat16_is_written_as_keras_3_reads_it(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def replaced(path: pathlib.Path, contents: dict[str, bytes]) -> pathlib.Path:
+    """Change some parts of a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (members | contents).items():
+            archive.writestr(name, content)
+    return path
+
+
 def edited(path: pathlib.Path, change: Any) -> pathlib.Path:
     """Change the config in a .keras file."""
     with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(members["config.json"])
+        config = json.loads(archive.read("config.json"))
     change(config["config"]["layers"])
-    members["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
+    return replaced(path, {"config.json": json.dumps(config).encode()})
 
 
 @pytest.fixture
@@ -379,6 +544,19 @@ def small(tmp_path):
     L = keras.layers
     model = keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(2, 4, name="a"), L.Dense(2)])
     return save(model, tmp_path / "m.keras")
+
+
+def test_lost_layers_are_named_with_the_models_around_them(tmp_path):
+    keras = peers.keras()
+    L = keras.layers
+    inner = keras.Sequential([L.Input((9, 3)), L.SeparableConv1D(2, 4, name="conv")], name="enc")
+    part = keras.Sequential([L.Input((9, 3)), inner], name="part")
+    path = save(keras.Sequential([L.Input((9, 3)), part]), tmp_path / "m.keras")
+    weights = save(part, tmp_path / "m.weights.h5", weights=True)
+    with h5py.File(weights, "a") as file:
+        file.move("layers/sequential", "layers/gone")
+    with pytest.raises(InteropError, match="layer 'part/enc/conv' are not where"):
+        keras3.read(replaced(path, {"model.weights.h5": weights.read_bytes()}))
 
 
 def test_custom_objects_are_named(small):
@@ -409,6 +587,43 @@ def test_lambdas_are_passed_over(small):
         layers.append({"class_name": "Lambda", "config": {"name": "x", "function": code}})
 
     assert [layer.path for layer in keras3.read(edited(small, change))] == ["a"]
+
+
+OLD = "_layer_checkpoint_dependencies"
+
+
+def as_keras_2_13(group: Any) -> None:
+    """Rename twelve layers as it does, which counts every layer with weights twice."""
+    group.move("layers", OLD)
+    for number in range(11, 0, -1):
+        name = f"{OLD}/separable_conv1d"
+        group.move(f"{name}_{number}", f"{name}_{2 * number}")
+
+
+def test_lists_of_keras_2_13(tmp_path):
+    """Made from those of tf-keras, after the files that Keras 2.13.1 wrote."""
+    keras = peers.tf_keras()
+    L = keras.layers
+    inner, outer = (
+        [L.SeparableConv1D(3, 2, padding="same", name=f"{name}{n}") for n in range(12)]
+        for name in ("inner", "outer")
+    )
+    sequential = keras.Sequential([L.Input((8, 3)), *inner], name="inner")
+    other = (L.Flatten(), L.Reshape((8, 3)), sequential)
+    model = keras.Sequential([L.Input((8, 3)), *outer[:6], *other, *outer[6:]])
+    randomize(model)
+    weights = save(model, tmp_path / "m.weights.h5", weights=True)
+    with h5py.File(weights, "a") as file:
+        as_keras_2_13(file["layers/sequential"])
+        as_keras_2_13(file)
+    whole = save(model, tmp_path / "m.keras")
+    layers = keras3.read(replaced(whole, {"model.weights.h5": weights.read_bytes()}))
+    names = {layer.name: layer for layer in outer} | {f"inner/{one.name}": one for one in inner}
+    assert names.keys() == {layer.path for layer in layers}
+    for layer in layers:
+        assert_computes_the_same(layer, names[layer.path])
+    for layer, theirs in zip(keras3.read(weights), [*outer, *inner], strict=True):
+        assert_computes_the_same(layer, theirs)
 
 
 def renamed(layer: dict[str, Any], name: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def keras_2(file: Any) -> None:
     group = file.create_group("model_weights/a/a")
     for name, weight in weights().items():
         group[f"{name}:0"] = weight
-    file["model_weights"].attrs["layer_names"] = ["a"]
+    file["model_weights"].attrs["layer_names"] = [b"a"]
     file.attrs["model_config"] = json.dumps(MODEL)
 
 

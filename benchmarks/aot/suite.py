@@ -15,9 +15,10 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -29,20 +30,41 @@ from benchmarks.worker import Declined, Worker
 
 DTYPES = ("bfloat16", "float32")
 
+T = TypeVar("T")
 Case = tuple[workloads.Workload, str, str]
+
+
+class Opened:
+    """What threads opened, to be closed by another one; from then on nobody opens any more."""
+
+    def __init__(self) -> None:
+        self._stack, self._lock, self._closed = contextlib.ExitStack(), threading.Lock(), False
+
+    def enter(self, make: Callable[..., contextlib.AbstractContextManager[T]], *args: Any) -> T:
+        """Make a context and enter it."""
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            return self._stack.enter_context(make(*args))
+
+    def close(self) -> None:
+        """Leave all contexts."""
+        with self._lock:
+            self._closed = True
+        self._stack.close()
 
 
 class Compiler:
     """A worker with the compiler of a target; it is another one after a program took too long."""
 
-    def __init__(self, target: str, patience: float, stack: contextlib.ExitStack):
-        self._target, self._patience, self._stack = target, patience, stack
-        self._folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    def __init__(self, target: str, patience: float, opened: Opened):
+        self._target, self._patience, self._opened = target, patience, opened
+        self._folder = pathlib.Path(opened.enter(tempfile.TemporaryDirectory))
         self._worker = self._start()
 
     def _start(self) -> Worker:
         environment = TARGETS[self._target].environment(self._folder)
-        return self._stack.enter_context(Worker(self._target, environment))
+        return self._opened.enter(Worker, self._target, environment)
 
     def facts(self, case: Case, candidate: str) -> dict[str, Any]:
         """Compile one program and count; or say why there is none."""
@@ -76,11 +98,11 @@ def run(
     cases: Iterable[Case],
     arguments: argparse.Namespace,
     bar: Any,
-    stack: contextlib.ExitStack,
+    opened: Opened,
 ) -> None:
     """Compile all cases for one target; the record is written after every one of them."""
     name = record["target"]
-    compiler = Compiler(name, arguments.patience, stack)
+    compiler = Compiler(name, arguments.patience, opened)
     for case in cases:
         workload, dtype, program = case
         bar.set_postfix_str(f"{name} {workload.name}")
@@ -157,7 +179,7 @@ def main(argv: list[str]) -> None:
         stack.enter_context(bar)
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
         # Workers end before the pool does: no thread waits for an answer that is not wanted.
-        workers = stack.enter_context(contextlib.ExitStack())
+        workers = stack.enter_context(contextlib.closing(Opened()))
         runs = []
         for name in arguments.targets:
             record = records[name] = begin(name)

@@ -35,10 +35,11 @@ class Side(NamedTuple):
 def differences(source: Side, dest: Side, seed: int = 0) -> dict[str, float]:
     """Return for each layer the largest difference of outputs, over the largest output.
 
-    PyTorch, TensorFlow's named checkpoints and Keras' whole models are read by their own libraries;
-    elsewhere a library gets what was read here. Inputs are normal, in float32. What neither file
-    says is as a new layer has it: strides 1, padding "valid", no activation. A PyTorch state dict
-    never has an activation, so beside one none is applied.
+    State dicts of PyTorch and TensorFlow's named checkpoints are read by their own libraries; Keras
+    gets the weights that were read here, because loading a whole model may run what is in it.
+    Inputs are normal, in float32. What neither file says is as a new layer has it: strides 1,
+    padding "valid", no activation. A PyTorch state dict never has an activation, so beside one none
+    is applied.
 
     Raises:
         InteropError: a side's library is not installed, or does not load the file.
@@ -73,7 +74,9 @@ def _arguments(layer: Layer, linear: bool) -> Arguments:
     given = layer.arguments()
     kept = {k: v for k, v in given.items() if k not in ("name", "dtype", "param_dtype")}
     # Both sides get the same array: (B, L, C).
-    kept |= {"data_format": "channels_last"} | ({"activation": None} if linear else {})
+    kept |= {"data_format": "channels_last", "trainable": True} | (
+        {"activation": None} if linear else {}
+    )
     return Arguments(**kept)
 
 
@@ -105,16 +108,12 @@ def _in_torch(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> 
 def _in_keras(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     version = _KERAS_VERSIONS[side.format](side.path)
     keras = _library("tf_keras" if version < 3 else "keras")
-    weights = keras3.keras_weights(layer)
-    if layer.config is not None:
-        weights = _at(_loaded(keras, side.path), layer.path.split("/")).get_weights()
     padded, valid = _padded(arguments, x)
-    own = keras.layers.SeparableConv1D.from_config(
-        config_of(valid, version=2 if version < 3 else 3)
-    )
+    own = _keras_layer(keras, valid, 2 if version < 3 else 3)
     own.build(padded.shape)
-    own.set_weights([np.asarray(weight, "float32") for weight in weights])
-    return own(padded)
+    own.set_weights([np.asarray(weight, "float32") for weight in keras3.keras_weights(layer)])
+    y = own(padded)
+    return y if version < 3 else keras.ops.convert_to_numpy(y)
 
 
 def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
@@ -145,21 +144,6 @@ def _keras_layer(keras: Any, arguments: Arguments, version: int) -> Any:
     except (TypeError, ValueError) as error:
         raise InteropError(f"Keras {version} cannot run the layer: {error}") from error
     return keras.layers.SeparableConv1D.from_config(config)
-
-
-def _loaded(keras: Any, path: pathlib.Path) -> Any:
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Whatever another library says of its own file.
-        raise InteropError(f"{path} cannot be checked: Keras does not load it: {error}") from error
-
-
-def _at(model: Any, names: Sequence[str]) -> Any:
-    """Return the layer at a path: by name in models, the only one in wrappers."""
-    for name in names:
-        inside = getattr(model, "layer", None)
-        model = model.get_layer(name) if inside is None else inside
-    return model
 
 
 def _library(name: str) -> Any:

@@ -1,18 +1,23 @@
 """The table of file formats: what tells each from the others, and who reads and writes it."""
 
+import contextlib
 import importlib
 import os
 import pathlib
+import re
+import stat
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flax_sepconv.interop.layer import InteropError, Layer, unique
+from flax_sepconv.interop.layer import InteropError, Layer, unique, without_configs
 from flax_sepconv.interop.tf_table import MAGIC
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
+_OLD_TORCH = b"\x80\x02\x8a\n"
+_PART_OF_CHECKPOINT = re.compile(r"(.+)\.(data-\d{5}-of-\d{5}|meta)")
 
 
 class Format(NamedTuple):
@@ -63,6 +68,7 @@ def load(
     *,
     layers: Sequence[str] | None = None,
     pairs: Mapping[str, tuple[str, str] | tuple[str, str, int]] | None = None,
+    configs: bool = True,
 ) -> list[Layer]:
     """Read every separable convolution of a file.
 
@@ -74,6 +80,9 @@ def load(
             the groups that are separable convolutions, where the file does not say so.
         pairs: for "torch", which two modules make a layer, and M where it is not 1:
             {"block/conv": ("block.a", "block.b", 2)}.
+        configs: whether the arguments of layers are read where the file has them. Without them
+            weights can be had of layers that Keras has and this package has not, such as one with
+            an activation of your own.
 
     Raises:
         InteropError: the file is missing, empty, damaged, of another format, has no such layer or
@@ -86,20 +95,16 @@ def load(
     """
     path = pathlib.Path(path)
     name = format_of(path) if format is None else _known(format)
-    _check_there(path)
     given = {"layers": layers, "pairs": pairs}
     options = {key: value for key, value in given.items() if value is not None}
     for option in options:
         if option != FORMATS[name].option:
-            raise InteropError(f"{option} says nothing about {path}, whose format is {name!r}")
-    try:
+            raise InteropError(
+                f"{option} (--{option[:-1]}) says nothing about {path}, whose format is {name!r}"
+            )
+    with _explained(path, "read"), contextlib.nullcontext() if configs else without_configs():
+        _check_there(path)
         return unique(_module(name).read(path, **options), path)
-    except OSError as error:
-        raise InteropError(f"{path} cannot be read: {error}") from error
-    except InteropError as error:
-        if str(path) in str(error):
-            raise
-        raise InteropError(f"{path}: {error}") from error
 
 
 def save(
@@ -132,15 +137,17 @@ known endings are .safetensors, .pt, .pth, .bin, .weights.h5
     if name not in WRITABLE:
         raise InteropError(f"{name!r} is read only; written are {', '.join(WRITABLE)}")
     layers = unique(layers, "the list of layers")
-    if path.exists() and not overwrite:
-        raise InteropError(f"{path} exists already")
-    try:
+    with _explained(path, "written"):
+        if os.path.lexists(path) and not overwrite:
+            raise InteropError(f"{path} exists already")
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".flax_sepconv-") as folder:
             beside = pathlib.Path(folder) / path.name
+            # Whoever creates it, it is to have the mode of any new file, or of the one it replaces.
+            beside.touch()
+            mode = (path if path.exists() else beside).stat().st_mode
             _module(name).write(beside, layers)
+            beside.chmod(stat.S_IMODE(mode))
             beside.replace(path)
-    except OSError as error:
-        raise InteropError(f"{path} cannot be written: {error}") from error
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -150,28 +157,56 @@ def format_of(path: str | os.PathLike[str]) -> str:
         InteropError: it is none of `FORMATS`.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        return _format_of_folder(path)
-    if path.suffix == ".index" or path.with_name(path.name + ".index").exists():
-        return "tf-checkpoint"
-    _check_there(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-            file.seek(-min(len(start), len(MAGIC)), os.SEEK_END)
-            end = file.read()
-        if start.startswith(_HDF5):
-            return _module("keras2").format_of(path)
-        if start.startswith(_ZIP):
-            return _format_of_zip(path)
-        if start[8:] == b"{":
-            neutral = _module("safetensors").is_neutral(path)
-            return "safetensors" if neutral else "torch"
-        if end == MAGIC:  # Of TensorFlow's first format, about which its reader knows more.
+    with _explained(path, "read"):
+        if path.is_dir():
+            return _format_of_folder(path)
+        if path.suffix == ".index" or _index_of(path).exists():
             return "tf-checkpoint"
-    except OSError as error:
-        raise InteropError(f"{path} cannot be read: {error}") from error
+        _check_there(path)
+        return _format_of_file(path)
+
+
+def _format_of_file(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(9)
+        file.seek(-min(len(start), len(MAGIC)), os.SEEK_END)
+        end = file.read()
+    if start.startswith(_HDF5):
+        return _module("keras2").format_of(path)
+    if start.startswith(_ZIP):
+        return _format_of_zip(path)
+    if start[8:] == b"{":
+        neutral = _module("safetensors").is_neutral(path)
+        return "safetensors" if neutral else "torch"
+    # Of the first formats of PyTorch and TensorFlow, about which their readers know more.
+    if start.startswith(_OLD_TORCH):
+        return "torch"
+    if end == MAGIC:
+        return "tf-checkpoint"
+    if part := _PART_OF_CHECKPOINT.fullmatch(path.name):
+        prefix = path.with_name(part[1])
+        raise InteropError(
+            f"{path} is a part of a TensorFlow checkpoint: give its prefix, {prefix}"
+        )
     raise InteropError(f"{path} is of no known format: {', '.join(FORMATS)}")
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path, done: str) -> Iterator[None]:
+    """Make InteropErrors of what the system refuses, and name the file in all of them."""
+    try:
+        yield
+    except OSError as error:
+        raise InteropError(f"{path} cannot be {done}: {error.strerror or error}") from error
+    except InteropError as error:
+        if str(path) in str(error):
+            raise
+        raise InteropError(f"{path}: {error}") from error
+
+
+def _index_of(path: pathlib.Path) -> pathlib.Path:
+    # A name too long for its index is no checkpoint's.
+    return path.with_name(path.name + ".index") if len(path.name) < 200 else path / ".index"
 
 
 def _format_of_folder(path: pathlib.Path) -> str:
@@ -219,5 +254,5 @@ def _check_there(path: pathlib.Path) -> None:
     if path.exists():
         if path.is_file() and path.stat().st_size == 0:
             raise InteropError(f"{path} is empty")
-    elif not path.with_name(path.name + ".index").exists():
+    elif not _index_of(path).exists():
         raise InteropError(f"{path} does not exist")

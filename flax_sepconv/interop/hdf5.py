@@ -7,6 +7,7 @@ places and other files are not followed.
 """
 
 import contextlib
+import itertools
 import mmap
 import pathlib
 import struct
@@ -102,15 +103,36 @@ class Store:
             found = dict(hdf5_values.attributes(self._messages(path)))
             return hdf5_values.text(self._data, found[attribute]) if attribute in found else None
 
+    def texts(self, path: str, attribute: str) -> list[str]:
+        """Return a list of strings among the attributes, where there is one.
+
+        A long one is cut into several: layer_names0, layer_names1, ...
+        """
+        with self._reading(path, f", attribute {attribute}"):
+            found = dict(hdf5_values.attributes(self._messages(path)))
+            numbered = map(f"{attribute}{{}}".format, itertools.count())
+            parts = list(itertools.takewhile(found.__contains__, numbered))
+            if attribute in found:
+                parts = [attribute]
+            return [text for part in parts for text in hdf5_values.texts(self._data, found[part])]
+
+    def identity(self, path: str) -> int | None:
+        """Return what two paths have in common only if they lead to one group or array."""
+        return self._find(path)
+
     def shape(self, path: str) -> tuple[int, ...]:
         """Return the shape that an array claims to have."""
         with self._reading(path):
             return hdf5_values.array(self._messages(path)).shape
 
-    def array(self, path: str) -> np.ndarray:
+    def array(self, path: str, bfloat16: bool = False) -> np.ndarray:
         """Return an array of floating-point numbers; the same one if it is asked for again.
 
         Together they may have no more bytes than the file: in a sound one no two arrays overlap.
+
+        Args:
+            path: of the array.
+            bfloat16: what two opaque bytes are, even if no attribute says so.
         """
         address = self._find(path)
         if address in self._arrays:
@@ -128,8 +150,10 @@ class Store:
                 content = hdf5_format.cut(self._data, found.address, found.size)
             dtype = found.dtype
             if dtype == "V2":
-                if self.text(path, "dtype") != "bfloat16":
-                    raise ValueError("it does not say what its numbers are")
+                if not bfloat16 and self.text(path, "dtype") != "bfloat16":
+                    raise ValueError(
+                        "it has 2-byte opaque numbers, probably bfloat16, and nothing says so"
+                    )
                 dtype = np.dtype(ml_dtypes.bfloat16)
             numbers = np.frombuffer(content, dtype).reshape(found.shape)
             self._arrays[address] = numbers.astype(dtype.newbyteorder("="))

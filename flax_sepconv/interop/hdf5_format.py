@@ -82,7 +82,7 @@ def messages(data: Data, address: int) -> Iterator[Message]:
         head = struct.Struct("<HHB3x")
     left = len(data)  # In a sound file no two blocks overlap, and none is met twice.
     for start, size in blocks:  # They become more on the way.
-        left = _spend(left, size)
+        left = spend(left, size)
         block, place = cut(data, start, size), 0
         while place + head.size <= len(block):
             kind, length, flags = head.unpack_from(block, place)
@@ -123,7 +123,7 @@ def _symbols(data: Data, tree: int, heap: int) -> dict[str, int | None]:
     nodes, left, letters = [tree], len(data), len(names)
     for node in nodes:  # They become more on the way.
         mark, amount = struct.unpack("<6sH", cut(data, node, 8))
-        left = _spend(left, 8 + 16 * amount)
+        left = spend(left, 8 + 16 * amount)
         if mark[:5] == b"TREE\0":
             words = struct.unpack(f"<{2 * amount}Q", cut(data, node + 24, 16 * amount))
             nodes.extend(words[1::2])
@@ -131,14 +131,15 @@ def _symbols(data: Data, tree: int, heap: int) -> dict[str, int | None]:
             entries = struct.iter_unpack("<QQI20x", cut(data, node + 8, 40 * amount))
             for start, target, cache in entries:
                 end = names.index(0, start)
-                letters = _spend(letters, end - start)
+                letters = spend(letters, end - start)
                 found[names[start:end].decode()] = None if cache == 2 else target
         else:
             raise ValueError(f"there are no children at {node}")
     return found
 
 
-def _spend(left: int, size: int) -> int:
+def spend(left: int, size: int) -> int:
+    """Return what is left of a file's bytes; raise if more are claimed than it has."""
     if size > left:
         raise ValueError("its parts overlap, or lead in a circle")
     return left - size
@@ -158,17 +159,19 @@ def _link(body: bytes) -> tuple[str, int | None]:
     return name, struct.unpack_from("<Q", body, place + width + length)[0]
 
 
-def heap_object(data: Data, address: int, wanted: int) -> bytes:
-    """Return what a string of variable length refers to."""
+def heap(data: Data, address: int) -> tuple[int, dict[int, tuple[int, int]]]:
+    """Return the size of a place for strings of variable length, and where and how long each is."""
     mark, size = struct.unpack("<8sQ", cut(data, address, 16))
     if mark != b"GCOL\x01\0\0\0":
         raise ValueError(f"there are no strings at {address}")
-    place, end = address + 16, address + size
+    found: dict[int, tuple[int, int]] = {}
+    place, end = address + 16, min(address + size, len(data))
     while place + 16 <= end:
         number, length = struct.unpack("<H6xQ", cut(data, place, 16))
-        if number == wanted:
-            return cut(data, place + 16, length)
         if number == 0:  # Free space, up to the end.
             break
+        if number in found:
+            raise ValueError(f"there are two strings {number} at {address}")
+        found[number] = place + 16, length
         place += 16 + -(-length // 8) * 8
-    raise ValueError(f"string {wanted} is not at {address}")
+    return size, found

@@ -79,18 +79,41 @@ def attributes(messages: Sequence[Message]) -> Iterator[tuple[str, list[bytes]]]
 
 def text(data: Data, attribute: Sequence[bytes]) -> str:
     """Return an attribute that is one string."""
-    datatype, dataspace, value = attribute
-    if _shape(dataspace) != ():
+    if _shape(attribute[1]) != ():
         raise ValueError("it must be one string, got several")
+    return texts(data, attribute)[0]
+
+
+def texts(data: Data, attribute: Sequence[bytes]) -> list[str]:
+    """Return an attribute that is a list of strings."""
+    datatype, dataspace, value = attribute
+    amount = math.prod(_shape(dataspace))
+    if amount == 0:  # An empty list has any datatype.
+        return []
     kind, detail, size = struct.unpack_from("<BB2xI", datatype)
-    if kind & 15 == _STRING:
-        stored = cut(value, 0, size)
+    if kind & 15 == _STRING and size > 0:
+        stored = cut(value, 0, amount * size)
+        found = [stored[place * size : (place + 1) * size] for place in range(amount)]
     elif kind & 15 == _VARIABLE and detail & 15 == 1:  # Of characters.
-        length, address, number = struct.unpack_from("<IQI", value)
-        stored = cut(hdf5_format.heap_object(data, address, number), 0, length)
+        found = list(_variable(data, cut(value, 0, amount * 16)))
     else:
         raise ValueError(f"it must be a string, got datatype class {kind & 15}")
-    return stored.split(b"\0")[0].decode()
+    return [one.split(b"\0")[0].decode() for one in found]
+
+
+def _variable(data: Data, references: bytes) -> Iterator[bytes]:
+    heaps: dict[int, dict[int, tuple[int, int]]] = {}
+    left = unread = len(data)  # In a sound file no two heaps overlap, nor do their strings.
+    for length, address, number in struct.iter_unpack("<IQI", references):
+        if address not in heaps:
+            size, heaps[address] = hdf5_format.heap(data, address)
+            left = hdf5_format.spend(left, size)
+        if number not in heaps[address]:
+            raise ValueError(f"string {number} is not at {address}")
+        start, most = heaps[address][number]
+        found = cut(cut(data, start, most), 0, length)
+        unread = hdf5_format.spend(unread, most)
+        yield found
 
 
 def _attribute(body: bytes) -> tuple[str, list[bytes]]:

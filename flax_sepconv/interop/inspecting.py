@@ -49,13 +49,13 @@ def table(layers: Sequence[Layer]) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*text, "", *map(_call, layers)])
+    return "\n".join([*text, "", *map(call, layers)])
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
     weights = layer.weights
     return (
-        layer.path or "(root)",
+        layer.title,
         str(weights[DEPTHWISE_KERNEL].shape),
         str(weights[POINTWISE_KERNEL].shape),
         str(weights[BIAS].shape) if BIAS in weights else "none",
@@ -65,12 +65,10 @@ def _row(layer: Layer) -> tuple[str, ...]:
     )
 
 
-def _call(layer: Layer) -> str:
+def call(layer: Layer) -> str:
     """Write a layer as the call that makes it, without what is as by default."""
-    given = {
-        k: v for k, v in layer.arguments().items() if k not in ("name", "dtype", "param_dtype")
-    }
-    own, plain = Arguments(**given), Arguments(given["filters"], given["kernel_size"])
+    own = _arguments(layer)
+    plain = Arguments(own.filters, own.kernel_size)
     # Activations are functions, whose names and dicts say more than they do.
     shown = {"activation": activations.serialize(own.activation)}
     told = [
@@ -78,6 +76,42 @@ def _call(layer: Layer) -> str:
         for name in own.__dataclass_fields__
         if name not in ("filters", "kernel_size") and getattr(own, name) != getattr(plain, name)
     ]
-    call = f"SeparableConv1D({', '.join([str(own.filters), str(own.kernel_size), *told])})"
+    text = f"SeparableConv1D({', '.join([str(own.filters), str(own.kernel_size), *told])})"
     unknown = "" if layer.config else "  # strides, padding, activation are not in the file"
-    return f"{layer.path or '(root)'}: {call}{unknown}"
+    return f"{layer.title}: {text}{unknown}"
+
+
+def torch_call(layer: Layer) -> str:
+    """Write the module of PyTorch that a layer's depthwise weights are for.
+
+    Example:
+        >>> import numpy as np
+        >>> depthwise, pointwise = np.ones((3, 4, 1)), np.ones((1, 4, 5))
+        >>> weights = {"depthwise_kernel": depthwise, "pointwise_kernel": pointwise}
+        >>> config = {"filters": 5, "kernel_size": 3, "use_bias": False, "padding": "same"}
+        >>> torch_call(Layer("conv", weights, config))
+        "Conv1d(4, 4, 3, groups=4, bias=False, padding='same')"
+    """
+    own, sizes = _arguments(layer), layer.sizes
+    reach = own.dilation_rate * (own.kernel_size - 1)
+    told = [
+        f"{sizes['C']}, {sizes['C'] * sizes['M']}, {sizes['K']}, groups={sizes['C']}, bias=False"
+    ]
+    for name, value in (("stride", own.strides), ("dilation", own.dilation_rate)):
+        if value != 1:
+            told.append(f"{name}={value}")
+    note = ""
+    if own.padding == "same" and own.strides == 1:
+        told.append("padding='same'")
+    elif own.padding == "same" and reach > 0:
+        note = " on an input padded as TensorFlow does, which depends on its length"
+    elif own.padding == "causal" and reach > 0:
+        note = f" on an input padded by {reach} zeros on the left"
+    return f"Conv1d({', '.join(told)}){note}"
+
+
+def _arguments(layer: Layer) -> Arguments:
+    given = layer.arguments()
+    return Arguments(
+        **{k: v for k, v in given.items() if k not in ("name", "dtype", "param_dtype")}
+    )

@@ -13,8 +13,6 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from flax_sepconv.interop import hdf5, keras_model
 from flax_sepconv.interop.hdf5 import Store
 from flax_sepconv.interop.keras_model import Node
@@ -63,11 +61,13 @@ def read(path: pathlib.Path) -> list[Layer]:
     """Read every SeparableConv1D of a `.h5` file.
 
     In a whole model they are found by its config, in models inside of models and in wrappers too,
-    and come with their own configs; their paths are the names of the layers, joined by "/". A
-    layer that two models share is given once, at its first place. In a file of weights only, and
-    where the config of a model does not tell its parts, each scope with a depthwise and a
-    pointwise kernel is taken, at the names that its variables have; what is shared cannot be told
-    there, and what a wrapper wraps has the wrapper's name.
+    and come with their own configs; their paths are the names of the layers, joined by "/". In a
+    file of weights only, and where the config of a model does not tell its parts, each scope with
+    a depthwise and a pointwise kernel is taken, at the names that its variables have, in the order
+    that the file tells; what a wrapper wraps has the wrapper's name there.
+
+    A layer that two models share is given as often as the file has its weights: once for each
+    layer of the outermost model that it is in.
 
     Raises:
         InteropError: the file is damaged or not of this format, or lacks weights that its config
@@ -78,13 +78,9 @@ def read(path: pathlib.Path) -> list[Layer]:
             raise InteropError(f"{path} is no Keras 2 file: it has no list of layers")
         top = "model_weights" if store.has("model_weights") else ""
         config = store.text("", "model_config")
-        if config is None:
-            return list(_by_names(store, top))
-        found = _by_config(store, top, keras_model.parse(config, path), path)
-        for layer in _by_names(store, top):
-            if not any(_same_weights(layer, other) for other in found):
-                found.append(layer)
-        return found
+        root = None if config is None else keras_model.parse(config, path)
+        found = {} if root is None else _by_config(store, top, root, path)
+        return [*found.values(), *_by_names(store, top, set(found))]
 
 
 def _is_keras2(store: Store) -> bool:
@@ -93,48 +89,68 @@ def _is_keras2(store: Store) -> bool:
     return named or store.has("model_weights")
 
 
-def _by_names(store: Store, top: str) -> Iterator[Layer]:
-    for group in store.children(top):
-        for scope, variables in _scopes(store, _below(top, group)).items():
-            if len(store.shape(variables[DEPTHWISE_KERNEL])) == 4:
-                continue  # A SeparableConv2D: its variables have the same names.
-            # A model's own name may stand before the layer's.
-            known = scope[scope.index(group) :] if group in scope else (group, *scope)
+def _by_names(store: Store, top: str, taken: set[int | None]) -> Iterator[Layer]:
+    groups = [_below(top, name) for name in store.children(top)]
+    for group in dict.fromkeys([*_listed(store, top, "layer_names"), *groups]):
+        names = tuple(group.removeprefix(_below(top, "")).split("/"))
+        for scope, variables in _scopes(store, group).items():
+            kernel = variables[DEPTHWISE_KERNEL]
+            if store.identity(kernel) in taken:
+                continue
+            taken.add(store.identity(kernel))
             weights = {name: store.array(place) for name, place in variables.items()}
-            yield Layer("/".join(known), weights)
+            yield Layer("/".join(_known(names, scope)), weights)
 
 
-def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> list[Layer]:
-    found: list[tuple[Scope, Node, Layer]] = []
-    shared: set[int] = set()
+def _known(group: Scope, scope: Scope) -> Scope:
+    """Return the names from the top; a model's own name may stand before the layer's."""
+    for start in range(len(scope)):
+        if scope[start : start + len(group)] == group:
+            return scope[start:]
+    return (*group, *scope)
+
+
+def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> dict[int | None, Layer]:
+    """Return the layers by where their depthwise kernel is in the file."""
+    found: dict[int | None, Layer] = {}
     for layer in root.below():
-        sought = list(_sought(layer, (), (), shared))
-        scopes = _scopes(store, _below(top, layer.name)) if sought else {}
-        for one in sought:
-            scope = _match(one, scopes, root.name, alone=len(sought) == len(scopes) == 1)
-            if scope is None:
-                there = ", ".join("/".join(scope) for scope in scopes) or "none"
-                raise InteropError(
-                    f"{path}: the weights of layer {'/'.join(one.names)!r} cannot be told; group "
-                    f"{layer.name!r} has separable convolutions {there}"
-                )
-            weights = {name: store.array(place) for name, place in scopes[scope].items()}
-            new = Layer("/".join(one.names), weights, one.node.config)
-            if not any(
-                scope == s and one.node.equals(node) and _same_weights(new, old)
-                for s, node, old in found
-            ):
-                found.append((scope, one.node, new))
-    return [layer for _, _, layer in found]
+        if not (sought := list(_sought(layer, (), ()))):
+            continue
+        scopes = _scopes(store, _below(top, layer.name))
+        takers, lost = _taken(sought, scopes, root.name)
+        if lost:
+            there = ", ".join("/".join(scope) for scope in scopes) or "none"
+            raise InteropError(
+                f"{path}: the weights of layer {'/'.join(lost[0].names)!r} cannot be told; group "
+                f"{layer.name!r} has separable convolutions {there}"
+            )
+        for scope, (names, node, _) in takers.items():
+            opaque = keras_model.keeps_bfloat16(node.config)
+            weights = {name: store.array(place, opaque) for name, place in scopes[scope].items()}
+            kernel = store.identity(scopes[scope][DEPTHWISE_KERNEL])
+            found[kernel] = Layer("/".join(names), weights, node.config)
+    return found
 
 
-def _sought(
-    node: Node, names: Scope, wrapper: tuple[str, ...], shared: set[int]
-) -> Iterator[_Sought]:
-    if node.shared is not None:
-        if node.shared in shared:
-            return
-        shared.add(node.shared)
+def _taken(
+    sought: list[_Sought], scopes: Mapping[Scope, Any], model: str
+) -> tuple[dict[Scope, _Sought], list[_Sought]]:
+    """Return whose the scopes in a group are, and the layers that have none there."""
+    takers: dict[Scope, _Sought] = {}
+    others = []
+    for one in sought:
+        scope = _match(one, scopes, model, alone=len(sought) == len(scopes) == 1)
+        if scope is None or scope in takers:
+            others.append(one)
+        else:
+            takers[scope] = one
+    if len(takers) < len(scopes):
+        return takers, others
+    # All weights in the group have a layer: what is told once more is shared by models in it.
+    return takers, [o for o in others if not any(o.node.equals(t.node) for t in takers.values())]
+
+
+def _sought(node: Node, names: Scope, wrapper: tuple[str, ...]) -> Iterator[_Sought]:
     names = (*names, *node.name.split("/"))
     if node.is_separable:
         yield _Sought(names, node, (names[-1], *wrapper))
@@ -142,10 +158,10 @@ def _sought(
     for child in node.children.values():
         if isinstance(child, Node):
             # tf-keras gives what a wrapper wraps the wrapper's name.
-            yield from _sought(child, names, (node.name,), shared)
+            yield from _sought(child, names, (node.name,))
         else:
             for one in child:
-                yield from _sought(one, names, (), shared)
+                yield from _sought(one, names, ())
 
 
 def _match(sought: _Sought, scopes: Mapping[Scope, Any], model: str, alone: bool) -> Scope | None:
@@ -171,7 +187,7 @@ def _is_within(part: Scope, whole: Scope) -> bool:
 def _scopes(store: Store, group: str) -> dict[Scope, Variables]:
     """Return the variables of what has a depthwise and a pointwise kernel in a group."""
     found: dict[Scope, dict[str, str]] = {}
-    for place in store.walk(group):
+    for place in dict.fromkeys([*_listed(store, group, "weight_names"), *store.walk(group)]):
         *scope, variable = place.removeprefix(f"{group}/").split("/")
         bare = variable.split(":")[0]
         if bare in AXES:
@@ -180,14 +196,22 @@ def _scopes(store: Store, group: str) -> dict[Scope, Variables]:
                 raise InteropError(f"{variables[bare]!r} and {place!r} are one variable")
             variables[bare] = place
     kernels = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
-    return {scope: variables for scope, variables in found.items() if kernels <= set(variables)}
+    return {
+        scope: variables
+        for scope, variables in found.items()
+        # The variables of a SeparableConv2D have the same names.
+        if kernels <= set(variables) and len(store.shape(variables[DEPTHWISE_KERNEL])) != 4
+    }
 
 
 def _below(top: str, group: str) -> str:
     return f"{top}/{group}" if top else group
 
 
-def _same_weights(a: Layer, b: Layer) -> bool:
-    return a.weights.keys() == b.weights.keys() and all(
-        np.array_equal(weight, b.weights[name]) for name, weight in a.weights.items()
-    )
+def _listed(store: Store, group: str, attribute: str) -> list[str]:
+    """Return the paths of what an attribute lists of a group, in its order, as far as it is there.
+
+    In HDF5 itself the children of a group have the order of the alphabet.
+    """
+    names = ("/".join(filter(None, name.split("/"))) for name in store.texts(group, attribute))
+    return [place for name in names if name and store.has(place := _below(group, name))]

@@ -11,17 +11,28 @@ each layer is a group; those of one list are named after their classes, in order
     layers/time_distributed/layer/...  what a wrapper wraps
 """
 
+import contextlib
 import json
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from flax_sepconv.interop import hdf5, keras_model
 from flax_sepconv.interop.hdf5 import Store
-from flax_sepconv.interop.keras3_groups import GROUP, Place, Search, named, numbered, own_groups
+from flax_sepconv.interop.keras3_groups import (
+    GROUP,
+    NUMBERS,
+    Place,
+    Search,
+    alike,
+    named,
+    numbered,
+    own_groups,
+)
+from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import InteropError, Layer
 from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
@@ -58,7 +69,7 @@ def read(path: pathlib.Path, layers: Sequence[str] | None = None) -> list[Layer]
     they are in a list of layers, but not where a layer is an attribute or in a wrapper.
 
     Paths are the names of the layers, joined by "/"; where the file does not tell them
-    (`.weights.h5` of tf-keras), the paths of the groups.
+    (`.weights.h5` of tf-keras), or tells one twice, the paths of the groups.
 
     Args:
         path: of the file.
@@ -68,19 +79,27 @@ def read(path: pathlib.Path, layers: Sequence[str] | None = None) -> list[Layer]
         InteropError: the file is damaged or not of this format, lacks weights that its config
             promises, or does not tell what is a SeparableConv1D.
     """
-    if hdf5.is_hdf5(path):
-        with hdf5.opened(path, path) as store:
-            return _load(store, named(store, layers, path), path)
-    config, metadata, weights = _unpack(path)
-    root = keras_model.parse(config, path)
-    with hdf5.opened(weights, f"{path}: {_WEIGHTS}") as store:
-        places = Search(store, path, _major_version(metadata, path)).run(root, layers is None)
-        known = {place.group: place for place in places}
-        if layers is not None or not places:
-            places = [known.get(p.group, p) for p in named(store, layers, path)]
-        else:
-            places += [p for p in named(store, own_groups(store), path) if p.group not in known]
+    with _weights(path) as (store, root, version):
+        places = _places(store, path, root, version, layers)
         return _load(store, places, path)
+
+
+def passed_over(path: pathlib.Path, layers: Sequence[str] | None = None) -> list[str]:
+    """Return the groups that `read` does not take, but whose variables a SeparableConv1D may have.
+
+    Two of their shapes are those of a depthwise and a pointwise kernel that fit each other. It may
+    still be another layer: none of them is taken for what it looks like.
+
+    Args:
+        path: of the file.
+        layers: as for `read`.
+
+    Raises:
+        InteropError: as from `read`.
+    """
+    with _weights(path) as (store, root, version):
+        taken = {place.group for place in _places(store, path, root, version, layers)}
+        return [group for group in alike(store) if group not in taken]
 
 
 def version_of(path: pathlib.Path) -> int:
@@ -110,11 +129,39 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
         file.create_group("vars")
         for number, layer in enumerate(layers):
             variables = file.create_group(f"layers/{numbered(GROUP, number)}/vars")
-            variables.attrs["name"] = layer.path.split("/")[-1]
+            variables.attrs["name"] = layer.path
             for index, weight in enumerate(keras_weights(layer)):
                 array = variables.create_dataset(str(index), data=weight)
                 if layer.dtype.name == "bfloat16":
                     array.attrs["dtype"] = "bfloat16"
+
+
+@contextlib.contextmanager
+def _weights(path: pathlib.Path) -> Iterator[tuple[Store, Node | None, int]]:
+    """Open the weights; and return the config and Keras' version, where the file has them."""
+    if hdf5.is_hdf5(path):
+        with hdf5.opened(path, path) as store:
+            yield store, None, 0
+        return
+    config, metadata, weights = _unpack(path)
+    root, version = keras_model.parse(config, path), _major_version(metadata, path)
+    with hdf5.opened(weights, f"{path}: {_WEIGHTS}") as store:
+        yield store, root, version
+
+
+def _places(
+    store: Store, path: pathlib.Path, root: Node | None, version: int, layers: Sequence[str] | None
+) -> list[Place]:
+    if root is None:
+        return named(store, layers, path)
+    places = Search(store, path, version).run(root, layers is None)
+    known = {place.group: place for place in places}
+    if layers is not None:
+        return [known.get(place.group, place) for place in named(store, layers, path)]
+    own = own_groups(store)
+    if not own and (places or root.is_told):
+        return places
+    return places + [p for p in named(store, own or None, path) if p.group not in known]
 
 
 def _unpack(path: pathlib.Path) -> tuple[bytes, bytes, bytes]:
@@ -148,12 +195,13 @@ def _load(store: Store, places: Sequence[Place], path: pathlib.Path) -> list[Lay
     for place in places:
         variables = f"{place.group}/vars"
         numbers = sorted(store.children(variables))
-        if numbers not in (["0", "1"], ["0", "1", "2"]):
+        if numbers not in NUMBERS:
             raise InteropError(
                 f"{path}: group {place.group!r} must have the 2 or 3 variables of a "
                 f"SeparableConv1D, it has {', '.join(numbers) or 'none'}"
             )
-        arrays = [store.array(f"{variables}/{number}") for number in numbers]
+        opaque = keras_model.keeps_bfloat16(place.config)
+        arrays = [store.array(f"{variables}/{number}", opaque) for number in numbers]
         weights = dict(zip(ORDER, arrays, strict=False))
         layers.append(Layer("/".join(place.names), weights, place.config))
     return layers

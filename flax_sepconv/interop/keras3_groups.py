@@ -10,6 +10,10 @@ from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import InteropError
 
 GROUP = "separable_conv1d"
+# Of its variables, without and with a bias.
+NUMBERS = (["0", "1"], ["0", "1", "2"])
+# What Keras 2.12 and 2.13 call the list of a model's layers.
+_OLD = "_layer_checkpoint_dependencies"
 
 
 class Place(NamedTuple):
@@ -43,7 +47,7 @@ class Search:
         if strict and lost:
             raise InteropError(
                 f"{self._path}: the weights of layer {lost[0]!r} are not where its config leads "
-                f"to; name the groups to take by layers=[...]; {_choices(self._store)}"
+                f"to; name the groups to take by layers=[...] (--layer); {_choices(self._store)}"
             )
         return places
 
@@ -53,7 +57,9 @@ class Search:
             if isinstance(child, Node):
                 yield from self._visit(child, place, names)
             else:
-                yield from self._list(child, place, names)
+                old = f"{group}/{_OLD}".lstrip("/")
+                is_old = argument == "layers" and self._store.has(old)
+                yield from self._list(child, old if is_old else place, names)
 
     def _list(self, nodes: list[Node], group: str, names: tuple[str, ...]) -> Iterator[Place]:
         """Visit what is numbered by classes.
@@ -61,27 +67,34 @@ class Search:
         A layer that was saved elsewhere before has no group here. In Keras 3 its number stays
         free, in tf-keras the next layer gets it.
         """
-        classes = {node.class_name: f"{group}/{_snake_case(node.class_name)}" for node in nodes}
         amount = collections.Counter(node.class_name for node in nodes)
-        present = {
-            name: sum(self._store.has(numbered(place, n)) for n in range(amount[name]))
-            for name, place in classes.items()
-        }
-        used = dict.fromkeys(classes, 0)
+        groups = {kind: self._numbered(group, kind, most) for kind, most in amount.items()}
+        present = {kind: sum(map(self._store.has, places)) for kind, places in groups.items()}
+        used = dict.fromkeys(amount, 0)
         for node in nodes:
             kind = node.class_name
             fewer = self._version < 3 and present[kind] < amount[kind]
             if fewer and (kind, node.name) in self._passed:
                 self._miss(node, names)
                 continue
-            yield from self._visit(node, numbered(classes[kind], used[kind]), names)
+            yield from self._visit(node, groups[kind][used[kind]], names)
             used[kind] += 1
-        for kind, place in classes.items():
+        for kind, places in groups.items():
             if used[kind] < present[kind]:
                 raise InteropError(
-                    f"{self._path}: its config does not tell which layers the groups {place}, ... "
-                    f"are; name those to take by layers=[...]; {_choices(self._store)}"
+                    f"{self._path}: its config does not tell which layers the groups {places[0]}, "
+                    f"... are; name those to take by layers=[...] (--layer); "
+                    f"{_choices(self._store)}"
                 )
+
+    def _numbered(self, group: str, kind: str, amount: int) -> list[str]:
+        """Return as many groups of one class as there may be, those in the file first."""
+        first = f"{group}/{_snake_case(kind)}"
+        groups = [numbered(first, number) for number in range(amount)]
+        if group.endswith(_OLD):  # Here a layer with weights has two numbers, the second unused.
+            later = [numbered(first, number) for number in range(amount, 2 * amount)]
+            groups = sorted([*groups, *later], key=lambda place: not self._store.has(place))
+        return groups
 
     def _visit(self, node: Node, group: str, names: tuple[str, ...]) -> Iterator[Place]:
         if not any(node.separables()):
@@ -99,8 +112,11 @@ class Search:
                 yield from self._below(node, group, names)
 
     def _miss(self, node: Node, names: tuple[str, ...]) -> None:
-        for layer in node.separables():
-            self._absent.append(("/".join((*names, layer.name)), layer))
+        names = (*names, node.name)
+        if node.is_separable:
+            self._absent.append(("/".join(names), node))
+        for child in node.below():
+            self._miss(child, names)
 
     def _check_name(self, node: Node, group: str, names: tuple[str, ...]) -> None:
         told = self._store.text(f"{group}/vars", "name")
@@ -112,8 +128,16 @@ class Search:
 
 
 def own_groups(store: Store) -> list[str]:
-    """Return the groups that are named after the class, in a list of layers."""
-    return [group for group in store.walk() if _OWN_GROUP.search(f"/{group}")]
+    """Return the groups that are named after the class, in a list of layers: each in its order."""
+    return sorted((g for g in store.walk() if _OWN_GROUP.search(f"/{g}")), key=_counted)
+
+
+def _counted(group: str) -> list[list[str | int]]:
+    """Return a key by which "x_2" is before "x_10"; in the file, it stands behind."""
+    return [
+        [int(part) if number % 2 else part for number, part in enumerate(_NUMBER.split(name))]
+        for name in group.split("/")
+    ]
 
 
 def named(store: Store, groups: Sequence[str] | None, path: Any) -> list[Place]:
@@ -125,10 +149,31 @@ def named(store: Store, groups: Sequence[str] | None, path: Any) -> list[Place]:
     if groups is None and not (groups := own_groups(store)):
         raise InteropError(
             f"{path} does not tell which of its layers are a SeparableConv1D: no group is named "
-            f"layers/{GROUP}; name the groups to take by layers=[...]; {_choices(store)}"
+            f"layers/{GROUP}; name the groups to take by layers=[...] (--layer); {_choices(store)}"
         )
-    chosen = [group.strip("/") for group in groups]
-    return [Place(group, _names(store, group), None) for group in chosen]
+    names = {group: _names(store, group) for group in (given.strip("/") for given in groups)}
+    amount = collections.Counter(map("/".join, names.values()))
+    return [
+        Place(group, told if amount["/".join(told)] == 1 else tuple(group.split("/")), None)
+        for group, told in names.items()
+    ]
+
+
+def alike(store: Store) -> list[str]:
+    """Return the groups whose variables have the shapes of a SeparableConv1D's."""
+    groups = [path.removesuffix("/vars/1") for path in store.walk() if path.endswith("/vars/1")]
+    return sorted((group for group in groups if _is_alike(store, f"{group}/vars")), key=_counted)
+
+
+def _is_alike(store: Store, variables: str) -> bool:
+    if sorted(store.children(variables)) not in NUMBERS:
+        return False
+    try:
+        depthwise, pointwise = (store.shape(f"{variables}/{number}") for number in "01")
+    except InteropError:  # No numbers of ours: an optimizer's count of steps.
+        return False
+    fits = len(depthwise) == len(pointwise) == 3 and pointwise[0] == 1
+    return fits and pointwise[1] == depthwise[1] * depthwise[2]
 
 
 def _names(store: Store, group: str) -> tuple[str, ...]:
@@ -144,7 +189,8 @@ def _choices(store: Store) -> str:
     return f"there are {', '.join(groups[:20])}" if groups else "there is none"
 
 
-_OWN_GROUP = re.compile(rf"/layers/{GROUP}(_\d+)?$")
+_NUMBER = re.compile(r"([0-9]{1,18})")
+_OWN_GROUP = re.compile(rf"/(layers|{_OLD})/{GROUP}(_\d+)?$")
 
 
 def numbered(name: str, number: int) -> str:

@@ -20,7 +20,6 @@ class Node:
     Attributes:
         class_name, name: as Keras writes them; a `name` of "" is none.
         config: its own dict.
-        shared: a number that the other places of a shared layer have too, or None.
         children: what it is made of: argument -> layer, or list of layers.
         custom: its class is not one of Keras' own.
     """
@@ -28,7 +27,6 @@ class Node:
     class_name: str
     name: str
     config: Mapping[str, Any]
-    shared: int | None
     children: Mapping[str, "Node | list[Node]"]
     custom: bool
 
@@ -36,6 +34,11 @@ class Node:
     def is_separable(self) -> bool:
         """Whether this is a SeparableConv1D, Keras' own one."""
         return self.class_name in keras_config.CLASS_NAMES and not self.custom
+
+    @property
+    def is_told(self) -> bool:
+        """Whether everything that it is made of must be here: none has a class of its own."""
+        return bool(self.children) and not any(node.custom for node in self.everything())
 
     def below(self) -> Iterator["Node"]:
         """Yield the nodes right below this one."""
@@ -72,6 +75,14 @@ def parse(text: str | bytes, source: Any) -> Node:
     return root
 
 
+def keeps_bfloat16(config: Mapping[str, Any] | None) -> bool:
+    """Tell whether a layer's config says that its weights, too, are bfloat16."""
+    policy = None if config is None else config.get("dtype")
+    if isinstance(policy, dict) and isinstance(policy.get("config"), dict):
+        policy = policy["config"].get("name")
+    return policy == "bfloat16"
+
+
 def _node(value: Any, depth: int) -> Node | None:
     """Return the layer that a part of a config describes; None if it describes no layer."""
     if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
@@ -92,12 +103,10 @@ def _node(value: Any, depth: int) -> Node | None:
         elif (node := _node(part, depth - 1)) is not None:
             children[argument] = node
     name = config.get("name", value.get("name"))
-    shared = value.get("shared_object_id")
     return Node(
         value["class_name"],
         name if isinstance(name, str) else "",
         config,
-        shared if isinstance(shared, int) else None,
         children,
         _is_custom(value),
     )

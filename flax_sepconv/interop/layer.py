@@ -1,7 +1,9 @@
 """A trained layer outside of any framework: where it stood, its weights, and its arguments."""
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +15,19 @@ from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Argume
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 # What each weight's axes are, in the letters of the whole project.
 AXES = {DEPTHWISE_KERNEL: ("K", "C", "M"), POINTWISE_KERNEL: ("1", "C*M", "F"), BIAS: ("F",)}
+
+
+_configs = contextvars.ContextVar("configs", default=True)
+
+
+@contextlib.contextmanager
+def without_configs() -> Iterator[None]:
+    """Make layers of weights alone, whatever their sources say of arguments."""
+    token = _configs.set(False)
+    try:
+        yield
+    finally:
+        _configs.reset(token)
 
 
 class InteropError(ValueError):
@@ -45,7 +60,10 @@ class Layer:
     config: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if not _configs.get():
+            object.__setattr__(self, "config", None)
         try:
+            self.path.encode()
             _check_names(self.weights)
             _check_shapes(self.weights)
             _check_dtypes(self.weights)
@@ -53,6 +71,11 @@ class Layer:
                 self._check_config()
         except (TypeError, ValueError) as error:
             raise InteropError(f"layer {self.path!r}: {error}") from error
+
+    @property
+    def title(self) -> str:
+        """The path as people may see it, on one line."""
+        return (self.path if self.path.isprintable() else ascii(self.path)) or "(root)"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -77,8 +100,14 @@ class Layer:
         }
 
     def _check_config(self) -> None:
-        given = self.arguments()
-        own = Arguments(**{k: v for k, v in given.items() if k not in ("name", *_DTYPES_GIVEN)})
+        try:
+            given = self.arguments()
+            own = Arguments(**{k: v for k, v in given.items() if k not in _NO_ARGUMENTS})
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"its config is of no layer of ours: {error} (load(..., configs=False), "
+                "--weights-only, takes its weights alone)"
+            ) from error
         sizes = self.sizes
         for name, letter in (("kernel_size", "K"), ("depth_multiplier", "M"), ("filters", "F")):
             if getattr(own, name) != sizes[letter]:
@@ -90,7 +119,7 @@ class Layer:
             raise ValueError(f"its config says use_bias={own.use_bias}, its weights say otherwise")
 
 
-_DTYPES_GIVEN = ("dtype", "param_dtype")
+_NO_ARGUMENTS = ("name", "dtype", "param_dtype")
 
 
 def unique(layers: Iterable[Layer], source: Any) -> list[Layer]:
