@@ -1,5 +1,6 @@
 """Batches of sequences of different lengths: what lengths may be, and "same" for each by itself."""
 
+import functools
 import numbers
 from typing import Any
 
@@ -7,12 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import checkify
+from jax._src import checkify, dispatch  # JAX has no public name for what is asked of them below.
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jax.typing import ArrayLike
 
 from flax_sepconv import geometry as geometry_lib
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.tails import zero_tails
+
+RULE = "lengths must be from 0 to the input length L={length}, got {lengths}"
 
 
 def integers(name: str, value: ArrayLike, shape: tuple[Any, ...], meaning: str) -> Any:
@@ -29,24 +34,55 @@ def resolve(lengths: ArrayLike, batch: tuple[Any, ...], length: Any) -> jax.Arra
     """Check lengths, and return them as int32 (B,), all batch dimensions in one.
 
     Lengths outside 0 ... L are an error where their values are known. Under a transformation they
-    are not: there they count as the nearest that is possible, and are an error of `checkify`, which
-    is what `chex.chexify` wraps a function in.
+    are not: there they count as the nearest that is `possible`, and are an error of `checkify`,
+    which is what `chex.chexify` wraps a function in.
     """
     array = integers("lengths", lengths, batch, "the batch dimensions of x")
+    if isinstance(array, jax.core.Tracer) or jax.export.is_symbolic_dim(length):
+        array = checked_p.bind(array, length=length)
+    elif getattr(array, "is_fully_addressable", True):
+        values = np.asarray(array)
+        if ((values < 0) | (values > length)).any():
+            raise ValueError(RULE.format(length=length, lengths=values))
+    if array.dtype != jnp.int32:
+        array = possible(array, length).astype(jnp.int32)
+    return jnp.reshape(array, -1)
+
+
+def possible(lengths: jax.Array, length: Any) -> jax.Array:
+    """Return the nearest lengths that sequences in L steps can have."""
     symbolic = jax.export.is_symbolic_dim(length)
-    top = length if symbolic else min(length, jnp.iinfo(array.dtype).max)
-    message = f"lengths must be from 0 to the input length L={length}, got "
-    if isinstance(array, jax.core.Tracer) or symbolic:
-        possible = jnp.clip(array, 0, top)
-        holds = jnp.all(possible == array)
-        checkify.debug_check(holds, message + "{lengths}", lengths=array)
-    else:
-        if getattr(array, "is_fully_addressable", True):
-            values = np.asarray(array)
-            if ((values < 0) | (values > length)).any():
-                raise ValueError(message + str(values))
-        possible = jnp.clip(array, 0, top)
-    return possible.astype(jnp.int32).reshape(-1)
+    top = length if symbolic else min(length, jnp.iinfo(lengths.dtype).max)
+    return jnp.clip(lengths, 0, top)
+
+
+# The lengths themselves. `checkify.debug_check` would be an effect, which a program without
+# `checkify` need not have checked, but pays for: JAX then calls it on a slower way, which takes
+# longer than small layers do.
+checked_p = Primitive("checked_lengths")
+
+
+def _check(error: Any, enabled_errors: Any, lengths: jax.Array, *, length: Any) -> Any:
+    if checkify.FailedCheckError in enabled_errors:
+        outside = jnp.any(possible(lengths, length) != lengths)
+        rule = RULE.replace("{length}", str(length))
+        failure = checkify.FailedCheckError(checkify.get_traceback(), rule, lengths=lengths)
+        error = checkify.assert_func(error, outside, failure)
+    return error, lengths
+
+
+checkify.error_checks[checked_p] = _check
+checked_p.def_impl(functools.partial(dispatch.apply_primitive, checked_p))
+checked_p.def_abstract_eval(lambda lengths, length: lengths)
+ad.primitive_jvps[checked_p] = lambda primals, tangents, length: (
+    checked_p.bind(*primals, length=length),
+    tangents[0],
+)
+batching.primitive_batchers[checked_p] = lambda lengths, axes, length: (
+    checked_p.bind(*lengths, length=length),
+    axes[0],
+)
+mlir.register_lowering(checked_p, lambda context, lengths, length: [lengths])
 
 
 def output_length(length: Any, kernel_size: int, stride: int, dilation: int, padding: str) -> Any:
@@ -76,24 +112,21 @@ def _wide(dtype: np.dtype) -> np.dtype:
     return jnp.dtype("int64" if dtype.itemsize == 8 else "int32")
 
 
-def plan(lengths: jax.Array, geometry: Geometry, padding: str) -> jax.Array:
-    """Return (3, B): the length, the output length, and the zeros in front, of each sequence."""
-    K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
-    ends = output_length(lengths, K, S, D, padding)
-    low: Any = geometry.pad_low
-    if padding == "same":
-        low = geometry_lib.same_pad_low(lengths, K, S, D)
-    return jnp.stack([lengths, ends, jnp.broadcast_to(low, lengths.shape)])
-
-
 def mask(
     x: jax.Array, lengths: jax.Array, geometry: Geometry, padding: str
-) -> tuple[jax.Array, Geometry]:
-    """Let nothing stand behind the ends, and return the geometry that is right for each row."""
+) -> tuple[jax.Array, Geometry, jax.Array]:
+    """Let nothing stand behind the ends of sequences.
+
+    Returns:
+        Rows, the geometry that is right for all of them, and the output lengths (B,).
+    """
+    K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
+    lengths = possible(lengths, x.shape[1])
+    ends = output_length(lengths, K, S, D, padding)
     x = zero_tails(x, lengths)
-    return (
-        align(x, lengths, geometry) if padding == "same" and geometry.stride > 1 else (x, geometry)
-    )
+    if padding == "same" and S > 1:
+        x, geometry = align(x, lengths, geometry)
+    return x, geometry, ends
 
 
 def align(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> tuple[jax.Array, Geometry]:

@@ -136,8 +136,7 @@ def resolve(
         own = ragged.resolve(lengths, x.shape[:-2], x.shape[-2])
         if by_sequence:
             return rows, geometry, own
-        ends = ragged.plan(own, geometry, padding.lower())[1]
-        rows, geometry = ragged.mask(rows, own, geometry, padding.lower())
+        rows, geometry, ends = ragged.mask(rows, own, geometry, padding.lower())
     edges = geometry.pad_low, geometry.pad_high
     if any(jax.export.is_symbolic_dim(edge) for edge in edges):
         # No lowering has to pad by what is not known: that is done here.
@@ -174,7 +173,9 @@ def resolve_streams(
     rows = x if last else x.swapaxes(-1, -2)
     if rows.shape[-2] == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
-    ends = None if lengths is None else ragged.resolve(lengths, batch, rows.shape[-2])
+    ends = None
+    if lengths is not None:
+        ends = ragged.possible(ragged.resolve(lengths, batch, rows.shape[-2]), rows.shape[-2])
     count = math.prod(batch)
     before = streaming.reshaped(fresh if state is None else state, (count,), last)
     joined, ends, after = streaming.join(before, rows.reshape(count, *rows.shape[-2:]), ends)

@@ -1,13 +1,12 @@
-"""Both stages on ragged batches as one primitive, so that a lowering may go sequence by sequence.
+"""Both stages on ragged batches as one primitive, so that a lowering may stop at the ends.
 
 By definition it is `separable` between masks. With result "y" it is the output, with "xkw" all
 gradients, from x, k, w and the cotangent y: the transpose of the derivative of y, which is a
 primitive of its own, so that what is kept for it is x itself and no masked copy. The last operand
-is always the plan (`flax_sepconv.ragged.plan`): integers, of which nothing is a derivative.
+is always the lengths: integers, of which nothing is a derivative.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,10 +30,6 @@ sequences_p.multiple_results = True
 tangent_p = Primitive("separable_tangent_of_sequences")
 tangent_p.multiple_results = True
 
-# Sequences of fewer lanes (C*M) leave vectors half empty, which the whole batch would fill, and
-# those of fewer elements are less work than the call of a kernel.
-LEAST_LANES, LEAST_ELEMENTS = 16, 2048
-
 
 def separable(
     x: jax.Array,
@@ -51,10 +46,10 @@ def separable(
 ) -> jax.Array:
     """Filter, then contract, each sequence by itself; zeros behind: (B, L, C) -> (B, steps, F)."""
     operands = (x, kernel, weights) if bias is None else (x, kernel, weights, bias)
-    # What is asked for by name and cannot go sequence by sequence stays what it is made of.
+    # What is asked for by name and cannot stop at the ends stays what it is made of.
     (y,) = (_bind if implementation in (None, "native") else _compose)(
         *operands,
-        ragged.plan(lengths, geometry, padding),
+        lengths,
         result="y",
         bias=bias is not None,
         padding=padding,
@@ -72,15 +67,15 @@ def _bind(*operands: jax.Array, **params: Any) -> list[jax.Array]:
 
 def _compose(*operands: jax.Array, result: str, bias: bool, **params: Any) -> list[jax.Array]:
     """Define the results."""
-    x, kernel, weights, *others, plan = operands
+    x, kernel, weights, *others, lengths = operands
 
     def output(*primals: jax.Array) -> jax.Array:
-        return _output(*primals, plan=plan, **params)
+        return _output(*primals, lengths=lengths, **params)
 
     if result == "y":
         return [output(x, kernel, weights, *others)]
-    biases = [jnp.zeros(weights.shape[1], weights.dtype)] if bias else []
     (y,) = others
+    biases = [vary_alike(jnp.zeros(weights.shape[1], weights.dtype), y)[0]] if bias else []
     gradients = jax.vjp(output, x, kernel, weights, *biases)[1](y.astype(params["dtype"]))
     return list(gradients)
 
@@ -88,20 +83,20 @@ def _compose(*operands: jax.Array, result: str, bias: bool, **params: Any) -> li
 def _output(
     x: jax.Array,
     *weights: jax.Array,
-    plan: jax.Array,
+    lengths: jax.Array,
     padding: str,
     geometry: Geometry,
     **params: Any,
 ) -> jax.Array:
-    rows, geometry = ragged.mask(x, plan[0], geometry, padding)
-    return zero_tails(separable_of_rows(rows, *weights, geometry=geometry, **params), plan[1])
+    rows, geometry, ends = ragged.mask(x, lengths, geometry, padding)
+    return zero_tails(separable_of_rows(rows, *weights, geometry=geometry, **params), ends)
 
 
 def _tangent(*operands: jax.Array, bias: bool, **params: Any) -> list[jax.Array]:
     """Define how y moves with x, both kernels and, where there is one, the bias."""
-    x, kernel, weights, *dots, plan = operands
+    x, kernel, weights, *dots, lengths = operands
     primals = (x, kernel, weights, *(jnp.zeros_like(dot) for dot in dots[3:]))
-    output = functools.partial(_output, plan=plan, **params)
+    output = functools.partial(_output, lengths=lengths, **params)
     return [jax.jvp(output, primals, tuple(dots))[1]]
 
 
@@ -124,28 +119,30 @@ def _jvp(
 def _jvp_by_definition(
     define: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], **params: Any
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    *moving, plan = primals
+    *moving, lengths = primals
     dots = tuple(map(ad.instantiate_zeros, tangents[:-1]))
-    return jax.jvp(lambda *moving: define(*moving, plan, **params), tuple(moving), dots)
+    return jax.jvp(lambda *moving: define(*moving, lengths, **params), tuple(moving), dots)
 
 
 def _transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> list[Any]:
-    """Carry cotangents back to the one operand that is not known, by the definition."""
-    position = next(i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
+    """Carry cotangents back to the operands that are not known, by the definition."""
+    unknown = [i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand)]
 
-    def linear(unknown: jax.Array) -> list[jax.Array]:
-        return _compose(*operands[:position], unknown, *operands[position + 1 :], **params)
+    def linear(*values: jax.Array) -> list[jax.Array]:
+        given = dict(zip(unknown, values, strict=True))
+        return _compose(*(given.get(i, operand) for i, operand in enumerate(operands)), **params)
 
     known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
-    (gradient,) = jax.linear_transpose(linear, operands[position].aval)(known)
-    return [gradient if i == position else None for i in range(len(operands))]
+    transposed = jax.linear_transpose(linear, *(operands[i].aval for i in unknown))(known)
+    gradients = dict(zip(unknown, transposed, strict=True))
+    return [gradients.get(i) for i in range(len(operands))]
 
 
 def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> list[Any]:
     """Compute all gradients, and hand out those that are asked for."""
-    x, kernel, weights, *dots, plan = operands
+    x, kernel, weights, *dots, lengths = operands
     (y,) = map(ad.instantiate_zeros, cotangents)
-    gradients = _bind(x, kernel, weights, y, plan, result="xkw", **params)
+    gradients = _bind(x, kernel, weights, y, lengths, result="xkw", **params)
     wanted = [
         divided_like(gradient, dot) if ad.is_undefined_primal(dot) else None
         for gradient, dot in zip(gradients, dots, strict=True)
@@ -166,17 +163,14 @@ def _batch(
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **params: Any) -> Any:
     """Lower to the native calls where there are any, else to the definition."""
     avals: Any = (*ctx.avals_in[:-1], *ctx.avals_out)
-    lanes = math.prod(avals[1].shape[1:])
-    by_sequence = (
+    is_native = (
         platform == "cpu"
         and native.ABSENCE is None
         and surroundings_of(ctx) is None
         and is_whole(ctx)
         and native.joins(params["result"], params["geometry"], avals)
-        and lanes >= LEAST_LANES
-        and lanes * params["geometry"].output_length >= LEAST_ELEMENTS
     )
-    function = native.ragged if by_sequence else _compose
+    function = native.ragged if is_native else _compose
     return mlir.lower_fun(functools.partial(function, **params))(ctx, *operands)
 
 

@@ -20,11 +20,11 @@ GARBAGE = (np.nan, np.inf, -np.inf, 1e30)
 every_lowering = pytest.mark.parametrize("lowering", [None, *LOWERINGS])
 
 
-@pytest.fixture(params=[1, 10**6], ids=["by sequence", "by rows"])
+@pytest.fixture(params=["native", "composed"])
 def either_way(request, monkeypatch):
-    """Let native kernels go sequence by sequence, however few lanes there are, or never."""
-    monkeypatch.setattr(sequences, "LEAST_LANES", request.param)
-    monkeypatch.setattr(sequences, "LEAST_ELEMENTS", request.param)
+    """Let the native kernels stop at the ends, or compose what they compute."""
+    if request.param == "composed":
+        monkeypatch.setattr(sequences.native, "joins", lambda *_: False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +286,10 @@ def test_remat_and_linear_transpose(x64, problem):
     y = linear(x)
     (transposed,) = jax.linear_transpose(linear, x)(y)
     close(transposed, jax.vjp(linear, x)[1](y)[0])
+    jointly = lambda *pointwise: layer(x, (weights[0], *pointwise), n)  # noqa: E731
+    transposed = jax.linear_transpose(jointly, *weights[1:])(y)
+    for ours, theirs in zip(transposed, jax.vjp(jointly, *weights[1:])[1](y), strict=True):
+        close(ours, theirs)
 
 
 def test_channels_first_extra_batch_dimensions_and_a_single_sequence(x64):

@@ -64,8 +64,8 @@ def test_nothing_is_copied_where_the_operand_is_let_go():
 
 
 @with_native
-def test_large_sequences_go_one_by_one():
-    """Neither inputs nor cotangents are masked or copied then; the gradients are three calls."""
+def test_native_kernels_stop_at_the_ends():
+    """Neither inputs nor cotangents are masked or copied; the gradients are three calls."""
     weights = np.ones((4, 64, 1), np.float32), np.ones((1, 64, 7), np.float32)
     x, n = np.ones((3, 100, 64), np.float32), np.array([100, 3, 0], np.int32)
 
@@ -169,3 +169,31 @@ def test_a_layer_and_its_gradients_on_a_divided_batch():
     for ours, theirs in zip(jax.tree.leaves(compiled(x, k, n)), one, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
     assert "all-gather" not in compiled.as_text()
+
+
+@pytest.mark.skipif(DEVICES != 4, reason="for four devices")
+@pytest.mark.parametrize("implementation", [None, "grouped_conv"])
+def test_all_gradients_inside_and_outside_of_shard_map(implementation):
+    """As in data parallelism: weights are whole, the batch is divided."""
+    mesh = jax.make_mesh((4,), ("b",), axis_types=(AxisType.Auto,))
+    rng = np.random.default_rng(2)
+    shapes = ((4, 6, 2), (1, 12, 5), (5,))
+    weights = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+    def layer(x, weights, n):
+        settings = {"padding": "same", "lengths": n, "implementation": implementation}
+        return ops.separable_conv1d(x, *weights, **settings)
+
+    def loss(x, weights, n):
+        return (layer(x, weights, n) ** 2).sum()
+
+    divided = functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("b"), P(), P("b")))
+    outside = divided(layer, out_specs=P("b"))
+    inside = divided(jax.grad(loss, (0, 1)), out_specs=(P("b"), P()))
+    one = jax.grad(loss, (0, 1))(X, weights, N)
+    for all_of_them in (
+        jax.grad(lambda x, weights: (outside(x, weights, N) ** 2).sum(), (0, 1))(X, weights),
+        jax.jit(inside)(X, weights, N),
+    ):
+        for ours, theirs in zip(jax.tree.leaves(all_of_them), jax.tree.leaves(one), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)

@@ -219,17 +219,18 @@ def ragged(
     precision: lax.PrecisionLike,
     dtype: DTypeLike,
 ) -> list[jax.Array]:
-    """Compute both stages sequence by sequence, as `flax_sepconv.sequences` defines them.
+    """Compute both stages of ragged batches, as `flax_sepconv.sequences` defines them.
 
-    What is behind the end of a sequence is neither read nor, but for the zeros, written.
+    What is behind the end of a sequence is neither read nor, but for the zeros, written. Lengths go
+    in as they are: one operation of XLA's beside the call would take longer than small calls do.
     """
-    del padding, implementation
-    *others, plan = rest
-    settings = {"stride": np.int64(geometry.stride), "dilation": np.int64(geometry.dilation)}
+    del implementation
+    *others, lengths = rest
+    settings = {**_steps(geometry), "same": np.bool_(padding == "same")}
 
     def call(target: str, shape: tuple[int, ...], *operands: jax.Array) -> jax.Array:
         target = f"flax_sepconv_ragged_{target}"
-        return jax.ffi.ffi_call(target, _typed(x, shape, dtype))(*operands, plan, **settings)
+        return jax.ffi.ffi_call(target, _typed(x, shape, dtype))(*operands, lengths, **settings)
 
     (B, _, _), (J, F) = x.shape, weights.shape
     if result == "y":
@@ -255,12 +256,13 @@ def _typed(like: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
 
 
 def _ffi_call(target: str, out: Any, geometry: Geometry, *operands: jax.Array) -> Any:
-    return jax.ffi.ffi_call(f"flax_sepconv_{target}", out)(
-        *operands,
-        stride=np.int64(geometry.stride),
-        dilation=np.int64(geometry.dilation),
-        pad_low=np.int64(geometry.pad_low),
-    )
+    return jax.ffi.ffi_call(f"flax_sepconv_{target}", out)(*operands, **_steps(geometry))
+
+
+def _steps(geometry: Geometry) -> dict[str, np.int64]:
+    """Return what a call is told of the geometry: the lengths are in the shapes."""
+    names = ("stride", "dilation", "pad_low")
+    return {name: np.int64(getattr(geometry, name)) for name in names}
 
 
 # Results of both stages, as `flax_sepconv.separable` names them.

@@ -39,8 +39,8 @@ class Correlation {
   void prefetch(std::int64_t batch, std::int64_t first, std::int64_t last) const {
     const std::int64_t stride = schedule_.row_step / schedule_.classes;
     const std::int64_t shift = schedule_.runs[0][0].row;
-    const std::int64_t high = std::min(in_.rows, last * stride + shift);
-    for (std::int64_t row = std::max<std::int64_t>(0, first * stride + shift); row < high; ++row)
+    const std::int64_t high = std::min(in_.end(batch), last * stride + shift);
+    for (std::int64_t row = std::max(in_.first(batch), first * stride + shift); row < high; ++row)
       ask_for(in_.row(batch, row), in_.columns);
   }
 
@@ -51,21 +51,23 @@ class Correlation {
     parallel_for(pool, groups() * ranges, scratch_bytes(), [&](std::int64_t item, void* scratch) {
       const std::int64_t first = item % ranges * per_item;
       for (std::int64_t i = first; i < std::min(blocks(), first + per_item); ++i)
-        run_block(item / ranges, i, out, static_cast<A*>(scratch));
+        run_block(item / ranges, i * block_, std::min(schedule_.positions, (i + 1) * block_), out,
+                  static_cast<A*>(scratch));
     });
   }
 
-  // One block of one group, all lanes: positions of the interior straight from the operand where
-  // that is faster, the others strip by strip.
-  void run_block(std::int64_t group, std::int64_t block, const Rows<R>& out, A* scratch) const {
+  // Positions [from, to) of one group, a block of them at most, all lanes: those of the interior
+  // straight from the operand where that is faster, the others strip by strip.
+  void run_block(std::int64_t group, std::int64_t from, std::int64_t to, const Rows<R>& out,
+                 A* scratch) const {
     const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
-    const std::int64_t first = block * block_;
-    const std::int64_t last = std::min(schedule_.positions, first + block_);
+    const auto [first, last] = out.cut(batch, fold, from, to);
+    if (first >= last) return;
     std::int64_t low = last, high = last;
     if constexpr (std::is_same_v<T, A> && std::is_same_v<R, A>) {
       if (direct_) {
-        low = std::clamp(schedule_.interior_first, first, last);
-        high = std::clamp(schedule_.interior_last, low, last);
+        low = std::clamp(schedule_.interior_first(in_.first(batch)), first, last);
+        high = std::clamp(schedule_.interior_last(in_.end(batch)), low, last);
         direct(batch, low, high, out);
       }
     }
@@ -80,14 +82,15 @@ class Correlation {
   // All lanes of positions [first, last), whose rows are all in range.
   void direct(std::int64_t batch, std::int64_t first, std::int64_t last,
               const Rows<R>& out) const {
-    const A* in = in_.row(batch, 0);
+    const std::int64_t shift = in_.first(batch);
+    const A* in = in_.row(batch, shift);
     std::vector<TapRun<A>> runs;
     Coming<T> nothing;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
       for (const Run& run : schedule_.runs[i]) {
         const std::int64_t row = run.row + (position - i) / schedule_.classes * schedule_.row_step;
-        runs.push_back({row * in_.step, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
+        runs.push_back({(row - shift) * in_.step, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
       }
       tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
             schedule_.classes * out.step, count, lanes_, nothing);
@@ -122,8 +125,8 @@ class Correlation {
   Coming<T> beside(const Strip& strip, std::int64_t low, std::int64_t high,
                    std::int64_t positions) const {
     const std::int64_t lane = strip.lane + strip.lanes < lanes_ ? strip.lane + strip.lanes : 0;
-    const std::int64_t first = lane > 0 ? std::max<std::int64_t>(0, low) : high;
-    const std::int64_t last = std::min(in_.rows, lane > 0 ? high : high + positions);
+    const std::int64_t first = std::max(in_.first(strip.batch), lane > 0 ? low : high);
+    const std::int64_t last = std::min(in_.end(strip.batch), lane > 0 ? high : high + positions);
     if (first >= last) return {};
     return {in_.row(strip.batch, first) + lane / in_.repeats, in_.step,
             std::min(strip_, lanes_ - lane) / in_.repeats, last - first,

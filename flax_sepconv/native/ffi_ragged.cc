@@ -1,4 +1,4 @@
-// What XLA calls for ragged batches: tails in place, and the contractions sequence by sequence.
+// What XLA calls for ragged batches: tails in place, and the contractions of sequences.
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -11,12 +11,28 @@
 #include "tails.h"
 
 namespace sepconv {
+
+// How sequences are padded and read: with "same" the zeros in front are each one's own.
+struct Settings {
+  std::int64_t stride, dilation, pad_low;
+  bool same;
+};
+
+}  // namespace sepconv
+
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::Settings,
+                                      xla::ffi::StructMember<std::int64_t>("stride"),
+                                      xla::ffi::StructMember<std::int64_t>("dilation"),
+                                      xla::ffi::StructMember<std::int64_t>("pad_low"),
+                                      xla::ffi::StructMember<bool>("same"));
+
+namespace sepconv {
 namespace {
 
-using Plan = ffi::Buffer<ffi::S32>;
+using Lengths = ffi::Buffer<ffi::S32>;
 
 // In place: XLA gives the same memory to x and the result.
-ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, Plan lengths, Result result) {
+ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, Lengths lengths, Result result) {
   const auto shape = x.dimensions();
   if (shape.size() != 3 || lengths.element_count() != size_t(shape[0]) ||
       x.size_bytes() != result->size_bytes())
@@ -27,30 +43,32 @@ ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, Plan lengths, Result res
   const auto step = static_cast<std::int64_t>(x.size_bytes()) / (shape[0] * shape[1]);
   XlaPool pool(threads);
   try {
-    Tails{static_cast<char*>(result->untyped_data()), shape[0], shape[1], step,
-          lengths.typed_data()}
-        .clear(pool);
+    const std::int32_t* const ends = lengths.typed_data();
+    clear_tails({static_cast<char*>(result->untyped_data()), shape[0], shape[1], step},
+                [ends](std::int64_t row) { return ends[row]; }, pool);
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
   }
   return ffi::Error::Success();
 }
 
-// The sizes of a call by the shapes of its arrays: x (batch, length, channels), k, a plan, and the
-// steps that the output has.
+// The sizes of a call by the shapes of its arrays: x (batch, length, channels), k, and the steps
+// that the output has.
 struct Call {
   Buffer x, k;
-  Plan plan;
-  std::int64_t steps, stride, dilation;
+  Lengths lengths;
+  std::int64_t steps;
+  Settings settings;
 
   bool consistent() const {
-    const auto a = x.dimensions(), b = k.dimensions(), c = plan.dimensions();
-    return a.size() == 3 && b.size() == 3 && c.size() == 2 && c[0] == 3 && c[1] == a[0] &&
-           a[2] == b[1] && b[0] > 0 && stride > 0 && dilation > 0 && steps >= 0;
-  }
-  Sequences sequences() const {
     const auto a = x.dimensions(), b = k.dimensions();
-    return {{a[0], a[1], a[2], b[2], b[0], stride, dilation, 0, steps}, plan.typed_data()};
+    return a.size() == 3 && b.size() == 3 && lengths.element_count() == size_t(a[0]) &&
+           a[2] == b[1] && b[0] > 0 && settings.stride > 0 && settings.dilation > 0 && steps >= 0;
+  }
+  Problem problem() const {
+    const auto a = x.dimensions(), b = k.dimensions();
+    return {a[0], a[1], a[2], b[2], b[0],
+            settings.stride, settings.dilation, settings.pad_low, steps};
   }
   std::int64_t h_size() const {
     return x.dimensions()[0] * steps * k.dimensions()[1] * k.dimensions()[2];
@@ -58,23 +76,29 @@ struct Call {
 };
 
 // Run with the kernels for the type that all arrays have, if these are as large as they must be.
+// Where there is nothing to compute with, the result is zero.
 template <typename Run>
 ffi::Error compute(const Call& call, bool sizes, std::initializer_list<Buffer> others,
-                   ffi::ThreadPool& threads, Run run) {
+                   Result result, ffi::ThreadPool& threads, Run run) {
   if (!call.consistent() || !sizes)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
   const auto type = call.x.element_type();
   for (const Buffer& other : others)
     if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
+  if (call.h_size() == 0 || call.x.element_count() == 0) {
+    std::memset(result->untyped_data(), 0, result->size_bytes());
+    return ffi::Error::Success();
+  }
   XlaPool pool(threads);
   const Kernels& kernels = best_kernels();
   try {
+    const Ragged batch(call.problem(), call.lengths.typed_data(), call.settings.same);
     if (type == ffi::F32) {
-      run(call.sequences(), kernels.f32, kernels.separable_f32, float(), pool);
+      run(batch, kernels.f32, kernels.separable_f32, float(), pool);
       return ffi::Error::Success();
     }
     if (type == ffi::F64) {
-      run(call.sequences(), kernels.f64, kernels.separable_f64, double(), pool);
+      run(batch, kernels.f64, kernels.separable_f64, double(), pool);
       return ffi::Error::Success();
     }
   } catch (const std::bad_alloc&) {
@@ -88,70 +112,74 @@ std::int64_t count(const Buffer& buffer) {
 }
 
 ffi::Error RaggedOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
-                        Plan plan, Result y, std::int64_t stride, std::int64_t dilation) {
+                        Lengths lengths, Result y, Settings settings) {
   const auto a = w.dimensions(), b = y->dimensions();
   if (a.size() != 2 || b.size() != 3)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
-  const Call call{x, k, plan, b[1], stride, dilation};
-  const bool sizes = count(*y) == plan.dimensions().back() * b[1] * a[1] &&
+  const Call call{x, k, lengths, b[1], settings};
+  const bool sizes = count(*y) == call.x.dimensions().front() * b[1] * a[1] &&
                      count(w) * count(*y) == call.h_size() * a[1] * a[1] &&
                      (count(bias) == 0 || count(bias) == a[1]);
-  return compute(call, sizes, {k, w, bias, *y}, threads,
-                 [&](const Sequences& s, auto&, auto& kernels, auto zero, Pool& pool) {
+  return compute(call, sizes, {k, w, bias, *y}, y, threads,
+                 [&](const Ragged& batch, auto&, auto& kernels, auto zero, Pool& pool) {
                    using A = decltype(zero);
-                   ragged_output<A>(s, kernels, data<A>(x), data<A>(k),
-                                    {data<A>(w), data<A>(bias), a[1]}, data<A>(*y), pool);
+                   kernels.output(batch.problem(), data<A>(x), data<A>(k),
+                                  {data<A>(w), data<A>(bias), a[1]}, data<A>(*y), pool);
+                   batch.clear_y(data<A>(*y), a[1], pool);
                  });
 }
 
-ffi::Error RaggedInputGradient(ffi::ThreadPool threads, Buffer h, Buffer k, Plan plan, Result x,
-                               std::int64_t stride, std::int64_t dilation) {
+ffi::Error RaggedInputGradient(ffi::ThreadPool threads, Buffer h, Buffer k, Lengths lengths,
+                               Result x, Settings settings) {
   if (h.dimensions().size() != 3)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
-  const Call call{*x, k, plan, h.dimensions()[1], stride, dilation};
-  return compute(call, count(h) == call.h_size(), {k, h}, threads,
-                 [&](const Sequences& s, auto& kernels, auto&, auto zero, Pool& pool) {
+  const Call call{*x, k, lengths, h.dimensions()[1], settings};
+  return compute(call, count(h) == call.h_size(), {k, h}, x, threads,
+                 [&](const Ragged& batch, auto& kernels, auto&, auto zero, Pool& pool) {
                    using A = decltype(zero);
-                   ragged_input_gradient<A>(s, kernels, data<A>(h), data<A>(k), data<A>(*x), pool);
+                   kernels.input_gradient(batch.problem(), data<A>(h), data<A>(k), data<A>(*x),
+                                          pool);
+                   batch.clear_x(data<A>(*x), pool);
                  });
 }
 
-ffi::Error RaggedKernelGradient(ffi::ThreadPool threads, Buffer x, Buffer h, Plan plan, Result k,
-                                std::int64_t stride, std::int64_t dilation) {
+ffi::Error RaggedKernelGradient(ffi::ThreadPool threads, Buffer x, Buffer h, Lengths lengths,
+                                Result k, Settings settings) {
   if (h.dimensions().size() != 3)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
-  const Call call{x, *k, plan, h.dimensions()[1], stride, dilation};
-  return compute(call, count(h) == call.h_size(), {*k, h}, threads,
-                 [&](const Sequences& s, auto& kernels, auto&, auto zero, Pool& pool) {
+  const Call call{x, *k, lengths, h.dimensions()[1], settings};
+  return compute(call, count(h) == call.h_size(), {*k, h}, k, threads,
+                 [&](const Ragged& batch, auto& kernels, auto&, auto zero, Pool& pool) {
                    using A = decltype(zero);
-                   ragged_kernel_gradient<A>(s, kernels, data<A>(x), data<A>(h), data<A>(*k), pool);
+                   kernels.kernel_gradient(batch.problem(), data<A>(x), data<A>(h), data<A>(*k),
+                                           pool);
                  });
 }
 
 // The result is the gradient of the weights, and behind it, where there is room, the bias'.
 ffi::Error RaggedPointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y,
-                                   Plan plan, Result result, std::int64_t stride,
-                                   std::int64_t dilation) {
+                                   Lengths lengths, Result result, Settings settings) {
   const auto a = y.dimensions(), b = k.dimensions();
   if (a.size() != 3 || b.size() != 3 || a[0] != x.dimensions().front())
     return ffi::Error::InvalidArgument("shapes that do not belong together");
   const std::int64_t weights = b[1] * b[2] * a[2], room = count(*result);
-  const Call call{x, k, plan, a[1], stride, dilation};
-  return compute(call, room == weights || room == weights + a[2], {k, y, *result}, threads,
-                 [&](const Sequences& s, auto&, auto& kernels, auto zero, Pool& pool) {
+  const Call call{x, k, lengths, a[1], settings};
+  return compute(call, room == weights || room == weights + a[2], {k, y, *result}, result, threads,
+                 [&](const Ragged& batch, auto&, auto& kernels, auto zero, Pool& pool) {
                    using A = decltype(zero);
-                   ragged_pointwise_gradient<A>(s, kernels, data<A>(x), data<A>(k), data<A>(y),
-                                                a[2], room > weights, data<A>(*result), pool);
+                   A* const out = data<A>(*result);
+                   kernels.pointwise_gradient(
+                       batch.problem(), data<A>(x), data<A>(k), data<A>(y),
+                       {out, room > weights ? out + weights : nullptr, a[2]}, pool);
                  });
 }
 
 template <typename Binding>
 auto with_steps(Binding binding) {
   return std::move(binding)
-      .template Arg<Plan>()
+      .template Arg<Lengths>()
       .template Ret<Buffer>()
-      .template Attr<std::int64_t>("stride")
-      .template Attr<std::int64_t>("dilation");
+      .template Attrs<Settings>();
 }
 
 auto buffers(std::integral_constant<int, 2>) {
@@ -169,7 +197,7 @@ auto ragged() {
 }
 
 auto tails() {
-  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Plan>().Ret<Buffer>();
+  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Lengths>().Ret<Buffer>();
 }
 
 }  // namespace

@@ -78,18 +78,20 @@ class KernelGradient {
     std::fill(sums, panels, A{0});
     for (std::int64_t unit = first; unit < last; ++unit) {
       const std::int64_t batch = unit / blocks_ * fold_;
-      const std::int64_t start = unit % blocks_ * block_;
-      const std::int64_t end = std::min(schedule_.positions, start + block_);
+      const std::int64_t fold = std::min(fold_, batch_ - batch), from = unit % blocks_ * block_;
+      const auto [start, end] =
+          y_.cut(batch, fold, from, std::min(schedule_.positions, from + block_));
+      if (start >= end) continue;
       std::int64_t at = 0;
       if constexpr (std::is_same_v<T, A>) {
-        if (direct_ && start >= schedule_.interior_first && end <= schedule_.interior_last) {
+        if (direct_ && start >= schedule_.interior_first(x_.first(batch)) &&
+            end <= schedule_.interior_last(x_.end(batch))) {
           at = lanes / kWidth<A> * kWidth<A>;
           direct(batch, lane, at, start, end, sums);
         }
       }
       for (; at < lanes; at += strip_) {
-        const Strip strip{batch, std::min(fold_, batch_ - batch), lane + at,
-                          std::min(strip_, lanes - at)};
+        const Strip strip{batch, fold, lane + at, std::min(strip_, lanes - at)};
         by_panel(strip, start, end, sums + at / strip_ * strip_width() + at % strip_, panels);
       }
     }
@@ -108,9 +110,9 @@ class KernelGradient {
   // A few positions at a time, so that the rows of x and y are read from end to end.
   void direct(std::int64_t batch, std::int64_t lane, std::int64_t lanes, std::int64_t first,
               std::int64_t last, A* sums) const {
-    const std::int64_t step = kDirectPositions * schedule_.classes;
+    const std::int64_t step = kDirectPositions * schedule_.classes, shift = x_.first(batch);
     for (; first < last; first += step)
-      add_block(x_.row(batch, 0) + lane, 0, lanes_, y_.row(batch, first) + lane, lanes_, first,
+      add_block(x_.row(batch, shift) + lane, shift, lanes_, y_.row(batch, first) + lane, lanes_, first,
                 std::min(last, first + step), lanes, sums);
   }
 

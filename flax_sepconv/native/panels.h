@@ -7,10 +7,30 @@ struct Rows {
   T* data;
   std::int64_t rows, columns, step, repeats;
   std::int64_t first_batch = 0, first_row = 0;
+  const Part* parts = nullptr;  // of each example, where these are not whole
 
   std::int64_t lanes() const { return columns * repeats; }
   T* row(std::int64_t batch, std::int64_t row) const {
-    return data + ((batch - first_batch) * rows + row - first_row) * step;
+    return data + ((batch - first_batch) * rows + row - first_row - first(batch)) * step;
+  }
+  // The rows that an example has.
+  std::int64_t first(std::int64_t batch) const { return parts == nullptr ? 0 : parts[batch].shift; }
+  std::int64_t end(std::int64_t batch) const { return parts == nullptr ? rows : parts[batch].end(); }
+  bool has(std::int64_t batch, std::int64_t row) const {
+    return parts == nullptr || (row >= first(batch) && row < end(batch));
+  }
+  // Of rows [low, high), those that any of some neighbouring examples has.
+  std::pair<std::int64_t, std::int64_t> cut(std::int64_t batch, std::int64_t fold,
+                                            std::int64_t low, std::int64_t high) const {
+    if (parts == nullptr) return {low, high};
+    std::int64_t begin = high, last = low;
+    for (std::int64_t b = batch; b < batch + fold; ++b) {
+      if (parts[b].count == 0) continue;
+      begin = std::min(begin, first(b));
+      last = std::max(last, end(b));
+    }
+    low = std::clamp(begin, low, high);
+    return {low, std::clamp(last, low, high)};
   }
 };
 
@@ -76,7 +96,7 @@ SEPCONV_INLINE void gather(const A* from, R* to, std::int64_t columns, N repeats
   }
 }
 
-// Copy rows [first, last) of the strip, all in range, into a panel of `width` columns.
+// Copy rows [first, last) of the strip, all in range, into a panel with rows of `width`.
 template <typename A, typename T, typename N>
 SEPCONV_INLINE void pack_rows(const Rows<const T>& from, const Strip& strip, std::int64_t first,
                               std::int64_t last, A* panel, std::int64_t width, N repeats) {
@@ -93,8 +113,6 @@ SEPCONV_INLINE void pack_rows(const Rows<const T>& from, const Strip& strip, std
       }
     }
   }
-  for (std::int64_t row = first; strip.width() < width && row < last; ++row, panel += width)
-    std::fill(panel + strip.width(), panel + width, A{0});
 }
 
 // Copy rows [first, last) of the strip, with zeros for those out of range.
@@ -102,12 +120,25 @@ template <typename A, typename T>
 void pack(const Rows<const T>& from, const Strip& strip, std::int64_t first, std::int64_t last,
           A* panel, std::int64_t width) {
   if (first >= last) return;
-  const std::int64_t low = std::clamp<std::int64_t>(0, first, last);
-  const std::int64_t high = std::clamp(from.rows, low, last);
+  const auto copy = [&](const Strip& own, A* columns) {
+    const std::int64_t low = std::clamp(from.first(own.batch), first, last);
+    const std::int64_t high = std::clamp(from.end(own.batch), low, last);
+    with_repeats(from.repeats, [&](auto repeats) {
+      pack_rows(from, own, low, high, columns + (low - first) * width, width, repeats);
+    });
+    return std::make_pair(low, high);
+  };
+  if (from.parts != nullptr && strip.fold > 1) {  // Each example has rows of its own.
+    std::fill(panel, panel + (last - first) * width, A{0});
+    for (std::int64_t i = 0; i < strip.fold; ++i)
+      copy({strip.batch + i, 1, strip.lane, strip.lanes}, panel + i * strip.lanes);
+    return;
+  }
+  const auto [low, high] = copy(strip, panel);
   std::fill(panel, panel + (low - first) * width, A{0});
-  with_repeats(from.repeats, [&](auto repeats) {
-    pack_rows(from, strip, low, high, panel + (low - first) * width, width, repeats);
-  });
+  for (std::int64_t row = low; strip.width() < width && row < high; ++row)
+    std::fill(panel + (row - first) * width + strip.width(), panel + (row - first + 1) * width,
+              A{0});
   std::fill(panel + (high - first) * width, panel + (last - first) * width, A{0});
 }
 
@@ -118,6 +149,7 @@ void unpack(const A* panel, std::int64_t width, const Strip& strip, std::int64_t
   for (std::int64_t row = first; row < last; ++row, panel += width) {
     const A* from = panel;
     for (std::int64_t i = 0; i < strip.fold; ++i, from += strip.lanes) {
+      if (!to.has(strip.batch + i, row)) continue;
       R* target = to.row(strip.batch + i, row) + strip.lane / to.repeats;
       with_repeats(to.repeats, [&](auto repeats) {
         gather(from, target, strip.lanes / to.repeats, repeats);

@@ -11,6 +11,7 @@ template <typename A>
 struct HiddenBlock {
   const Correlation<A, A>& correlation;
   std::int64_t positions, lanes, batch;
+  const Part* parts;  // of the examples' positions, or null
 
   std::size_t scratch_bytes() const {
     return sizeof(A) * size() + correlation.scratch_bytes();
@@ -26,21 +27,33 @@ struct HiddenBlock {
   std::int64_t count(std::int64_t block) const {
     return std::min(correlation.block(), positions - first(block));
   }
+  // Of these, the positions that an example has, and the most that any of a group has.
+  std::int64_t own(std::int64_t example, std::int64_t block) const {
+    if (parts == nullptr) return count(block);
+    return std::clamp<std::int64_t>(parts[example].count - first(block), 0, count(block));
+  }
+  std::int64_t most(std::int64_t group, std::int64_t block) const {
+    std::int64_t n = 0;
+    for (std::int64_t i = 0; i < examples(group); ++i)
+      n = std::max(n, own(first_batch(group) + i, block));
+    return n;
+  }
 
   // Ask for a part of the rows of x that a later block reads.
   void prefetch(std::int64_t group, std::int64_t block, std::int64_t part,
                 std::int64_t parts) const {
     if (group >= correlation.groups()) return;
-    const std::int64_t n = count(block);
+    const std::int64_t n = most(group, block);
     for (std::int64_t i = 0; i < examples(group); ++i)
       correlation.prefetch(first_batch(group) + i, first(block) + part * n / parts,
                            first(block) + (part + 1) * n / parts);
   }
 
-  // h[example][position][lane] of a group and a block, at the start of the scratch memory.
-  const A* compute(std::int64_t group, std::int64_t block, A* scratch) const {
-    const Rows<A> h{scratch, count(block), lanes, step(), 1, first_batch(group), first(block)};
-    correlation.run_block(group, block, h, scratch + size());
+  // h[example][position][lane] of a group and the first n positions of a block, at the start of the
+  // scratch memory.
+  const A* compute(std::int64_t group, std::int64_t block, std::int64_t n, A* scratch) const {
+    const Rows<A> h{scratch, n, lanes, step(), 1, first_batch(group), first(block)};
+    correlation.run_block(group, first(block), first(block) + n, h, scratch + size());
     return scratch;
   }
 };
@@ -49,9 +62,9 @@ template <typename A>
 class SeparableOutput {
  public:
   SeparableOutput(const Schedule& schedule, Rows<const A> x, const A* kernel, std::int64_t taps,
-                  const Pointwise<const A*>& w, std::int64_t batch)
+                  const Pointwise<const A*>& w, std::int64_t batch, const Part* parts)
       : correlation_(schedule, x, kernel, taps, 1, batch, cached_positions<A>(x.lanes())),
-        hidden_{correlation_, schedule.positions, x.lanes(), batch}, w_(w) {}
+        hidden_{correlation_, schedule.positions, x.lanes(), batch, parts}, w_(w) {}
 
   void run(A* y, Pool& pool) const {
     const std::int64_t rows = hidden_.batch * hidden_.positions;
@@ -90,7 +103,7 @@ class SeparableOutput {
     const Rows<A> h{static_cast<A*>(all.data()), hidden_.positions, lanes, hidden_.step(), 1};
     parallel_for(pool, correlation_.groups(), correlation_.scratch_bytes(),
                  [&](std::int64_t group, void* scratch) {
-                   correlation_.run_block(group, 0, h, static_cast<A*>(scratch));
+                   correlation_.run_block(group, 0, h.rows, h, static_cast<A*>(scratch));
                  });
     const std::int64_t tile = kFewVectors<1> * kWidth<A>;
     const std::int64_t share = std::max(tile, (1 << 16) / lanes / tile * tile);
@@ -107,10 +120,13 @@ class SeparableOutput {
 
   void block(std::int64_t group, std::int64_t block, std::int64_t next_group,
              std::int64_t next_block, const A* weights, A* y, A* scratch) const {
+    const std::int64_t lanes = hidden_.lanes, filters = w_.filters;
+    const std::int64_t most = hidden_.most(group, block);
+    if (most == 0) return;
     A* const spill = scratch;
-    const A* h = hidden_.compute(group, block, scratch + kPanel<A> * correlation_.block());
-    const std::int64_t lanes = hidden_.lanes, filters = w_.filters, n = hidden_.count(block);
-    for (std::int64_t i = 0; i < hidden_.examples(group); ++i, h += n * hidden_.step()) {
+    const A* h = hidden_.compute(group, block, most, scratch + kPanel<A> * correlation_.block());
+    for (std::int64_t i = 0; i < hidden_.examples(group); ++i, h += most * hidden_.step()) {
+      const std::int64_t n = hidden_.own(hidden_.first_batch(group) + i, block);
       A* out = y + ((hidden_.first_batch(group) + i) * hidden_.positions + hidden_.first(block)) *
                        filters;
       const A* panel = weights;
@@ -138,9 +154,9 @@ template <typename A>
 class PointwiseGradient {
  public:
   PointwiseGradient(const Schedule& schedule, Rows<const A> x, const A* kernel, std::int64_t taps,
-                    const A* y, const Pointwise<A*>& w, std::int64_t batch)
+                    const A* y, const Pointwise<A*>& w, std::int64_t batch, const Part* parts)
       : correlation_(schedule, x, kernel, taps, 1, batch, cached_positions<A>(x.lanes())),
-        hidden_{correlation_, schedule.positions, x.lanes(), batch}, y_(y), w_(w),
+        hidden_{correlation_, schedule.positions, x.lanes(), batch, parts}, y_(y), w_(w),
         rows_(x.lanes() + 1) {
     // Cut by shape alone: into chunks of positions, and, where there are few of those, columns.
     const std::int64_t units = correlation_.groups() * correlation_.blocks();
@@ -180,26 +196,39 @@ class PointwiseGradient {
   // Panels [first, last) of one chunk's sums: rows for the weights, and one for the bias.
   void add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t last, A* sums,
                  A* scratch) const {
-    const std::int64_t panel_size = rows_ * kPanel<A>, lanes = hidden_.lanes;
+    const std::int64_t panel_size = rows_ * kPanel<A>;
     std::fill(sums + first * panel_size, sums + last * panel_size, A{0});
     const std::int64_t blocks = correlation_.blocks(), units = correlation_.groups() * blocks;
     for (std::int64_t u = chunk * units / chunks_; u < (chunk + 1) * units / chunks_; ++u) {
-      const std::int64_t group = u / blocks, block = u % blocks, n = hidden_.count(block);
+      const std::int64_t group = u / blocks, block = u % blocks;
+      const std::int64_t n = hidden_.most(group, block);
+      if (n == 0) continue;
       A* const panel = scratch;
-      const A* const h =
-          hidden_.compute(group, block, scratch + kPanel<A> * correlation_.fold() * correlation_.block());
-      for (std::int64_t p = first; p < last; ++p) {
-        const std::int64_t f = p * kPanel<A>, columns = std::min(kPanel<A>, w_.filters - f);
-        for (std::int64_t i = 0; i < hidden_.examples(group); ++i) {
-          const A* y = y_ + ((hidden_.first_batch(group) + i) * hidden_.positions +
-                             hidden_.first(block)) * w_.filters;
-          pack_columns(y + f, w_.filters, n, columns, panel + i * n * kPanel<A>);
-        }
-        const std::int64_t depth = hidden_.examples(group) * n;
-        A* const sum = sums + p * panel_size;
-        matmul_panel<A>({h, 1, hidden_.step()}, lanes, panel, depth, sum, kPanel<A>, sum, kPanel<A>);
-        if (w_.bias != nullptr) add_rows(panel, depth, sum + lanes * kPanel<A>);
-      }
+      const A* const h = hidden_.compute(
+          group, block, n, scratch + kPanel<A> * correlation_.fold() * correlation_.block());
+      for (std::int64_t p = first; p < last; ++p)
+        add_panel(group, block, n, p, h, panel, sums + p * panel_size);
+    }
+  }
+
+  // Add the products of n positions of a group's examples; those that all have are one product.
+  void add_panel(std::int64_t group, std::int64_t block, std::int64_t n, std::int64_t p,
+                 const A* h, A* panel, A* sum) const {
+    const std::int64_t f = p * kPanel<A>, columns = std::min(kPanel<A>, w_.filters - f);
+    const std::int64_t lanes = hidden_.lanes, examples = hidden_.examples(group);
+    std::int64_t from = 0, depth = 0;
+    for (std::int64_t i = 0; i < examples; ++i) {
+      const std::int64_t example = hidden_.first_batch(group) + i;
+      const std::int64_t own = hidden_.own(example, block);
+      const A* y = y_ + (example * hidden_.positions + hidden_.first(block)) * w_.filters;
+      pack_columns(y + f, w_.filters, own, columns, panel + depth * kPanel<A>);
+      depth += own;
+      if (own == n && i + 1 < examples) continue;
+      matmul_panel<A>({h + from * n * hidden_.step(), 1, hidden_.step()}, lanes, panel, depth, sum,
+                      kPanel<A>, sum, kPanel<A>);
+      if (w_.bias != nullptr) add_rows(panel, depth, sum + lanes * kPanel<A>);
+      from = i + 1;
+      depth = 0;
     }
   }
 

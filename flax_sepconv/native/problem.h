@@ -12,12 +12,23 @@ struct bfloat16 {
   std::uint16_t bits;
 };
 
+// What an example of a ragged batch has: `count` rows in memory, of which the schedule knows the
+// first one as row `shift`. What lies behind them is neither read nor written.
+struct Part {
+  std::int64_t shift, count;
+  std::int64_t end() const { return shift + count; }
+};
+
 // The trilinear form of depthwise.py: input step p = l * stride + i * dilation - pad_low.
 // Arrays are dense: x (batch, length, channels), k (taps, channels, multiplier),
 // y (batch, output_length, channels * multiplier).
 struct Problem {
   std::int64_t batch, length, channels, multiplier, taps;
   std::int64_t stride, dilation, pad_low, output_length;
+  // Of each example in x and in y; null: all are whole. `spread` is the greatest shift.
+  const Part* x_parts = nullptr;
+  const Part* y_parts = nullptr;
+  std::int64_t spread = 0;
 
   std::int64_t lanes() const { return channels * multiplier; }
 };

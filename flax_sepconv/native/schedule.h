@@ -25,8 +25,16 @@ struct Run {
 struct Schedule {
   std::int64_t rows, positions;  // lengths of operand and result
   std::int64_t classes, row_step;
-  std::int64_t interior_first, interior_last;  // positions between these meet rows in range alone
+  std::int64_t reach_first, reach_last, row_stride, position_stride;  // of the interior, below
   std::vector<std::vector<Run>> runs;          // of each class
+
+  // Between these positions taps meet rows from `first` up to `last` alone.
+  std::int64_t interior_first(std::int64_t first) const {
+    return ceil_div(first * row_stride + reach_first, position_stride);
+  }
+  std::int64_t interior_last(std::int64_t last) const {
+    return ceil_div(last * row_stride + reach_last, position_stride);
+  }
 
   // The most rows, in or out of range, that trimmed runs of so many neighbouring positions meet.
   std::int64_t rows_met(std::int64_t count) const {
@@ -55,13 +63,14 @@ inline Schedule output_schedule(const Problem& p) {
   const std::int64_t common = std::gcd(p.stride, p.dilation);
   const std::int64_t reach = (p.taps - 1) * p.dilation;
   Schedule s;
-  s.rows = p.length;
+  s.rows = p.length + p.spread;
   s.positions = p.output_length;
   s.classes = p.dilation / common;
   s.row_step = p.stride * s.classes;
-  s.interior_first = std::max<std::int64_t>(0, ceil_div(p.pad_low, p.stride));
-  s.interior_last =
-      std::min(s.positions, ceil_div(p.length + p.pad_low - reach, p.stride));
+  s.reach_first = p.pad_low;
+  s.reach_last = p.pad_low - reach;
+  s.row_stride = 1;
+  s.position_stride = p.stride;
   const std::int64_t tap_step = p.stride / common;
   for (std::int64_t i = 0; i < s.classes; ++i) {
     s.runs.emplace_back();
@@ -78,11 +87,13 @@ inline Schedule input_gradient_schedule(const Problem& p) {
   const std::int64_t reach = (p.taps - 1) * p.dilation;
   Schedule s;
   s.rows = p.output_length;
-  s.positions = p.length;
+  s.positions = p.length + p.spread;
   s.classes = p.stride / common * p.dilation;
   s.row_step = p.dilation / common;
-  s.interior_first = std::max<std::int64_t>(0, reach - p.pad_low);
-  s.interior_last = std::min(s.positions, p.output_length * p.stride - p.pad_low);
+  s.reach_first = reach - p.pad_low;
+  s.reach_last = -p.pad_low;
+  s.row_stride = p.stride;
+  s.position_stride = 1;
   const std::int64_t tap_step = p.stride / common;
   for (std::int64_t i = 0; i < s.classes; ++i) {
     s.runs.emplace_back();

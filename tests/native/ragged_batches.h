@@ -29,13 +29,14 @@ inline void check_tails(Random& random, const std::string& name,
                         const std::vector<Pool*>& pools) {
   const std::int64_t rows = random.between(0, 20), length = random.between(0, 60);
   // Now and then tails of many shares.
-  const std::int64_t step = random.between(1, random.percent(20) ? Tails::kShare / 8 : 300);
+  const std::int64_t step = random.between(1, random.percent(20) ? kTailShare / 8 : 300);
   std::vector<std::int32_t> lengths;
   for (std::int64_t row = 0; row < rows; ++row)
     lengths.push_back(static_cast<std::int32_t>(random.between(-2, length + 2)));
   for (Pool* pool : pools) {
     std::vector<char> data(static_cast<std::size_t>(rows * length * step), 'x');
-    Tails{data.data(), rows, length, step, lengths.data()}.clear(*pool);
+    const auto end = [&](std::int64_t row) { return lengths[row]; };
+    clear_tails({data.data(), rows, length, step}, end, *pool);
     for (std::size_t i = 0; i < data.size(); ++i) {
       const auto at = static_cast<std::int64_t>(i), row = at / (length * step);
       const bool kept = at % (length * step) / step < lengths[row];
@@ -48,29 +49,42 @@ inline void check_tails(Random& random, const std::string& name,
 struct RaggedBatch {
   Problem p;
   std::int64_t filters;
-  std::vector<std::int32_t> plan;
+  bool same;
+  std::vector<std::int32_t> lengths;  // beyond what is possible, now and then
+  std::vector<std::int32_t> counts, steps;
   std::vector<double> x, k, w, bias, y, h;
 
   RaggedBatch(Random& random, const Problem& problem, std::int64_t columns)
-      : p(problem), filters(columns), plan(3 * problem.batch) {
+      : p(problem), filters(columns), same(random.percent(50)) {
+    if (same) p.output_length = (p.length + p.stride - 1) / p.stride;
     for (std::int64_t b = 0; b < p.batch; ++b) {
-      plan[b] = static_cast<std::int32_t>(random.between(0, p.length));
-      plan[p.batch + b] = static_cast<std::int32_t>(
-          random.between(0, plan[b] == 0 ? 0 : p.output_length));
-      plan[2 * p.batch + b] = static_cast<std::int32_t>(p.pad_low);
+      lengths.push_back(static_cast<std::int32_t>(random.between(-2, p.length + 2)));
+      if (random.percent(20)) lengths.back() = static_cast<std::int32_t>(p.length);
+      counts.push_back(std::clamp<std::int32_t>(lengths[b], 0, static_cast<std::int32_t>(p.length)));
+      steps.push_back(static_cast<std::int32_t>(alone(b).output_length));
     }
-    x = ragged(random, plan.data(), p.length, p.channels);
-    y = ragged(random, plan.data() + p.batch, p.output_length, filters);
-    h = ragged(random, plan.data() + p.batch, p.output_length, p.lanes());
+    x = ragged(random, counts, p.length, p.channels);
+    y = ragged(random, steps, p.output_length, filters);
+    h = ragged(random, steps, p.output_length, p.lanes());
     k = dense(random, p.taps * p.lanes());
     w = dense(random, p.lanes() * filters);
     bias = dense(random, filters);
   }
 
-  Sequences sequences() const { return {p, plan.data()}; }
+  Ragged batch() const { return {p, lengths.data(), same}; }
+  // A sequence as a problem: with "same" TensorFlow's, else without zeros behind its end.
   Problem alone(std::int64_t b) const {
     Problem own = p;
-    own.batch = 1, own.length = plan[b], own.output_length = plan[p.batch + b];
+    own.batch = 1, own.length = counts[b], own.output_length = 0;
+    if (own.length == 0) return own;
+    std::int64_t zeros = p.pad_low;
+    if (same) {
+      const std::int64_t rest = own.length % p.stride, last = rest == 0 ? p.stride : rest;
+      zeros = std::max<std::int64_t>(0, reach(p) + 1 - last);
+      own.pad_low = zeros / 2;
+    }
+    for (std::int64_t row = 0; row + reach(p) < own.length + zeros; row += p.stride)
+      own.output_length += own.output_length < p.output_length;
     return own;
   }
   Values row(const Values& all, std::int64_t b, std::int64_t steps, std::int64_t size,
@@ -78,13 +92,9 @@ struct RaggedBatch {
     const auto begin = all.begin() + b * size * columns;
     return Values(begin, begin + steps * columns);
   }
-  Values x_of(std::int64_t b) const { return row(x, b, plan[b], p.length, p.channels); }
-  Values h_of(std::int64_t b) const {
-    return row(h, b, plan[p.batch + b], p.output_length, p.lanes());
-  }
-  Values y_of(std::int64_t b) const {
-    return row(y, b, plan[p.batch + b], p.output_length, filters);
-  }
+  Values x_of(std::int64_t b) const { return row(x, b, counts[b], p.length, p.channels); }
+  Values h_of(std::int64_t b) const { return row(h, b, steps[b], p.output_length, p.lanes()); }
+  Values y_of(std::int64_t b) const { return row(y, b, steps[b], p.output_length, filters); }
 
  private:
   static Values dense(Random& random, std::int64_t size) {
@@ -92,12 +102,12 @@ struct RaggedBatch {
     for (double& value : values) value = random.value();
     return values;
   }
-  Values ragged(Random& random, const std::int32_t* lengths, std::int64_t steps,
+  Values ragged(Random& random, const std::vector<std::int32_t>& ends, std::int64_t length,
                 std::int64_t columns) const {
-    Values values = dense(random, p.batch * steps * columns);
+    Values values = dense(random, p.batch * length * columns);
     for (std::int64_t b = 0; b < p.batch; ++b)
-      std::fill(values.begin() + (b * steps + lengths[b]) * columns,
-                values.begin() + (b + 1) * steps * columns,
+      std::fill(values.begin() + (b * length + ends[b]) * columns,
+                values.begin() + (b + 1) * length * columns,
                 std::numeric_limits<double>::quiet_NaN());
     return values;
   }
@@ -149,20 +159,23 @@ inline void check_contractions(const std::string& name, const RaggedBatch& r,
     add(dw, weight_gradient(h, r.y_of(b), p.lanes(), r.filters));
     add(dw, bias_gradient(r.y_of(b), r.filters), r.w.size());
   }
-  const Sequences s = r.sequences();
+  const Ragged batch = r.batch();
+  const Problem& ragged = batch.problem();
   expect_ragged(name + ", output", y, pools, [&](double* out, Pool& pool) {
-    ragged_output<double>(s, kernels.separable_f64, r.x.data(), r.k.data(),
-                          {r.w.data(), r.bias.data(), r.filters}, out, pool);
+    kernels.separable_f64.output(ragged, r.x.data(), r.k.data(),
+                                 {r.w.data(), r.bias.data(), r.filters}, out, pool);
+    batch.clear_y(out, r.filters, pool);
   });
   expect_ragged(name + ", input_gradient", dx, pools, [&](double* out, Pool& pool) {
-    ragged_input_gradient<double>(s, kernels.f64, r.h.data(), r.k.data(), out, pool);
+    kernels.f64.input_gradient(ragged, r.h.data(), r.k.data(), out, pool);
+    batch.clear_x(out, pool);
   });
   expect_ragged(name + ", kernel_gradient", dk, pools, [&](double* out, Pool& pool) {
-    ragged_kernel_gradient<double>(s, kernels.f64, r.x.data(), r.h.data(), out, pool);
+    kernels.f64.kernel_gradient(ragged, r.x.data(), r.h.data(), out, pool);
   });
   expect_ragged(name + ", pointwise_gradient", dw, pools, [&](double* out, Pool& pool) {
-    ragged_pointwise_gradient<double>(s, kernels.separable_f64, r.x.data(), r.k.data(),
-                                      r.y.data(), r.filters, true, out, pool);
+    kernels.separable_f64.pointwise_gradient(ragged, r.x.data(), r.k.data(), r.y.data(),
+                                             {out, out + r.w.size(), r.filters}, pool);
   });
 }
 
