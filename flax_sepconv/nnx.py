@@ -52,7 +52,8 @@ class SeparableConv1D(nnx.Module):
         trainable: whether the weights are `nnx.Param` or, invisible to optimizers, `NonTrainable`.
         decode: whether the layer, which must be causal, is given its sequences in chunks: each call
             takes the next one, of any size. Their states are `nnx.Cache` variables that
-            `init_cache` makes, and makes anew.
+            `init_cache` makes, and makes anew. With a `kernel_size` of 1 `history` has no elements,
+            and Orbax saves no such array.
         rngs: its "params" stream initializes the weights.
 
     Raises:
@@ -145,12 +146,12 @@ class SeparableConv1D(nnx.Module):
         """Return the dict from which `keras.layers.SeparableConv1D.from_config` makes the layer."""
         return keras_config.config_of(self.arguments, None, self.dtype, self.param_dtype, version)
 
-    def init_cache(self, input_shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> None:
+    def init_cache(self, input_shape: Sequence[int], dtype: DTypeLike | None = None) -> None:
         """Let the sequences begin of a batch that `decode` will take in chunks.
 
         Args:
             input_shape: (..., T, C), or (..., C, T), of a chunk; T may be any.
-            dtype: of the inputs.
+            dtype: of the inputs; None: that of the weights.
 
         Example:
             >>> layer = SeparableConv1D(3, 5, 4, padding="causal", decode=True, rngs=nnx.Rngs(0))
@@ -158,9 +159,14 @@ class SeparableConv1D(nnx.Module):
             >>> layer(jnp.ones((2, 7, 3))).shape, layer.history.shape
             ((2, 7, 5), (2, 3, 3))
         """
-        if self.dtype is None:
-            dtype = jnp.promote_types(dtype, self.param_dtype)
-        state = self.arguments.initial_state(tuple(input_shape), self.dtype or dtype)
+        shape, last = tuple(input_shape), self.arguments.data_format == "channels_last"
+        if len(shape) < 2 or shape[-1 if last else -2] != self.in_features:
+            raise ValueError(
+                f"input_shape must have rank 2 or more and in_features={self.in_features} "
+                f"channels, got {shape} with data_format={self.arguments.data_format!r}"
+            )
+        promoted = jnp.promote_types(dtype or self.param_dtype, self.param_dtype)
+        state = self.arguments.initial_state(shape, self.dtype or promoted)
         for name, array in state.arrays.items():
             setattr(self, name, nnx.Cache(array))
 

@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import geometry as geometry_lib
-from flax_sepconv import ragged, segments, sequences
+from flax_sepconv import ragged, segments, sequences, streaming
 from flax_sepconv.composition import contract
 from flax_sepconv.depthwise import depthwise
 from flax_sepconv.lowerings import native
@@ -152,7 +152,8 @@ def separable_conv1d(
         precision: of the contractions on the matrix units; None is the platform's default.
         preferred_element_type: dtype of the result; None is the operands' (promoted) dtype.
         initial_state: with "causal", what came before x, as an earlier call returned it; None is
-            the beginning. Gradients flow through it (`lax.stop_gradient` truncates them).
+            the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates
+            them); with respect to a whole state of strides > 1, `jax.grad` needs `allow_int=True`.
         return_state: with "causal", whether the state behind x is returned too.
 
     Returns:
@@ -286,8 +287,9 @@ def separable_conv1d_step(
         >>> first.shape, second.shape, state.history.shape
         ((2, 7, 5), (2, 3, 5), (2, 3, 3))
     """
-    if reset is not None and isinstance(state, StreamState):
-        state = state.reset(reset)
+    if reset is not None:
+        reset = streaming.resolve_reset(reset, jnp.shape(x)[:-2])
+        state = state.reset(reset) if isinstance(state, StreamState) else state
     return separable_conv1d(
         x,
         depthwise_kernel,
@@ -347,11 +349,11 @@ def output_length(
     """Count the output steps of a sequence: 0 where it is too short for one.
 
     Args:
-        length: an int, or an array of integers of any shape (traced ones included), none negative.
+        length: an int, or an array (traced too) or list of integers of any shape, none negative.
         kernel_size, strides, padding, dilation_rate: as for `separable_conv1d`.
 
     Returns:
-        An int for an int, else an array of the same shape and dtype.
+        An int for an int, else an array of the same shape and dtype (a list's is JAX's own).
 
     Raises:
         ValueError, TypeError: an argument breaks its rule. Traced values are not looked at.
@@ -362,9 +364,8 @@ def output_length(
         >>> output_length(jnp.array([28, 3, 2]), kernel_size=3)
         Array([26,  1,  0], dtype=int32)
     """
-    ragged.check_length(length)
     return ragged.output_length(
-        length,
+        ragged.resolve_length(length),
         positive_int("kernel_size", kernel_size),
         positive_int("strides", strides),
         positive_int("dilation_rate", dilation_rate),

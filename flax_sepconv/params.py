@@ -158,11 +158,7 @@ class Arguments:
         ends = None if state is None else state.steps
         if ends is None and lengths is not None:
             ends = ops.output_length(
-                jnp.asarray(lengths),
-                self.kernel_size,
-                self.strides,
-                self.padding,
-                self.dilation_rate,
+                lengths, self.kernel_size, self.strides, self.padding, self.dilation_rate
             )
         if ends is not None and activated is not y:
             # An activation may make something of zeros (sigmoid a half), and of their derivative.

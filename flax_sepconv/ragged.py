@@ -22,12 +22,18 @@ RULE = "lengths must be from 0 to the input length L={length}, got {lengths}"
 
 def integers(name: str, value: ArrayLike, shape: tuple[Any, ...], meaning: str) -> Any:
     """Return an array of integers, or raise TypeError or ValueError."""
-    array: Any = value if hasattr(value, "dtype") else jnp.asarray(value)
+    array: Any = value if hasattr(value, "dtype") else _array_of(value)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got dtype {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, {meaning}, got {array.shape}")
     return array
+
+
+def _array_of(numbers: Any) -> jax.Array:
+    """Convert a list; one of nothing could hold integers as well as anything."""
+    array = jnp.asarray(numbers)
+    return array if array.size else array.astype(jnp.int32)
 
 
 def resolve(lengths: ArrayLike, batch: tuple[Any, ...], length: Any) -> jax.Array:
@@ -95,8 +101,9 @@ def output_length(length: Any, kernel_size: int, stride: int, dilation: int, pad
     return steps.astype(dtype) if dtype is not None else steps
 
 
-def check_length(length: Any) -> None:
-    """Raise TypeError or ValueError for what is no number of steps, nor an array of them."""
+def resolve_length(length: Any) -> Any:
+    """Return a number of steps or an array of them, or raise TypeError or ValueError."""
+    length = _array_of(length) if isinstance(length, list | tuple) else length
     is_array = hasattr(length, "dtype")
     dtype = length.dtype if is_array else type(length)
     if isinstance(length, bool) or not (
@@ -106,6 +113,7 @@ def check_length(length: Any) -> None:
         raise TypeError(f"length must be an int or an array of integers, got {given}")
     if not isinstance(length, jax.core.Tracer) and np.any(np.asarray(length) < 0):
         raise ValueError(f"length must not be negative, got {length}")
+    return length
 
 
 def _wide(dtype: np.dtype) -> np.dtype:

@@ -70,7 +70,7 @@ def _ends(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     steps = jnp.arange(ids.shape[1], dtype=jnp.int32)
     border = ids[:, 1:] != ids[:, :-1]
-    edge = jnp.ones((ids.shape[0], 1), bool)
+    edge = jnp.ones_like(ids[:, :1], bool)
     begins = jnp.where(jnp.concatenate([edge, border], 1), steps, 0)
     ends = jnp.where(jnp.concatenate([border, edge], 1), steps, ids.shape[1])
     return lax.cummax(begins, axis=1), lax.cummin(ends, axis=1, reverse=True)

@@ -5,21 +5,21 @@ where strides are larger than 1, how far the next output step is. A chunk is put
 the rest is the convolution without padding: every derivative, through the state too, is its own.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.tails import zero_tails
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class StreamState:
+class StreamState(struct.PyTreeNode):
     """What is remembered of each stream of a batch. A pytree: carry it through `jit` and `scan`.
 
     Attributes:
@@ -30,23 +30,22 @@ class StreamState:
         steps: (...,) int32, the output steps of each stream in the latest result, where strides is
             larger than 1; behind them the result is zero. None where strides is 1.
         strides: S.
+
+    Gradients flow through `history`. With respect to a whole state of strides larger than 1, which
+    has integers in it, `jax.grad` needs `allow_int=True`.
     """
 
     history: jax.Array
     phase: jax.Array | None = None
     steps: jax.Array | None = None
-    strides: int = dataclasses.field(default=1, metadata={"static": True})
+    strides: int = struct.field(pytree_node=False, default=1)
 
     def reset(self, where: ArrayLike) -> "StreamState":
         """Begin the streams anew of which `where`, (...,) bool, is True."""
-        where, batch = jnp.asarray(where), self.history.shape[:-2]
-        if where.dtype != bool:
-            raise TypeError(f"reset must be bool, got dtype {where.dtype}")
-        if where.shape != batch:
-            raise ValueError(f"reset must have the shape of the batch, {batch}, got {where.shape}")
+        where = resolve_reset(where, self.history.shape[:-2])
         history = jnp.where(where[..., None, None], jnp.zeros((), self.dtype), self.history)
         phase = None if self.phase is None else jnp.where(where, 0, self.phase)
-        return dataclasses.replace(self, history=history, phase=phase)
+        return self.replace(history=history, phase=phase)
 
     @property
     def arrays(self) -> dict[str, jax.Array]:
@@ -71,8 +70,22 @@ def zeros(
 ) -> StreamState:
     """Return the state of streams of which nothing has come; `last`: its channels are."""
     shape = (reach, channels) if last else (channels, reach)
-    counts = None if strides == 1 else jnp.zeros(batch, jnp.int32)
-    return StreamState(jnp.zeros((*batch, *shape), dtype), counts, counts, strides)
+    history = jnp.zeros((*batch, *shape), dtype)
+    if strides == 1:
+        return StreamState(history)
+    # Two arrays: none can be donated twice.
+    phase, steps = (jnp.zeros(batch, jnp.int32) for _ in range(2))
+    return StreamState(history, phase, steps, strides)
+
+
+def resolve_reset(reset: ArrayLike, batch: tuple[int, ...]) -> jax.Array:
+    """Return an array that tells which streams of a batch begin, or raise."""
+    where = jnp.asarray(reset)
+    if where.dtype != bool:
+        raise TypeError(f"reset must be bool, got dtype {where.dtype}")
+    if where.shape != batch:
+        raise ValueError(f"reset must have the shape of the batch, {batch}, got {where.shape}")
+    return where
 
 
 def check(name: str, state: Any, expected: StreamState, last: bool) -> None:
@@ -85,6 +98,8 @@ def check(name: str, state: Any, expected: StreamState, last: bool) -> None:
         for field, value in wanted.items()
         if field in found and found[field] != value
     ]
+    if not differing and _waits_longer(state.phase, expected.strides):
+        differing = [f"strides S is larger than {expected.strides}: phase is {state.phase}"]
     if differing:
         raise ValueError(f"{name} is of another configuration: {'; '.join(differing)}")
 
@@ -92,16 +107,28 @@ def check(name: str, state: Any, expected: StreamState, last: bool) -> None:
 def _configuration(state: StreamState, last: bool) -> dict[str, Any]:
     """Name what a state tells about the calls it is for."""
     shape = state.history.shape
+    S: Any = state.strides
+    if (state.phase is None) != (S == 1):  # The arrays are of another layer's cache.
+        S = 1 if state.phase is None else "larger than 1"
     counts = {
-        name: None if count is None else (count.shape, count.dtype.name)
+        name: (count.shape, count.dtype.name)
         for name, count in (("phase", state.phase), ("steps", state.steps))
+        if count is not None
     }
-    told = {"strides S": state.strides, "dtype": state.dtype.name, "history's rank": len(shape)}
+    told = {"strides S": S, "dtype": state.dtype.name, "history's rank": len(shape)}
     if len(shape) < 2:
         return told
     reach, channels = shape[-2:] if last else shape[:-3:-1]
     shapes = {"batch": shape[:-2], "D*(K-1)": reach, "number of channels C": channels}
     return told | shapes | counts
+
+
+def _waits_longer(phase: jax.Array | None, strides: int) -> bool:
+    """Whether a stream is, as far as is known, farther from its output step than it can be."""
+    if phase is None or isinstance(phase, jax.core.Tracer):
+        return False
+    known = getattr(phase, "is_fully_addressable", True)
+    return bool(known and (np.asarray(phase) >= strides).any())
 
 
 def join(
@@ -119,22 +146,33 @@ def join(
         them each stream has, or None: all; and the state behind the chunk.
     """
     (_, reach, _), T, S = state.history.shape, x.shape[1], state.strides
+    before, phase, lengths = _divided_like(x, state.history, state.phase, lengths)
     if lengths is not None:
         x = zero_tails(x, lengths)
-    window = lax.concatenate([state.history.astype(x.dtype), x], 1)
+    window = lax.concatenate([before.astype(x.dtype), x], 1)
     history = window[:, T:] if lengths is None else _cut(window, lengths, reach)
     history = history.astype(state.dtype)
-    if state.phase is None:
+    if phase is None:
         return window, lengths, StreamState(history)
-    given = jnp.full_like(state.phase, T) if lengths is None else lengths
-    steps = (jnp.maximum(given - state.phase, 0) + S - 1) // S
-    after = StreamState(history, (state.phase - given) % S, steps, S)
+    given = jnp.full_like(phase, T) if lengths is None else lengths
+    steps = (jnp.maximum(given - phase, 0) + S - 1) // S
+    after = StreamState(history, (phase - given) % S, steps, S)
     # Each stream is read from where its next output step begins, wherever the others' do.
     most = -(-T // S)
     spare = most * S - T
     window = lax.pad(window, jnp.zeros((), x.dtype), ((0, 0, 0), (0, spare, 0), (0, 0, 0)))
-    window = _cut(window, state.phase, reach + (most - 1) * S + 1)
+    window = _cut(window, phase, reach + (most - 1) * S + 1)
     return window, None if lengths is None and spare == 0 else steps, after
+
+
+def _divided_like(x: jax.Array, *arrays: Any) -> tuple[Any, ...]:
+    """Divide (B,) and (B, steps, C) among devices as the chunk is, where types tell that."""
+    sharding = jax.typeof(x).sharding
+    if not sharding.mesh.are_all_axes_explicit:
+        return arrays
+    batch, _, channels = sharding.spec
+    specs = {1: PartitionSpec(batch), 3: PartitionSpec(batch, None, channels)}
+    return tuple(None if a is None else jax.reshard(a, specs[a.ndim]) for a in arrays)
 
 
 def _cut(x: jax.Array, first: jax.Array, count: int) -> jax.Array:

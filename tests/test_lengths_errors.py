@@ -49,15 +49,28 @@ def test_layers_refuse(lengths, error, message):
     [
         (3.0, TypeError, r"length must be an int or an array of integers, got 3\.0"),
         (True, TypeError, r"length must be .*got True"),
-        ([3], TypeError, r"length must be .*got \[3\]"),
+        ([3.0], TypeError, r"length must be .*got dtype float32"),
+        ([True], TypeError, r"length must be .*got dtype bool"),
         (jnp.ones(2), TypeError, r"length must be .*got dtype float32"),
         (-1, ValueError, r"length must not be negative, got -1"),
         (np.array([3, -2]), ValueError, r"length must not be negative, got \[ 3 -2\]"),
+        ([3, -2], ValueError, r"length must not be negative, got \[ 3 -2\]"),
     ],
 )
 def test_output_length_refuses(length, error, message):
     with pytest.raises(error, match=message):
         ops.output_length(length, 3)
+
+
+def test_lists_are_lengths():
+    ends = ops.output_length([3, 4, 11], 4)
+    assert ends.dtype == jnp.int32
+    np.testing.assert_array_equal(ends, [0, 1, 8])
+    assert ops.output_length([], 4).dtype == jnp.int32
+    empty = ops.separable_conv1d(X[:0], K, jnp.ones((1, 6, 5)), lengths=[])
+    assert empty.shape == (0, 8, 5)
+    with pytest.raises(TypeError, match="lengths must be integers, got dtype float32"):
+        ops.depthwise_conv1d(X[:0], K, lengths=jnp.ones(0))
 
 
 def test_output_length_checks_the_settings():

@@ -162,4 +162,4 @@ def test_refusals(arguments, error, message):
 
 def test_streams_have_no_segments():
     with pytest.raises(ValueError, match="segment_ids and the state of a stream"):
-        ops.separable_conv1d_step(X, None, K, P, segment_ids=IDS)
+        ops.separable_conv1d(X, K, P, padding="causal", segment_ids=IDS, return_state=True)

@@ -90,7 +90,7 @@ FOREIGN = {
     "ragged": {"jax", "numpy"},
     "segments": {"jax"},
     "sequences": {"jax"},
-    "streaming": {"jax"},
+    "streaming": {"flax", "jax", "numpy"},
     "resolving": {"jax"},
     "ops": {"jax"},
     "stft": {"jax", "numpy", "scipy"},

@@ -1,9 +1,6 @@
 """Series that come step by step: the network's memory, and the command that reads lines."""
 
 import functools
-import io
-import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,33 +12,16 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flax_sepconv.training import data
-from flax_sepconv.training import step as steps
 from flax_sepconv.training import stream as training_stream
-from flax_sepconv.training.__main__ import main
-from flax_sepconv.training.checkpoint import Checkpoints
-from flax_sepconv.training.config import DataConfig, ModelConfig, from_config_dict
+from flax_sepconv.training.config import DataConfig, ModelConfig
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.running import RunningSummary
-from flax_sepconv.training.workdir import open_workdir, read_record
+from flax_sepconv.training.workdir import read_record
+from tests.training_runs import make_run, random_like, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
-CONFIG = {
-    "data": {"name": "BasicMotions"},
-    "model": {"padding": "causal", "width": 8, "blocks": 2, "kernel_size": 3, "pool": 3},
-}
 CLASSES = ["standing", "running", "walking", "badminton"]
-
-
-def random_like(shapes, seed):
-    """Return a tree of such shapes; what must be positive, variances, is."""
-    rng = np.random.default_rng(seed)
-
-    def some(path, leaf):
-        low, high = (0.5, 1.5) if path[-1].key == "var" else (-0.7, 0.7)
-        return rng.uniform(low, high, leaf.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(some, shapes)
 
 
 @pytest.mark.parametrize(("pool", "blocks"), [(1, 1), (2, 2), (3, 3)])
@@ -96,21 +76,9 @@ def test_a_call_of_the_other_mode_is_refused(decode, steps, lengths):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return the folder of a causal run, not to be changed; its weights are random ones."""
+    """Return the folder of a causal run, not to be changed."""
     workdir = tmp_path_factory.mktemp("causal") / "run"
-    config = from_config_dict(CONFIG)
-    split, _ = data.load(config.data)
-    open_workdir(workdir, config, split, resume=False)
-    model = SeparableResNet(len(split.classes), config.model)
-    state = steps.create_state(config, model, next(data.eval_batches(split, 1)), 1)
-    state = state.replace(
-        step=jnp.int32(7),
-        averaged=random_like(state.averaged, 2),
-        best=random_like(state.best, 3),
-        best_step=jnp.int32(5),
-    )
-    with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(state)
+    make_run(workdir)
     return workdir
 
 
@@ -139,15 +107,6 @@ def series():
 
 def text(series, separator=" "):
     return "".join(separator.join(map(repr, row)) + "\n" for row in series.tolist())
-
-
-def stream(monkeypatch, capsys, workdir, lines, *flags):
-    """Run the command in this process; return its status, its output and its errors."""
-    stdin = io.TextIOWrapper(io.BytesIO(lines.encode() if isinstance(lines, str) else lines))
-    monkeypatch.setattr(sys, "stdin", stdin)
-    capsys.readouterr()
-    status = main(["train", "stream", f"--workdir={workdir}", *flags])
-    return status, *capsys.readouterr()
 
 
 def table(out):
@@ -233,78 +192,6 @@ def test_a_bad_line_is_named_after_the_answers_to_those_before(
     assert len(out.splitlines()) == 2
     assert err.startswith("error: " + words) or (err.startswith("error: ") and words in err)
     assert len(err.splitlines()) == 1
-
-
-def changed(path, change):
-    record = json.loads(path.read_text())
-    change(record)
-    path.write_text(json.dumps(record))
-
-
-def without_padding(record):
-    """As a run before there was this setting left it."""
-    del record["config"]["model"]["padding"], record["data"]
-
-
-RUNS = {
-    "not causal": (
-        lambda w: changed(w / "config.json", lambda r: r["config"]["model"].update(padding="same")),
-        "cannot be streamed: config.model.padding is 'same'",
-    ),
-    "of before": (lambda w: changed(w / "config.json", without_padding), "padding is 'same'"),
-    "standardised by the whole series": (
-        lambda w: changed(w / "config.json", lambda r: r["data"].update(mean=None)),
-        "config.data.standardize is 'series'",
-    ),
-    "no such setting": (
-        lambda w: changed(w / "config.json", lambda r: r["config"].update(other={})),
-        "config.other is not a setting",
-    ),
-    "no record": (lambda w: (w / "config.json").unlink(), "holds no run"),
-    "not a record": (lambda w: (w / "config.json").write_text("[]"), "is not the record of a run"),
-    "no checkpoint": (
-        lambda w: shutil.rmtree(w / "checkpoints" / "last"), "holds no checkpoint 'last'"
-    ),
-    "damaged checkpoint": (
-        lambda w: [file.unlink() for file in w.rglob("default/manifest.ocdbt")],
-        "cannot read checkpoint",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", RUNS)
-def test_a_run_that_will_not_do_is_one_line_and_status_two(
-    case, run, tmp_path, monkeypatch, capsys
-):
-    workdir = tmp_path / "run"
-    shutil.copytree(run, workdir)
-    change, words = RUNS[case]
-    change(workdir)
-    before = sorted(workdir.rglob("*"))
-    status, out, err = stream(monkeypatch, capsys, workdir, "1 2 3 4 5 6\n")
-    assert (status, out) == (2, "")
-    assert len(err.splitlines()) == 1, err
-    assert words in err
-    assert sorted(workdir.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ([], "--workdir DIR is required"),
-        (["--workdir=x", "--every=0"], "--every=0"),
-        (["--workdir=x", "--every=few"], "few"),
-        (["--workdir=x", "--checkpoint=middle"], "<best|last>"),
-        (["--workdir=x", "--config=y"], "config"),
-        (["--workdir=x", "more"], "unexpected 'more'"),
-        (["--workdir=nowhere"], "nowhere holds no run"),
-    ],
-)
-def test_bad_flags_are_one_line_and_status_two(flags, words, capsys):
-    assert main(["train", "stream", *flags]) == 2
-    out, err = capsys.readouterr()
-    assert (out, len(err.splitlines())) == ("", 1)
-    assert words in err
 
 
 def test_answers_come_at_once_and_control_c_ends_it(run):

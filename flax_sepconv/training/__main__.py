@@ -74,6 +74,8 @@ def _parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
         raise
     except Exception as error:  # a config file is a program: it may raise anything
         raise UserError(f"bad arguments: {_one_line(error)}") from error
+    if "stream" in rest:
+        raise UserError("bad arguments: 'stream' must come first")
     if rest:
         raise UserError(f"bad arguments: unexpected {' '.join(rest)!r}")
     if not values["config"].present:
@@ -100,47 +102,67 @@ def _parse_stream(argv: Sequence[str]) -> tuple[Path, str | None, int]:
     return Path(values.workdir), values.checkpoint, values.every
 
 
-def _stream(argv: Sequence[str]) -> int:
-    arguments = _parse_stream(argv)
-    from flax_sepconv.training import stream
+def _write(text: str) -> None:
+    """Print text at once.
 
+    Raises:
+      UserError: it cannot be printed.
+      BrokenPipeError: nobody reads it.
+    """
+    if sys.stdout is None:
+        raise UserError("cannot write the output: stdout is closed")
     try:
-        stream.run(*arguments, sys.stdin.buffer, sys.stdout)
-    except BrokenPipeError:
+        print(text, flush=True)
+    except OSError as error:
         # What is left in the buffer has nowhere to go, and Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise UserError(f"cannot write the output: {error.strerror or error}") from error
+
+
+def _stream(argv: Sequence[str]) -> int:
+    arguments = _parse_stream(argv)
+    if sys.stdin is None:
+        raise UserError("cannot read stdin: it is closed")
+    from flax_sepconv.training import stream
+
+    stream.run(*arguments, sys.stdin.buffer, _write)
+    return 0
+
+
+def _train(argv: Sequence[str]) -> int:
+    config, workdir, resume = _parse(argv)
+    # Late, for a bad command line should not wait seconds for these imports.
+    from flax_sepconv.training import loop, results
+
+    try:
+        _write(results.summary(loop.run(config, workdir, resume=resume)))
+    except loop.DivergedError as error:
+        print(f"error: training diverged: {error}", file=sys.stderr)
+        return 1
+    except loop.InterruptedRunError as error:
+        print(f"{error}; continue with --workdir {workdir} --resume", file=sys.stderr)
+        return 128 + error.number
     return 0
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
-    if "--help" in argv or "-h" in argv:
-        print(_USAGE)
-        return 0
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
     try:
-        if argv[1:2] == ["stream"]:
-            return _stream(argv[1:])
-        config, workdir, resume = _parse(argv)
-        # Late, for a bad command line should not wait seconds for these imports.
-        from flax_sepconv.training import loop, results
-
-        try:
-            print(results.summary(loop.run(config, workdir, resume=resume)))
-        except loop.DivergedError as error:
-            print(f"error: training diverged: {error}", file=sys.stderr)
-            return 1
-        except loop.InterruptedRunError as error:
-            print(f"{error}; continue with --workdir {workdir} --resume", file=sys.stderr)
-            return 128 + error.number
+        if "--help" in argv or "-h" in argv:
+            _write(_USAGE)
+            return 0
+        return _stream(argv[1:]) if argv[1:2] == ["stream"] else _train(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:
+        return 141
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
 """Two kinds of orbax checkpoints: `last`, the whole state, and `best`, the weights to use."""
 
+import contextlib
+import gc
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -9,6 +16,11 @@ from flax import serialization
 
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.step import TrainState, Variables
+
+# A run that goes on replaces its checkpoint, perhaps while it is read: so many are tried.
+_TRIES = 10
+# What is left of a failed read has come to its end after so many seconds.
+_PAUSE = 0.2
 
 
 def _manager(folder: Path) -> ocp.CheckpointManager:
@@ -68,6 +80,77 @@ class Checkpoints:
         return restored
 
 
+def _check_shapes(wanted: Variables, found: Variables) -> None:
+    """Compare the shapes of a network's variables with a checkpoint's, those of both.
+
+    Raises:
+      UserError: they differ; the first place is named.
+    """
+    network, saved = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (wanted, found)
+    )
+    for name in network | saved:
+        here, there = network.get(name, "nothing"), saved.get(name, "nothing")
+        if here != there:
+            raise UserError(f"{name} is {there} in it and {here} in the network of config.json")
+
+
+def _restore_weights(manager: ocp.CheckpointManager, step: int, tree: Variables) -> Variables:
+    """Restore the entries of a tree, each of them whole, and nothing else of a checkpoint."""
+    found = manager.item_metadata(step).tree
+    _check_shapes(tree, {name: found.get(name, {}) for name in tree})
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
+    )
+    arguments = ocp.args.PyTreeRestore(
+        target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
+    )
+    weights: Variables = manager.restore(step, args=arguments)
+    return weights
+
+
+@contextlib.contextmanager
+def _one_complaint() -> Iterator[None]:
+    """Silence the reads that orbax leaves behind where one fails: each prints a traceback."""
+    logger = logging.getLogger("asyncio")
+    hook, level = sys.unraisablehook, logger.level
+    sys.unraisablehook = lambda _: None
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except Exception as error:
+        time.sleep(_PAUSE)
+        # The traceback holds them, and they complain when they are collected.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = hook
+        logger.setLevel(level)
+
+
+def _read_newest(folder: Path, tree: Variables) -> tuple[int | None, Variables | Exception | None]:
+    """Return the step of the newest checkpoint, if there is one, and its weights or what failed."""
+    step = None
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        with (
+            _one_complaint(),
+            ocp.CheckpointManager(folder, options=options, item_handlers=handler) as manager,
+        ):
+            step = manager.latest_step()
+            return step, None if step is None else _restore_weights(manager, step, tree)
+    except Exception as error:  # orbax and what is below it raise anything
+        return step, error
+
+
 def read_weights(workdir: Path, kind: str, shapes: Variables) -> Variables:
     """Return the averaged weights of a checkpoint, and nothing else of it.
 
@@ -77,25 +160,20 @@ def read_weights(workdir: Path, kind: str, shapes: Variables) -> Variables:
       shapes: the params and batch_stats of the run's network, as `jax.eval_shape` gives them.
 
     Raises:
-      UserError: there is no such checkpoint, or it cannot be read.
+      UserError: there is no such checkpoint, it cannot be read, or it is of another network.
     """
     folder = workdir.absolute() / "checkpoints" / kind
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
-    )
-    tree = wanted if kind == "best" else {"averaged": wanted}
-    arguments = ocp.args.PyTreeRestore(
-        tree, ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
-    )
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(folder, options=options) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"{workdir} holds no checkpoint {kind!r}")
-        try:
-            found: Variables = manager.restore(step, args=arguments)
-        except Exception as error:  # orbax and what is below it raise anything
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"cannot read checkpoint {folder / str(step)}: {said}") from error
-    return found if kind == "best" else found["averaged"]
+    tree = shapes if kind == "best" else {"averaged": shapes}
+    failed = None
+    for _ in range(_TRIES):
+        step, found = _read_newest(folder, tree)
+        if isinstance(found, dict):
+            return found if kind == "best" else found["averaged"]
+        if step is not None and step == failed:
+            break  # it has not been replaced while it was read
+        failed = step
+    if found is None:
+        raise UserError(f"{workdir} holds no checkpoint {kind!r}")
+    said = " ".join(str(found).split())[:200]
+    place = folder if step is None else folder / str(step)
+    raise UserError(f"cannot read checkpoint {place}: {said}")

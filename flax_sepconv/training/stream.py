@@ -1,10 +1,11 @@
 """Class probabilities of series that come line by line, after each step that has come."""
 
+import codecs
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from flax_sepconv.training.config import UserError
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.workdir import Record, read_record
 
+_LONGEST = 2**20  # bytes of a line: tens of thousands of channels
+
 # From a cache and a step (1, 1, C) to the cache behind it and the probabilities (classes,).
 _Step = Callable[[Any, np.ndarray], tuple[Any, jax.Array]]
 
@@ -23,6 +26,8 @@ def _check_causal(workdir: Path, record: Record) -> None:
     reason = ""
     if record.config.model.padding != "causal":
         reason = f"config.model.padding is {record.config.model.padding!r}, not 'causal'"
+    elif not record.classes:
+        reason = "it was recorded by a version that did not note the data's scaling; train it again"
     elif record.scaling is None:
         reason = "config.data.standardize is 'series', which needs the whole series"
     if reason:
@@ -43,6 +48,20 @@ def _network(workdir: Path, kind: str, record: Record, channels: int) -> tuple[_
         return changed["cache"], jax.nn.softmax(logits[0])
 
     return step.lower(fresh, example).compile(), fresh
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Iterate over the lines of a stream as they come, without its byte order mark."""
+    for number in itertools.count(1):
+        try:
+            line = stream.readline(_LONGEST + 1)
+        except OSError as error:
+            raise UserError(f"cannot read stdin: {error.strerror or error}") from error
+        if not line:
+            return
+        if len(line) > _LONGEST:
+            raise UserError(f"line {number} is longer than {_LONGEST} bytes")
+        yield line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
 def _values(line: bytes, place: str, channels: int) -> np.ndarray | None:
@@ -66,28 +85,30 @@ def _values(line: bytes, place: str, channels: int) -> np.ndarray | None:
     return values
 
 
-def run(workdir: Path, kind: str | None, every: int, lines: Iterable[bytes], out: TextIO) -> None:
+def run(
+    workdir: Path, kind: str | None, every: int, stream: BinaryIO, write: Callable[[str], None]
+) -> None:
     """Print the probabilities after every `every` steps of each series, and at its end.
 
     Args:
       workdir: of a causal run.
       kind: which weights, "last" or "best"; None: those that the run was scored with.
       every: how many steps there are between two answers.
-      lines: a step each, as in the data set; a blank one ends a series.
-      out: where to print.
+      stream: of lines, a step each, as in the data set; a blank one ends a series.
+      write: is given each line of the answers.
 
     Raises:
-      UserError: the run will not do, or a line.
+      UserError: the run will not do, or a line; or the lines cannot be read.
     """
     record = read_record(workdir)
     _check_causal(workdir, record)
     assert record.scaling is not None
     channels = len(record.scaling.mean)
     step, fresh = _network(workdir, kind or record.config.train.evaluate, record, channels)
-    print("series", "step", *record.classes, sep="\t", file=out, flush=True)
+    write("\t".join(["series", "step", *record.classes]))
     series, count, cache, answer = 1, 0, fresh, None
     # One blank line more: the end of the input ends a series too.
-    for number, line in enumerate(itertools.chain(lines, [b""]), 1):
+    for number, line in enumerate(itertools.chain(_lines(stream), [b""]), 1):
         values = _values(line, f"line {number}", channels)
         if values is not None:
             with np.errstate(over="ignore"):  # such an answer is refused below
@@ -98,7 +119,7 @@ def run(workdir: Path, kind: str | None, every: int, lines: Iterable[bytes], out
             shares = np.asarray(answer)
             if not np.isfinite(shares).all():
                 raise UserError(f"line {number}: the numbers so far are too large for the network")
-            print(series, count, *(f"{p:.6f}" for p in shares), sep="\t", file=out, flush=True)
+            write("\t".join([str(series), str(count), *(f"{p:.6f}" for p in shares)]))
             answer = None
         if values is None and count:
             series, count, cache = series + 1, 0, fresh

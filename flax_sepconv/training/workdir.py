@@ -20,7 +20,7 @@ class Record:
     """What a run was asked to do, and what must be known of its data to use what it learned."""
 
     config: Config
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # none: a version that did not note them recorded it
     scaling: Scaling | None  # as in `Split`
 
 
@@ -42,6 +42,28 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "config")
     return found
 
 
+def _checked_scaling(mean: Any, deviation: Any) -> Scaling | None:
+    if mean is None and deviation is None:
+        return None
+    arrays = np.array(mean), np.array(deviation)
+    for name, array in zip(("mean", "deviation"), arrays, strict=True):
+        if array.ndim != 1 or not array.size or array.dtype.kind not in "if":
+            raise ValueError(f"data.{name} must be a list of numbers, or both null")
+        if not np.isfinite(array).all():
+            raise ValueError(f"data.{name} must be finite")
+    if len(arrays[0]) != len(arrays[1]):
+        raise ValueError("data.mean and data.deviation must be equally long")
+    if arrays[1].min() <= 0:
+        raise ValueError("data.deviation must be > 0")
+    return Scaling(*(array.astype(float) for array in arrays))
+
+
+def _checked_classes(classes: Any) -> tuple[str, ...]:
+    if not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
+        raise ValueError(f"data.classes must be a list of strings, got {str(classes)[:40]}")
+    return tuple(classes)
+
+
 def read_record(workdir: Path) -> Record:
     """Return what a run left about itself.
 
@@ -53,15 +75,18 @@ def read_record(workdir: Path) -> Record:
         recorded = json.loads(file.read_text(encoding="utf-8"))
         # A setting that there was not yet had what is its default now.
         config = from_config_dict(recorded["config"])
-        data = recorded.get("data", {"classes": (), "mean": None, "deviation": None})
-        numbers = (data["mean"], data["deviation"])
-        scaling = None if None in numbers else Scaling(*(np.array(n, float) for n in numbers))
-        return Record(config, tuple(data["classes"]), scaling)
+        if "data" not in recorded:
+            return Record(config, (), None)
+        data = recorded["data"]
+        scaling = _checked_scaling(data["mean"], data["deviation"])
+        if (scaling is None) != (config.data.standardize == "series"):
+            raise ValueError("data.mean must be null just where standardize is 'series'")
+        return Record(config, _checked_classes(data["classes"]), scaling)
     except FileNotFoundError as error:
         raise UserError(f"{workdir} holds no run") from error
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
-    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is not the record of a run: {error}") from error
 
 

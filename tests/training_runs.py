@@ -1,0 +1,58 @@
+"""A causal run that is quickly made, and the command that streams it."""
+
+import io
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_sepconv.training import data
+from flax_sepconv.training import step as steps
+from flax_sepconv.training.__main__ import main
+from flax_sepconv.training.checkpoint import Checkpoints
+from flax_sepconv.training.config import from_config_dict
+from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.workdir import open_workdir
+
+CONFIG = {
+    "data": {"name": "BasicMotions"},
+    "model": {"padding": "causal", "width": 8, "blocks": 2, "kernel_size": 3, "pool": 3},
+}
+
+
+def random_like(shapes, seed):
+    """Return a tree of such shapes; what must be positive, variances, is."""
+    rng = np.random.default_rng(seed)
+
+    def some(path, leaf):
+        low, high = (0.5, 1.5) if path[-1].key == "var" else (-0.7, 0.7)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(some, shapes)
+
+
+def make_run(workdir):
+    """Leave in a folder what a causal run leaves; its weights are random ones."""
+    config = from_config_dict(CONFIG)
+    split, _ = data.load(config.data)
+    open_workdir(workdir, config, split, resume=False)
+    model = SeparableResNet(len(split.classes), config.model)
+    state = steps.create_state(config, model, next(data.eval_batches(split, 1)), 1)
+    state = state.replace(
+        step=jnp.int32(7),
+        averaged=random_like(state.averaged, 2),
+        best=random_like(state.best, 3),
+        best_step=jnp.int32(5),
+    )
+    with Checkpoints(workdir) as checkpoints:
+        checkpoints.save(state)
+
+
+def stream(monkeypatch, capsys, workdir, lines, *flags):
+    """Run the command in this process; return its status, its output and its errors."""
+    stdin = io.TextIOWrapper(io.BytesIO(lines.encode() if isinstance(lines, str) else lines))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    capsys.readouterr()
+    status = main(["train", "stream", f"--workdir={workdir}", *flags])
+    return status, *capsys.readouterr()
