@@ -79,6 +79,8 @@ def check(parser: Parser, arguments: argparse.Namespace) -> None:
 
 def check_writable(parser: Parser, path: pathlib.Path) -> None:
     """End the program where results could not be written."""
+    if path.is_dir():
+        parser.error(f"--output: must be a file, got the folder {path}")
     is_new = not path.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

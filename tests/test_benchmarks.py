@@ -300,6 +300,12 @@ def test_a_lowering_may_decline(capsys, monkeypatch):
         ("--peers ours,nobody", "--peers: must be of ours, flax_stock"),
         ("--seconds 0", "--seconds: must be positive, got 0.0"),
         ("--output /dev/null/here", "--output: "),
+        ("--output .", "--output: must be a file, got the folder ."),
+        ("step --output .", "--output: must be a file, got the folder ."),
+        ("lengths --output .", "--output: must be a file, got the folder ."),
+        ("lowerings --output .", "--output: must be a file, got the folder ."),
+        ("networks --output .", "--output: must be a file, got the folder ."),
+        ("device --output .", "--output: must be a file, got the folder ."),
         ("nonsense", "unrecognized arguments: nonsense"),
     ],
 )

@@ -1,6 +1,8 @@
 """Series that come step by step: the network's memory, and the command that reads lines."""
 
 import functools
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -224,3 +226,16 @@ def test_a_reader_that_has_gone_is_no_error(run):
         process.stdin.close()
         assert process.wait(60) == 141
         assert process.stderr.read() == b""
+
+
+def test_the_utterances_of_the_readme(tmp_path):
+    page = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    (program,) = re.findall(r"python - > utterances.txt <<END\n(.*?)END\n", page, re.DOTALL)
+    written = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True, text=True
+    ).stdout
+    _, test = data.load(DataConfig(name="JapaneseVowels", standardize="none"))
+    series = written.removesuffix("\n\n").split("\n\n")
+    for lines, values, length in zip(series, test.inputs, test.lengths, strict=True):
+        read = [training_stream._values(line.encode(), "", 12) for line in lines.split("\n")]
+        np.testing.assert_array_equal(np.float32(read), values[:length])

@@ -98,6 +98,10 @@ RUNS = {
     "no checkpoint": (
         lambda w: shutil.rmtree(w / "checkpoints" / "last"), "holds no checkpoint 'last'"
     ),
+    "no metadata": (
+        lambda w: [file.unlink() for file in w.rglob("default/_METADATA")],
+        "its metadata cannot be read",
+    ),
     "damaged checkpoint": (
         lambda w: [file.unlink() for file in w.rglob("default/manifest.ocdbt")],
         "cannot read checkpoint",

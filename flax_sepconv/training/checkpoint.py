@@ -101,7 +101,10 @@ def _check_shapes(wanted: Variables, found: Variables) -> None:
 
 def _restore_weights(manager: ocp.CheckpointManager, step: int, tree: Variables) -> Variables:
     """Restore the entries of a tree, each of them whole, and nothing else of a checkpoint."""
-    found = manager.item_metadata(step).tree
+    metadata = manager.item_metadata(step)
+    if metadata is None:
+        raise UserError("its metadata cannot be read")
+    found = metadata.tree
     _check_shapes(tree, {name: found.get(name, {}) for name in tree})
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
