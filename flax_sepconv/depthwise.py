@@ -152,7 +152,7 @@ def _transpose(
 def divided_like(gradient: jax.Array, operand: Any) -> jax.Array:
     """Divide a gradient among devices as its operand is, where types tell that."""
     wanted, own = operand.aval.sharding, jax.typeof(gradient).sharding
-    if wanted == own or not own.mesh.are_all_axes_explicit:
+    if wanted == own or wanted.mesh.empty or not own.mesh.are_all_axes_explicit:
         return gradient
     return jax.reshard(gradient, wanted)
 

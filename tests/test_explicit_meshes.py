@@ -100,3 +100,22 @@ def test_gradients_go_through_a_divided_state():
     with jax.set_mesh(jax.make_mesh((4,), ("d",))):
         gradient = jax.jit(jax.grad(loss))(jax.device_put(X, P("d")))
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("on_mesh", [False, True], ids=["weights anywhere", "weights on the mesh"])
+@pytest.mark.parametrize("strides", [1, 2, 5])
+@pytest.mark.parametrize("lengths", [None, N], ids=["whole", "ragged"])
+def test_all_gradients(on_mesh, strides, lengths):
+    def loss(x, weights, n):
+        y = ops.separable_conv1d(x, *weights, strides=strides, padding="same", lengths=n)
+        return (y**2).sum()
+
+    gradients = jax.grad(loss, (0, 1))
+    expected = gradients(X, WEIGHTS, lengths)
+    with jax.set_mesh(jax.make_mesh((4,), ("d",))):
+        x, n = jax.device_put((X, lengths), P("d"))
+        weights = jax.device_put(WEIGHTS, P()) if on_mesh else WEIGHTS
+        for function in (gradients, jax.jit(gradients)):
+            got = function(x, weights, n)
+            for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -72,12 +72,16 @@ def input_gradient(
     first = min(start for _, _, start in met)
     last = max(start for _, _, start in met) + phases
     taps = kernel.astype(accumulator)
-    sums = [jnp.zeros((y.shape[0], phases, C), accumulator)] * S
+    sums: dict[int, jax.Array] = {}
     for m, plane in enumerate(_planes(_pad(y, -first, last - y.shape[1]), M)):
         for r, i, start in met:
             window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
-            sums[r] += window.astype(accumulator) * taps[i, :, m]
-    interleaved = jnp.stack(sums, 2).reshape(y.shape[0], phases * S, C)
+            term = window.astype(accumulator) * taps[i, :, m]
+            sums[r] = sums[r] + term if r in sums else term
+    nothing = jnp.zeros_like(term)  # For residues that no tap meets.
+    interleaved = jnp.stack([sums.get(r, nothing) for r in range(S)], 2).reshape(
+        y.shape[0], phases * S, C
+    )
     return interleaved[:, : geometry.length].astype(dtype)
 
 
