@@ -53,7 +53,7 @@ def both_layers(x=CLEAN, **arguments):
         {"padding": "same", "activation": "relu", "data_format": "channels_first"},
         {"padding": "same", "activation": "glu"},
     ],
-    ids=lambda arguments: "-".join(map(str, arguments.values())),
+    ids=lambda arguments: "-".join(getattr(v, "__name__", str(v)) for v in arguments.values()),
 )
 def test_rows_are_sequences_alone(system, arguments):
     first = arguments.get("data_format") == "channels_first"
