@@ -38,7 +38,7 @@ def close(actual, desired):
 
 
 @given(number=st.integers(0, 2**64 - 1))
-@examples(25)
+@examples(12)
 def test_sequences_are_as_alone(number):
     rng = random.Random(number)
     padding, D, M = rng.choice(("same", "causal")), rng.choice((1, 1, 2, 3)), rng.choice((1, 2))
@@ -59,25 +59,22 @@ def test_sequences_are_as_alone(number):
 
     @jax.jit
     def evaluate(x, k, p, bias, ids):
-        layer = functools.partial(
-            ops.separable_conv1d, padding=padding, dilation_rate=D, segment_ids=ids
-        )
+        settings = {"padding": padding, "dilation_rate": D, "segment_ids": ids}
+        layer = functools.partial(ops.separable_conv1d, **settings)
         y, pullback = jax.vjp(layer, x, k, p, bias)
-        return y, *pullback(dy)
+        return ops.depthwise_conv1d(x, k, **settings), y, *pullback(dy)
 
     with jax.enable_x64(True):
-        for ours, theirs in zip(
-            evaluate(x, k, p, bias, ids), (y, dx, dk, dp, dy.sum((0, 1))), strict=True
-        ):
+        h, *results = evaluate(x, k, p, bias, ids)
+        for ours, theirs in zip(results, (y, dx, dk, dp, dy.sum((0, 1))), strict=True):
             close(ours, theirs)
-        h = ops.depthwise_conv1d(x, k, padding=padding, dilation_rate=D, segment_ids=ids)
         for b, begin, end in spans:
             row = np.s_[b : b + 1, begin:end]
             close(h[row], oracle.depthwise(x[row], k, D=D, padding=padding))
         # What is not finite stays in its own sequence, in outputs and in input gradients.
         b, begin, end = rng.choice(spans)
         x[b, begin:end] = np.nan
-        spoiled = evaluate(x, k, p, bias, ids)
+        _, *spoiled = evaluate(x, k, p, bias, ids)
     own = np.zeros((B, L), bool)
     own[b, begin:end] = True
     close(np.asarray(spoiled[0])[~own], y[~own])
