@@ -138,7 +138,7 @@ def close(actual, desired):
 
 
 @given(problem=problems, garbage=st.sampled_from(GARBAGE))
-@examples(20)
+@examples(12)
 def test_rows_are_sequences_alone_and_garbage_changes_nothing(either_way, problem, garbage):
     check_rows(None, problem, garbage)
 
@@ -261,17 +261,21 @@ def test_both_modes_of_differentiation_to_second_order(x64, problem):
 
     x, v = problem.x(0), problem.x(0)[:, ::-1]
     grad = lambda f: lambda x: jax.grad(f)(x, weights)  # noqa: E731
-    for f in (jax.jvp, lambda f, a, b: jax.vjp(f, *a)[1](b[0])):
-        jax.tree.map(
-            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-7),
-            f(grad(loss), (x,), (v,)),
-            f(grad(by_loops), (x,), (v,)),
-        )
-    spoiled = (problem.x(np.nan),), (spoil(v, problem.lengths, np.nan),)
+
+    def both(loss):
+        forward = lambda x, v: jax.jvp(grad(loss), (x,), (v,))  # noqa: E731
+        return jax.jit(lambda x, v: (forward(x, v), jax.vjp(grad(loss), x)[1](v)))
+
+    ours = both(loss)
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-7),
+        ours(x, v),
+        both(by_loops)(x, v),
+    )
     jax.tree.map(
         np.testing.assert_array_equal,
-        jax.jvp(grad(loss), *spoiled),
-        jax.jvp(grad(loss), (x,), (spoil(v, problem.lengths, 0),)),
+        ours(problem.x(np.nan), spoil(v, problem.lengths, np.nan))[0],
+        ours(x, spoil(v, problem.lengths, 0))[0],
     )
 
 
@@ -318,7 +322,7 @@ def test_lengths_of_any_integer_type(dtype):
 
 
 @given(number=st.integers(0, 2**64 - 1))
-@examples(25)
+@examples(8)
 def test_output_length(number):
     rng = random.Random(number)
     K, S, D = rng.randint(1, 9), rng.randint(1, 6), rng.randint(1, 4)

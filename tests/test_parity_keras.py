@@ -119,7 +119,7 @@ def check(setting: Setting) -> None:
 @pytest.mark.parametrize("steps", settings.STEPS)
 @pytest.mark.parametrize("data_format", settings.DATA_FORMATS)
 @pytest.mark.parametrize("padding", settings.PADDINGS)
-@settings.examples(5)
+@settings.examples(4)
 @hypothesis.given(data=st.data())
 def test_random_layers(padding: str, data_format: str, steps: str, data: st.DataObject) -> None:
     layers = settings.layers(
@@ -133,7 +133,7 @@ def test_random_layers(padding: str, data_format: str, steps: str, data: st.Data
 
 
 @pytest.mark.parametrize("activation", settings.ACTIVATIONS)
-@settings.examples(3)
+@settings.examples(2)
 @hypothesis.given(data=st.data())
 def test_every_activation(activation: str, data: st.DataObject) -> None:
     check(data.draw(settings.layers(paddings=["valid", "same"], activations=[activation])))
