@@ -145,7 +145,7 @@ def test_rows_are_sequences_alone_and_garbage_changes_nothing(either_way, proble
 
 @every_lowering
 @given(problem=problems, garbage=st.sampled_from(GARBAGE))
-@examples(8)
+@examples(6)
 def test_rows_by_every_lowering(lowering, problem, garbage):
     check_rows(lowering, problem, garbage)
 

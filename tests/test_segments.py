@@ -87,6 +87,7 @@ def test_transformations(padding):
     x, k = rng.standard_normal((2, 3, 12, 2)), rng.standard_normal((5, 2, 2))
     ids = np.sort(rng.integers(0, 4, (2, 3, 12)))
     layer = functools.partial(ops.depthwise_conv1d, padding=padding)
+    layer = jax.jit(layer, static_argnames="data_format")
     with jax.enable_x64(True):
         each = jnp.stack([layer(x[i], k, segment_ids=ids[i]) for i in range(2)])
         close(layer(x, k, segment_ids=ids), each)
@@ -95,7 +96,7 @@ def test_transformations(padding):
         close(first.swapaxes(-1, -2), each)
         scanned = jax.lax.scan(lambda c, n: (c, layer(n[0], k, segment_ids=n[1])), 0, (x, ids))
         close(scanned[1], each)
-        loss = lambda x, k: (layer(x, k, segment_ids=ids) ** 3).sum()  # noqa: E731
+        loss = jax.jit(lambda x, k: (layer(x, k, segment_ids=ids) ** 3).sum())
         jax.test_util.check_grads(loss, (x, k), order=2, modes=("fwd", "rev"))
 
 

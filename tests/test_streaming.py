@@ -67,7 +67,7 @@ def feeds(draw):
     return K, D, S, M, B, calls
 
 
-@examples(60)
+@examples(40)
 @hypothesis.given(feeds(), st.integers(0, 2**32 - 1))
 def test_every_stream_is_itself(feed, seed):
     """Chunks, lengths and resets of each stream as they come, garbage behind the lengths."""
