@@ -1,7 +1,7 @@
 """JapaneseVowels, heard step by step: who is speaking, as far as is known by now?
 
     python -m flax_sepconv.training --config configs/japanese_vowels_causal.py --workdir runs/causal
-    python -m flax_sepconv.training stream --workdir runs/causal < utterances.txt
+    python -m flax_sepconv.training stream --workdir runs/causal < runs/utterances.txt
 
 Expected: about 35 s on two busy cores; test accuracy 0.990 (seeds 0, 1, 2, 3, 4: 0.9865, 0.9892,
 0.9892, 0.9919, 0.9919; 5, 4, 4, 3, 3 errors of 370). It is the recipe of `japanese_vowels.py` with
