@@ -228,24 +228,24 @@ def ragged(
     *others, lengths = rest
     settings = {**_steps(geometry), "same": np.bool_(padding == "same")}
 
-    def call(target: str, shape: tuple[int, ...], *operands: jax.Array) -> jax.Array:
+    def call(target: str, shapes: Any, *operands: jax.Array) -> Any:
+        out = [_typed(x, shape, dtype) for shape in shapes]
         target = f"flax_sepconv_ragged_{target}"
-        return jax.ffi.ffi_call(target, _typed(x, shape, dtype))(*operands, lengths, **settings)
+        return jax.ffi.ffi_call(target, out)(*operands, lengths, **settings)
 
     (B, _, _), (J, F) = x.shape, weights.shape
     if result == "y":
         b = others[0] if bias else jnp.zeros(0, dtype)
         shape = (B, geometry.output_length, F)
-        return [call("output", shape, x, kernel, weights, b)]
+        return list(call("output", [shape], x, kernel, weights, b))
     (y,) = others
     h = lax.dot_general(y, weights, (((2,), (1,)), ((), ())), precision=precision)
-    both = call("pointwise_gradient", ((J + bias) * F,), x, kernel, y)
-    return [
-        call("input_gradient", x.shape, h, kernel),
-        call("kernel_gradient", kernel.shape, x, h),
-        both[: J * F].reshape(J, F),
-        *([both[J * F :]] if bias else []),
+    gradients = [
+        *call("input_gradient", [x.shape], h, kernel),
+        *call("kernel_gradient", [kernel.shape], x, h),
+        *call("pointwise_gradient", [(J, F), (F if bias else 0,)], x, kernel, y),
     ]
+    return gradients if bias else gradients[:-1]
 
 
 def _typed(like: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:

@@ -3,7 +3,6 @@
 #include <cstring>
 #include <initializer_list>
 #include <new>
-#include <utility>
 
 #include "ffi_pool.h"
 #include "problem.h"
@@ -76,17 +75,19 @@ struct Call {
 };
 
 // Run with the kernels for the type that all arrays have, if these are as large as they must be.
-// Where there is nothing to compute with, the result is zero.
+// Where there is nothing to compute with, the results are zero.
 template <typename Run>
-ffi::Error compute(const Call& call, bool sizes, std::initializer_list<Buffer> others,
-                   Result result, ffi::ThreadPool& threads, Run run) {
+ffi::Error compute(const Call& call, bool sizes, std::initializer_list<Buffer> operands,
+                   std::initializer_list<Result> results, ffi::ThreadPool& threads, Run run) {
   if (!call.consistent() || !sizes)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
   const auto type = call.x.element_type();
-  for (const Buffer& other : others)
-    if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
+  for (const Buffer& operand : operands)
+    if (operand.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
+  for (Result result : results)
+    if (result->element_type() != type) return ffi::Error::InvalidArgument("results of two types");
   if (call.h_size() == 0 || call.x.element_count() == 0) {
-    std::memset(result->untyped_data(), 0, result->size_bytes());
+    for (Result result : results) std::memset(result->untyped_data(), 0, result->size_bytes());
     return ffi::Error::Success();
   }
   XlaPool pool(threads);
@@ -120,7 +121,7 @@ ffi::Error RaggedOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, B
   const bool sizes = count(*y) == call.x.dimensions().front() * b[1] * a[1] &&
                      count(w) * count(*y) == call.h_size() * a[1] * a[1] &&
                      (count(bias) == 0 || count(bias) == a[1]);
-  return compute(call, sizes, {k, w, bias, *y}, y, threads,
+  return compute(call, sizes, {k, w, bias}, {y}, threads,
                  [&](const Ragged& batch, auto&, auto& kernels, auto zero, Pool& pool) {
                    using A = decltype(zero);
                    kernels.output(batch.problem(), data<A>(x), data<A>(k),
@@ -134,7 +135,7 @@ ffi::Error RaggedInputGradient(ffi::ThreadPool threads, Buffer h, Buffer k, Leng
   if (h.dimensions().size() != 3)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
   const Call call{*x, k, lengths, h.dimensions()[1], settings};
-  return compute(call, count(h) == call.h_size(), {k, h}, x, threads,
+  return compute(call, count(h) == call.h_size(), {k, h}, {x}, threads,
                  [&](const Ragged& batch, auto& kernels, auto&, auto zero, Pool& pool) {
                    using A = decltype(zero);
                    kernels.input_gradient(batch.problem(), data<A>(h), data<A>(k), data<A>(*x),
@@ -148,7 +149,7 @@ ffi::Error RaggedKernelGradient(ffi::ThreadPool threads, Buffer x, Buffer h, Len
   if (h.dimensions().size() != 3)
     return ffi::Error::InvalidArgument("shapes that do not belong together");
   const Call call{x, *k, lengths, h.dimensions()[1], settings};
-  return compute(call, count(h) == call.h_size(), {*k, h}, k, threads,
+  return compute(call, count(h) == call.h_size(), {h}, {k}, threads,
                  [&](const Ragged& batch, auto& kernels, auto&, auto zero, Pool& pool) {
                    using A = decltype(zero);
                    kernels.kernel_gradient(batch.problem(), data<A>(x), data<A>(h), data<A>(*k),
@@ -156,48 +157,35 @@ ffi::Error RaggedKernelGradient(ffi::ThreadPool threads, Buffer x, Buffer h, Len
                  });
 }
 
-// The result is the gradient of the weights, and behind it, where there is room, the bias'.
+// The gradient of the bias is empty where there is none.
 ffi::Error RaggedPointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y,
-                                   Lengths lengths, Result result, Settings settings) {
+                                   Lengths lengths, Result w, Result bias, Settings settings) {
   const auto a = y.dimensions(), b = k.dimensions();
   if (a.size() != 3 || b.size() != 3 || a[0] != x.dimensions().front())
     return ffi::Error::InvalidArgument("shapes that do not belong together");
-  const std::int64_t weights = b[1] * b[2] * a[2], room = count(*result);
   const Call call{x, k, lengths, a[1], settings};
-  return compute(call, room == weights || room == weights + a[2], {k, y, *result}, result, threads,
+  const bool sizes =
+      count(*w) == b[1] * b[2] * a[2] && (count(*bias) == 0 || count(*bias) == a[2]);
+  return compute(call, sizes, {k, y}, {w, bias}, threads,
                  [&](const Ragged& batch, auto&, auto& kernels, auto zero, Pool& pool) {
                    using A = decltype(zero);
-                   A* const out = data<A>(*result);
-                   kernels.pointwise_gradient(
-                       batch.problem(), data<A>(x), data<A>(k), data<A>(y),
-                       {out, room > weights ? out + weights : nullptr, a[2]}, pool);
+                   kernels.pointwise_gradient(batch.problem(), data<A>(x), data<A>(k), data<A>(y),
+                                              {data<A>(*w), data<A>(*bias), a[2]}, pool);
                  });
 }
 
-template <typename Binding>
-auto with_steps(Binding binding) {
-  return std::move(binding)
-      .template Arg<Lengths>()
-      .template Ret<Buffer>()
-      .template Attrs<Settings>();
+// Of a call: arrays, then the lengths and the first result.
+template <int arrays>
+auto operands() {
+  if constexpr (arrays == 0) {
+    return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>();
+  } else {
+    return operands<arrays - 1>().template Arg<Buffer>();
+  }
 }
-
-auto buffers(std::integral_constant<int, 2>) {
-  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>();
-}
-auto buffers(std::integral_constant<int, 3>) {
-  return buffers(std::integral_constant<int, 2>()).Arg<Buffer>();
-}
-auto buffers(std::integral_constant<int, 4>) {
-  return buffers(std::integral_constant<int, 3>()).Arg<Buffer>();
-}
-template <int operands>
-auto ragged() {
-  return with_steps(buffers(std::integral_constant<int, operands>()));
-}
-
-auto tails() {
-  return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Lengths>().Ret<Buffer>();
+template <int arrays>
+auto call() {
+  return operands<arrays>().template Arg<Lengths>().template Ret<Buffer>();
 }
 
 }  // namespace
@@ -205,13 +193,14 @@ auto tails() {
 
 #pragma GCC visibility push(default)
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails, sepconv::tails());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_ragged_output, sepconv::RaggedOutput, sepconv::ragged<4>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails, sepconv::call<1>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_ragged_output, sepconv::RaggedOutput,
+                              sepconv::call<4>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_ragged_input_gradient, sepconv::RaggedInputGradient,
-                              sepconv::ragged<2>());
+                              sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_ragged_kernel_gradient, sepconv::RaggedKernelGradient,
-                              sepconv::ragged<2>());
+                              sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_ragged_pointwise_gradient, sepconv::RaggedPointwiseGradient,
-                              sepconv::ragged<3>());
+                              sepconv::call<3>().Ret<sepconv::Buffer>().Attrs<sepconv::Settings>());
 
 #pragma GCC visibility pop
