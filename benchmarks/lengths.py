@@ -130,16 +130,10 @@ def main(argv: list[str]) -> None:
     )
     rows: list[dict[str, Any]] = []
     record = {**machine.facts("flax-sepconv", "jax", "jaxlib", "flax"), "rows": rows}
-    try:
-        with Worker("flax_sepconv") as worker:
-            for workload in tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty()):
-                rows.append(measure(workload, worker, arguments.seconds))
-                tqdm.write(show(rows[-1]))
-    finally:  # What was measured before an end that nobody planned is kept.
-        if rows:
-            record["load_average_after"] = machine.load_average()
-            record["complete"] = len(rows) == len(chosen)
-            machine.write(arguments.output, record)
+    with machine.kept(arguments.output, record, len(chosen)), Worker("flax_sepconv") as worker:
+        for workload in tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty()):
+            rows.append(measure(workload, worker, arguments.seconds))
+            tqdm.write(show(rows[-1]))
     behind = [row for row in rows if max(row["masked_over_unmasked"].values()) > ALLOWED]
     if arguments.check and behind:
         print(f"over {ALLOWED} times the unmasked call:", *map(show, behind), sep="\n")

@@ -1,12 +1,13 @@
 """What a measurement was made on: date, versions, processor, load."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 BUSY = 0.5
@@ -71,6 +72,18 @@ def processor() -> str:
         lines.get("flags", lines.get("Features", "")).split()
     )
     return " ".join([lines.get("model name", platform.machine()), *sorted(extensions)])
+
+
+@contextlib.contextmanager
+def kept(path: pathlib.Path, record: dict[str, Any], count: int) -> Iterator[None]:
+    """Write at the end what rows the record has got of so many, though nobody planned that end."""
+    try:
+        yield
+    finally:
+        if record["rows"]:
+            record["load_average_after"] = load_average()
+            record["complete"] = len(record["rows"]) == count
+            write(path, record)
 
 
 def write(path: pathlib.Path, record: dict[str, Any]) -> None:

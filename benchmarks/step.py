@@ -183,14 +183,9 @@ def main(argv: list[str]) -> None:
     print(f"{'step / floor':>14}{'step / product':>16}{'flax / step':>13}")
     rows: list[dict[str, Any]] = []
     record = {**machine.facts("jax", "jaxlib", "flax", "numpy"), "rows": rows}
-    try:
+    with machine.kept(arguments.output, record, len(STREAMS)):
         for stream in STREAMS:
             rows.append(measure(stream, arguments.seconds))
             print(show(rows[-1]), flush=True)
-    finally:  # What was measured before an end that nobody planned is kept.
-        if rows:
-            record["load_average_after"] = machine.load_average()
-            record["complete"] = len(rows) == len(STREAMS)
-            machine.write(arguments.output, record)
     if arguments.check and rows[0]["step_over_floor"] > ALLOWED:
         raise SystemExit(f"the first step takes over {ALLOWED} times its floor")
