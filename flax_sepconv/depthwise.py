@@ -19,15 +19,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 from jax.sharding import AxisType
 from jax.typing import DTypeLike
 
 from flax_sepconv.exporting import Replaced, exchanged
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS, shifted_sum
+from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.selection import CONTRACTIONS, select
 
 Argument = Literal["x", "k", "y"]
@@ -192,14 +192,6 @@ def _fold(operand: jax.Array, mapped: int | None, size: int, axis: int) -> jax.A
     return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
 
 
-depthwise_p.def_impl(functools.partial(dispatch.apply_primitive, depthwise_p))
-depthwise_p.def_abstract_eval(_abstract)
-ad.defbilinear(depthwise_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
-batching.primitive_batchers[depthwise_p] = _batch
-# A lowering that is partitioned by a rule of its own must know the devices.
-dispatch.prim_requires_devices_during_lowering.add(depthwise_p)
-
-
 def surroundings_of(ctx: mlir.LoweringRuleContext) -> str | None:
     """Tell programs apart in which a call that XLA cannot look into is out of place."""
     module = ctx.module_context
@@ -229,7 +221,6 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
 
 
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
-    mlir.register_lowering(
-        depthwise_p, functools.partial(_lower, platform=_platform), platform=_platform
-    )
+register(depthwise_p, abstract=_abstract, batch=_batch)
+ad.defbilinear(depthwise_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+register_lowering(depthwise_p, _lower)

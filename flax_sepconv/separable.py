@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 from jax.typing import DTypeLike
 
 from flax_sepconv.composition import compose, contract, tangent
@@ -27,6 +26,7 @@ from flax_sepconv.depthwise import check_named, depthwise, divided_like, surroun
 from flax_sepconv.exporting import exchanged
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS
+from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.selection import select
 
 separable_p = Primitive("separable_conv1d")
@@ -231,18 +231,13 @@ def is_whole(ctx: mlir.LoweringRuleContext) -> bool:
     return hasattr(axes, "manual_axes") or getattr(axes, "num_devices", 1) == 1
 
 
-for _primitive, _rules in (
-    (separable_p, (_abstract, _jvp, _transpose, _batch)),
-    (tangent_p, (_tangent_abstract, _tangent_jvp, _tangent_transpose, _tangent_batch)),
-):
-    _primitive.def_impl(functools.partial(dispatch.apply_primitive, _primitive))
-    _primitive.def_abstract_eval(_rules[0])
-    ad.primitive_jvps[_primitive] = _rules[1]
-    ad.primitive_transposes[_primitive] = _rules[2]
-    batching.primitive_batchers[_primitive] = _rules[3]
-    dispatch.prim_requires_devices_during_lowering.add(_primitive)
+register(separable_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)
+register_lowering(separable_p, _lower)
+register(
+    tangent_p,
+    abstract=_tangent_abstract,
+    batch=_tangent_batch,
+    jvp=_tangent_jvp,
+    transpose=_tangent_transpose,
+)
 mlir.register_lowering(tangent_p, mlir.lower_fun(tangent))
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
-    mlir.register_lowering(
-        separable_p, functools.partial(_lower, platform=_platform), platform=_platform
-    )

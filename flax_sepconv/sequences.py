@@ -12,15 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 from jax.typing import DTypeLike
 
 from flax_sepconv import ragged
 from flax_sepconv.depthwise import divided_like, surroundings_of, vary_alike
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import native
+from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.separable import is_whole
 from flax_sepconv.separable import separable as separable_of_rows
 from flax_sepconv.tails import zero_tails
@@ -174,17 +174,19 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     return mlir.lower_fun(functools.partial(function, **params))(ctx, *operands)
 
 
-for _primitive, _definition, _rules in (
-    (sequences_p, _compose, (_jvp, _transpose)),
-    (tangent_p, _tangent, (functools.partial(_jvp_by_definition, _tangent), _tangent_transpose)),
-):
-    _primitive.def_impl(functools.partial(dispatch.apply_primitive, _primitive))
-    _primitive.def_abstract_eval(functools.partial(_abstract, _definition))
-    ad.primitive_jvps[_primitive], ad.primitive_transposes[_primitive] = _rules
-    batching.primitive_batchers[_primitive] = functools.partial(_batch, _definition)
-    dispatch.prim_requires_devices_during_lowering.add(_primitive)
+register(
+    sequences_p,
+    abstract=functools.partial(_abstract, _compose),
+    batch=functools.partial(_batch, _compose),
+    jvp=_jvp,
+    transpose=_transpose,
+)
+register_lowering(sequences_p, _lower)
+register(
+    tangent_p,
+    abstract=functools.partial(_abstract, _tangent),
+    batch=functools.partial(_batch, _tangent),
+    jvp=functools.partial(_jvp_by_definition, _tangent),
+    transpose=_tangent_transpose,
+)
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent))
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
-    mlir.register_lowering(
-        sequences_p, functools.partial(_lower, platform=_platform), platform=_platform
-    )

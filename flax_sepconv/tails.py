@@ -7,19 +7,18 @@ On CPU it is a call of the native library that works in place and touches the ta
 elsewhere a select, which XLA fuses with its neighbours.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax._src import dispatch  # JAX has no public name for what is asked of it below.
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from flax_sepconv.depthwise import divided_like, surroundings_of, vary_alike
 from flax_sepconv.lowerings import native
+from flax_sepconv.primitives import register
 
 zero_tails_p = Primitive("zero_tails")
 
@@ -78,11 +77,12 @@ def _lower_on_cpu(ctx: mlir.LoweringRuleContext, *operands: Any) -> Any:
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 
 
-zero_tails_p.def_impl(functools.partial(dispatch.apply_primitive, zero_tails_p))
-zero_tails_p.def_abstract_eval(lambda *avals: jax.make_jaxpr(_select)(*avals).out_avals[0])
-ad.primitive_jvps[zero_tails_p] = _jvp
-ad.primitive_transposes[zero_tails_p] = _transpose
-batching.primitive_batchers[zero_tails_p] = _batch
-dispatch.prim_requires_devices_during_lowering.add(zero_tails_p)
+register(
+    zero_tails_p,
+    abstract=lambda *avals: jax.make_jaxpr(_select)(*avals).out_avals[0],
+    batch=_batch,
+    jvp=_jvp,
+    transpose=_transpose,
+)
 mlir.register_lowering(zero_tails_p, mlir.lower_fun(_select, multiple_results=False))
 mlir.register_lowering(zero_tails_p, _lower_on_cpu, platform="cpu")
