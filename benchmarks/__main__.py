@@ -1,25 +1,46 @@
-"""`python -m benchmarks [SUITE]`, each with its `--help`.
+"""`python -m benchmarks [PROGRAM]`: `--help` lists the programs."""
 
-layers (where no name is given): the whole layer, ours and its peers in other frameworks.
-lowerings: our ways to compute the depthwise stage, contraction by contraction.
-lengths: ragged batches over whole ones.
-step: one step of streams over the matrix product in it.
-networks: training steps of networks made of the layer.
-aot: the layer compiled for TPUs and an H100, where there is none.
-device: the layer on the TPU or GPU that is there.
-"""
-
+import difflib
 import importlib
 import sys
 
+from benchmarks.flags import Parser
 from benchmarks.worker import WorkerError
 
-SUITES = ("layers", "lowerings", "lengths", "step", "networks", "aot", "device")
+SUITES = {
+    "layers": "the whole layer, ours and its peers in other frameworks",
+    "lowerings": "our ways to compute the depthwise stage, contraction by contraction",
+    "lengths": "ragged batches over whole ones",
+    "step": "one step of streams over the matrix product in it",
+    "networks": "training steps of networks made of the layer",
+    "aot": "the layer compiled for TPUs and an H100, where there is none",
+    "device": "the layer on the TPU or GPU that is there",
+}
+
+
+def usage() -> str:
+    """Return what `--help` prints."""
+    lines = ["Measure: python -m benchmarks [PROGRAM] [FLAGS]", ""]
+    lines += [f"  {name:<13}{text}" for name, text in SUITES.items()]
+    lines += [
+        "",
+        "Without a name it is layers. The flags of each: python -m benchmarks PROGRAM --help",
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: list[str]) -> None:
-    """Hand the flags to the suite that the first argument names."""
-    name, flags = (argv[0], argv[1:]) if argv and argv[0] in SUITES else ("layers", argv)
+    """Hand the flags to the program that the first argument names."""
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage())
+        return
+    name, flags = (argv[0], argv[1:]) if argv and argv[0][:1] != "-" else ("layers", argv)
+    if name not in SUITES:
+        close = difflib.get_close_matches(name, SUITES, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        Parser(prog="python -m benchmarks").error(
+            f"no program is called {name!r}; {hint}there are: {', '.join(SUITES)}"
+        )
     importlib.import_module(f"benchmarks.{name}").main(flags)
 
 

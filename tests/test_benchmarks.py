@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import layers, lowerings, machine, reference, roofline, summary, timing, workloads
-from benchmarks.__main__ import main
+from benchmarks.__main__ import SUITES, main
 from benchmarks.case import Case
 from benchmarks.peers import PEERS, floor
 from tests import oracle
@@ -306,7 +306,7 @@ def test_a_lowering_may_decline(capsys, monkeypatch):
         ("lowerings --output .", "--output: must be a file, got the folder ."),
         ("networks --output .", "--output: must be a file, got the folder ."),
         ("device --output .", "--output: must be a file, got the folder ."),
-        ("nonsense", "unrecognized arguments: nonsense"),
+        ("layers nonsense", "unrecognized arguments: nonsense"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, capsys, tmp_path):
@@ -315,6 +315,40 @@ def test_bad_flags_are_one_line(flags, message, capsys, tmp_path):
     with pytest.raises(SystemExit, match=r"^2$"):
         main(flags.split())
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("lenghts", "did you mean lengths? "), ("nonsense", ""), ("", "")]
+)
+def test_an_unknown_program_is_answered_with_those_there_are(word, hint, capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([word, "--seconds", "1"])
+    words = f"no program is called {word!r}; {hint}there are: {', '.join(SUITES)}"
+    assert capsys.readouterr().err == f"python -m benchmarks: {words}\n"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_the_help_lists_every_program(flag, capsys):
+    main([flag])
+    lines = capsys.readouterr().out.splitlines()
+    for name, text in SUITES.items():
+        assert f"  {name:<13}{text}" in lines
+    assert "python -m benchmarks PROGRAM --help" in lines[-1]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_program_has_help(name, capsys):
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([name, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m benchmarks {name} ")
+
+
+def test_flags_without_a_program_go_to_layers(monkeypatch):
+    given = []
+    monkeypatch.setattr(layers, "main", given.append)
+    for argv in ([], ["--filter", "tf_docs"], ["layers", "--filter", "tf_docs"]):
+        main(argv)
+    assert given == [[], ["--filter", "tf_docs"], ["--filter", "tf_docs"]]
 
 
 def test_absent_packages_are_named(monkeypatch):
