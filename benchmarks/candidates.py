@@ -24,6 +24,12 @@ SUITE = (
     "quartznet_c2-0",
 )
 
+# Where time is short: first the layers that say most, by the candidates that say most. Users
+# complain about the first, most models have the like of the second, and the third has many taps.
+TELLING_LAYERS = ("jax13800_k5-0", "mamba1_k4-0", "conformer_k31-0")
+TELLING_CANDIDATES = ("selected", "stock", "torch_ncl", "torch_nlc")
+FUSED = {"gpu": "triton", "tpu": "mosaic"}
+
 
 def layer_of(candidate: str, workload: Workload) -> in_jax.Layer:
     """Make a candidate's layer as a function of arrays."""

@@ -35,6 +35,38 @@ def add_seconds(parser: Parser, seconds: float, what_for: str) -> None:
     parser.add_argument("--seconds", type=float, default=seconds, help=f"{what_for} (%(default)s)")
 
 
+def add_platform(parser: Parser) -> None:
+    """Add the flag that names the device."""
+    parser.add_argument(
+        "--platform",
+        choices=("gpu", "tpu", "cpu"),
+        help="(the accelerator that jax finds); cpu is for trying the program",
+    )
+
+
+def add_limits(parser: Parser) -> None:
+    """Add the flags that bound the run, and what one program may take."""
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="for the whole run; rows that would not end in time are left out and named (no bound)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=120,
+        help="seconds, after which a program that gives no answer has failed (%(default)s)",
+    )
+
+
+def check_limits(parser: Parser, arguments: argparse.Namespace) -> None:
+    """End the program for limits that are no good."""
+    for name in ("minutes", "patience"):
+        value = getattr(arguments, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name}: must be positive, got {value}")
+
+
 def add_output(parser: Parser, default: str) -> None:
     """Add the flag that tells where results go, in the folder of runs if nothing is said."""
     path = pathlib.Path("runs") / default

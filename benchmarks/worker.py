@@ -11,6 +11,7 @@ from a name to a `Program`. It raises NotImplementedError, with the reason, to d
 Workers are asked one at a time: while one is timed the others wait for their pipe.
 """
 
+import contextlib
 import dataclasses
 import gc
 import importlib
@@ -34,6 +35,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Before any import. An empty CUDA_VISIBLE_DEVICES keeps TensorFlow and PyTorch on the CPU as well.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
+# A process that a device driver holds does not end even when it is killed; nobody waits for it.
+ENDING_SECONDS = 10
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -52,7 +56,23 @@ class Program:
 
 
 class WorkerError(RuntimeError):
-    """A task failed, or its worker died; the message names the worker and says how."""
+    """A task failed, or its worker died; the message names the worker and says how.
+
+    Attributes:
+        reason: the same in one line.
+    """
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class WorkerLostError(WorkerError):
+    """The worker died, or gives no answer: it can only be stopped."""
+
+
+class NoAnswerError(WorkerLostError, TimeoutError):
+    """The worker took longer than it was given."""
 
 
 class Declined(Exception):  # noqa: N818 - an answer, not a failure.
@@ -65,10 +85,16 @@ class Worker:
     Args:
         name: for messages. What the worker prints is shown only when it dies.
         environment: variables to set before the worker imports anything, over `ENVIRONMENT`.
+        patience: the seconds that an answer may take; None waits for ever.
     """
 
-    def __init__(self, name: str, environment: Mapping[str, str] | None = None):
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        environment: Mapping[str, str] | None = None,
+        patience: float | None = None,
+    ):
+        self.name, self.patience = name, patience
         self._connection, theirs = Pipe()
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - until `stop`.
         with theirs:
@@ -92,15 +118,19 @@ class Worker:
 
         Raises:
             Declined: the function raised NotImplementedError.
+            WorkerLostError: the worker died, or `patience` seconds brought no answer.
             WorkerError: anything else went wrong.
         """
         return self._ask("load", task, *args, **kwargs)
 
+    def add(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+        """Build the programs of a task beside those that are there; else as `load`."""
+        return self._ask("add", task, *args, **kwargs)
+
     def call(self, task: str, *args: Any, patience: float | None = None) -> Any:
         """Call a function, named like a task, and return what it returns.
 
-        Errors are those of `load`, and TimeoutError where `patience` seconds bring no answer.
-        The worker is then good for nothing but to be stopped.
+        Errors are those of `load`; `patience` is for this call, where it is not None.
         """
         return self._ask("call", task, *args, patience=patience)
 
@@ -120,7 +150,8 @@ class Worker:
         """End the process, whatever it does."""
         self._connection.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(ENDING_SECONDS)
         self._printed.close()
 
     def __enter__(self) -> Self:
@@ -130,23 +161,27 @@ class Worker:
         self.stop()
 
     def _ask(self, method: str, *args: Any, patience: float | None = None, **kwargs: Any) -> Any:
+        patience = self.patience if patience is None else patience
         try:
             self._connection.send((method, args, kwargs))
             if not self._connection.poll(patience):
-                raise TimeoutError(f"{self.name}: no answer within {patience:g} s")
+                reason = f"no answer within {patience:g} s"
+                raise NoAnswerError(f"{self.name}: {reason}", reason)
             kind, answer = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise WorkerError(f"{self.name}: the worker died {self._last_words()}") from None
+            reason = f"the worker died with status {self._process.wait()}"
+            message = f"{self.name}: {reason}\n{self._last_words()}"
+            raise WorkerLostError(message, reason) from None
         if kind == "declined":
             raise Declined(answer)
         if kind == "failed":
-            raise WorkerError(f"{self.name}: {method}{args} failed\n{answer}")
+            reason, trace = answer
+            raise WorkerError(f"{self.name}: {method}{args} failed\n{trace}", reason)
         return answer
 
     def _last_words(self) -> str:
-        status = self._process.wait()
         self._printed.seek(0)
-        return f"with status {status}\n{self._printed.read().decode(errors='replace')[-2000:]}"
+        return self._printed.read().decode(errors="replace")[-2000:]
 
 
 class _Programs:
@@ -157,8 +192,12 @@ class _Programs:
 
     def load(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
         self.drop()
-        self.programs = self.call(task, *args, **kwargs)
-        return {name: dict(program.facts) for name, program in self.programs.items()}
+        return self.add(task, *args, **kwargs)
+
+    def add(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+        built = self.call(task, *args, **kwargs)
+        self.programs |= built
+        return {name: dict(program.facts) for name, program in built.items()}
 
     def call(self, task: str, *args: Any, **kwargs: Any) -> Any:
         module, _, function = task.partition(":")
@@ -175,6 +214,16 @@ class _Programs:
         gc.collect()
 
 
+def short(error: Exception) -> str:
+    r"""Return the type of an error and the first line of its message.
+
+    Example:
+        >>> short(ValueError("no such size\nand much more"))
+        'ValueError: no such size'
+    """
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
+
+
 def _serve(connection: Connection) -> None:
     """Answer until the parent closes its end, or ends."""
     programs = _Programs()
@@ -187,8 +236,8 @@ def _serve(connection: Connection) -> None:
             answer = "done", getattr(programs, method)(*args, **kwargs)
         except NotImplementedError as reason:
             answer = "declined", str(reason)
-        except Exception:
-            answer = "failed", traceback.format_exc()
+        except Exception as error:
+            answer = "failed", (short(error), traceback.format_exc())
         connection.send(answer)
 
 

@@ -51,12 +51,3 @@ def _launch(start: Callable[[], Any], wait: Callable[[], Any]) -> float:
     seconds = timing.clock(start, QUEUED)
     wait()
     return sum(seconds) / QUEUED
-
-
-def declined(reason: str) -> Program:
-    """Make what stands for a program that cannot be had."""
-
-    def run() -> Any:
-        raise RuntimeError(f"there is no such program: {reason}")
-
-    return Program(run, lambda results: {}, {"declined": reason})

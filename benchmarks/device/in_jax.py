@@ -7,7 +7,7 @@ follow one another without a copy, and nothing is allocated between them but tem
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,6 +22,9 @@ from benchmarks.worker import Program
 from benchmarks.workloads import Workload
 
 Arrays = tuple[jax.Array, ...]
+
+# The memories that a kernel divides by itself, as compilers name them.
+ON_CHIP = ("vmem", "smem", "shared memory", "scoped")
 
 
 def device_of(platform: str | None) -> jax.Device:
@@ -51,21 +54,31 @@ def describe(platform: str | None) -> dict[str, Any]:
     }
 
 
+def probe(platform: str | None) -> None:
+    """Compute something, as any sound process can."""
+    ones = jax.device_put(np.ones((8, 8), np.float32), device_of(platform))
+    if float((ones @ ones).sum()) != 8**3:
+        raise ArithmeticError("a sum of ones is wrong")
+
+
 def build(
-    platform: str, workload: Workload, dtype: str, program: str, names: Sequence[str]
+    platform: str, workload: Workload, dtype: str, program: str, name: str
 ) -> dict[str, Program]:
-    """Compile one program of each candidate; what it declines is a fact "declined" of it.
+    """Compile one program of a candidate, under the candidate's name.
 
     Args:
         platform: of the device.
         workload: the layer.
         dtype: of all operands.
         program: "forward" or "forward_backward".
-        names: of `candidates.CANDIDATES`.
+        name: of `candidates.CANDIDATES`.
+
+    Raises:
+        NotImplementedError: the candidate declines, or does not fit into the memory.
     """
     case, count = Case(sampling.distinct(workload)), sampling.copies(workload)
     with fitting():
-        drawn = _operands(case, count, jnp.dtype(dtype), device_of(platform))
+        drawn = _operands(case, count, dtype, platform)
     operands = drawn[: 4 if program == "forward" else 5]
 
     def read(results: Arrays) -> dict[str, np.ndarray]:
@@ -75,18 +88,14 @@ def build(
         )
         return sampling.read(case, count, wide, least, greatest)
 
-    made = {}
-    for name in names:
-        try:
-            layer = candidates.layer_of(name, workload)
-            made[name] = compiled(in_jax.functions(layer)[program], operands, read)
-        except NotImplementedError as reason:
-            made[name] = calls.declined(str(reason))
-    return made
+    layer = candidates.layer_of(name, workload)
+    return {name: compiled(in_jax.functions(layer)[program], operands, read)}
 
 
-def _operands(case: Case, count: int, dtype: Any, device: jax.Device) -> Operands[jax.Array]:
-    drawn = Operands(*(jax.device_put(array.astype(dtype), device) for array in case.operands()))
+@functools.lru_cache(maxsize=1)  # All candidates read the same arrays.
+def _operands(case: Case, count: int, dtype: str, platform: str) -> Operands[jax.Array]:
+    device, narrow = device_of(platform), jnp.dtype(dtype)
+    drawn = Operands(*(jax.device_put(each.astype(narrow), device) for each in case.operands()))
     x, dy = (jnp.tile(array, (count, 1, 1)) for array in (drawn.x, drawn.dy))
     return drawn._replace(x=x, dy=dy)
 
@@ -99,7 +108,7 @@ def compiled(
     """Compile a function and warm it up.
 
     Raises:
-        NotImplementedError: the function declines, does not compile, or does not fit.
+        NotImplementedError: the function declines, or does not fit.
     """
     with fitting():
         results = tuple(
@@ -108,10 +117,7 @@ def compiled(
         )
         begin = time.perf_counter()
         lowered = donating(function).lower(operands, results)
-        try:
-            call = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            raise NotImplementedError(f"it does not compile: {_short(error)}") from None
+        call = lowered.compile()
         facts = {
             "compile_seconds": time.perf_counter() - begin,
             "temporary_bytes": _temporary_bytes(call),
@@ -126,13 +132,18 @@ def compiled(
 
 @contextlib.contextmanager
 def fitting() -> Iterator[None]:
-    """Take a lack of memory for an answer: NotImplementedError."""
+    """Take a lack of the device's memory for an answer: NotImplementedError.
+
+    A kernel that asks for more than there is on the chip is at fault itself.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text or any(each in text.lower() for each in ON_CHIP):
             raise
-        raise NotImplementedError(f"it does not fit beside the others: {_short(error)}") from None
+        reason = text.partition("\n")[0][:200]
+        raise NotImplementedError(f"it does not fit beside the others: {reason}") from None
 
 
 def _temporary_bytes(call: Any) -> int | None:
@@ -152,7 +163,3 @@ def donating(function: Callable[..., Arrays]) -> Any:
         return function(*operands)
 
     return call
-
-
-def _short(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

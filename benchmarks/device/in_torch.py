@@ -6,13 +6,13 @@ cuDNN's fastest algorithms (`cudnn.benchmark`) and TF32 allowed, as it is in jax
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import timing
+from benchmarks import timing, worker
 from benchmarks.case import Case, Operands
 from benchmarks.device import calls, sampling
 from benchmarks.peers import in_torch, torch_ncl, torch_nlc
@@ -46,38 +46,42 @@ def describe(platform: str) -> dict[str, Any]:
     }
 
 
+def probe(platform: str) -> None:
+    """Compute something; see `in_jax.probe`."""
+    ones = torch.ones((8, 8), device=DEVICES[platform])
+    if float((ones @ ones).sum()) != 8**3:
+        raise ArithmeticError("a sum of ones is wrong")
+
+
 def build(
-    platform: str, workload: Workload, dtype: str, program: str, names: Sequence[str]
+    platform: str, workload: Workload, dtype: str, program: str, name: str
 ) -> dict[str, Program]:
-    """Make one program of each peer; see `in_jax.build`.
+    """Make one program of a peer; see `in_jax.build`.
 
     Args:
         platform: of the device.
         workload: the layer.
         dtype: of all operands.
         program: "forward" or "forward_backward".
-        names: of `MODULES`.
+        name: of `MODULES`.
     """
     if platform == "gpu":
         torch.cuda.empty_cache()  # The memory of the programs before these.
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    made = {}
-    for name in names:
-        if (platform, dtype, name) == HANGS:
-            made[name] = calls.declined("on a CPU, in bfloat16, PyTorch may never return")
-            continue
-        case, ways = MODULES[name].ways_of(sampling.distinct(workload))
-        count = sampling.copies(workload)
-        try:
-            operands = _operands(case, count, DEVICES[platform], dtype)
-            function = in_torch.functions(operands)[program]
-            made[name] = _fastest(function, ways, platform, case, count)
-        except RuntimeError as error:
-            made[name] = calls.declined(_short(error))
-    return made
+    if (platform, dtype, name) == HANGS:
+        raise NotImplementedError("on a CPU, in bfloat16, PyTorch may never return")
+    case, ways = MODULES[name].ways_of(sampling.distinct(workload))
+    count = sampling.copies(workload)
+    try:
+        operands = _operands(case, count, DEVICES[platform], dtype)
+    except torch.OutOfMemoryError as error:
+        raise NotImplementedError(worker.short(error)) from None
+    function = in_torch.functions(operands)[program]
+    return {name: _fastest(function, ways, platform, case, count)}
 
 
+@functools.lru_cache(maxsize=2)  # For each layout; both ways of it read the same arrays.
 def _operands(case: Case, count: int, device: str, dtype: str) -> Operands[torch.Tensor]:
     drawn = Operands(
         *(torch.from_numpy(array).to(device, getattr(torch, dtype)) for array in case.operands())
@@ -93,7 +97,12 @@ def _fastest(
     case: Case,
     count: int,
 ) -> Program:
-    """Make the program of the fastest way, and name the way in its facts."""
+    """Make the program of the fastest way, and name the way in its facts.
+
+    Raises:
+        NotImplementedError: no way has a kernel for these operands, or fits into the memory.
+        RuntimeError: no way works.
+    """
 
     def read(results: in_torch.Tensors) -> dict[str, np.ndarray]:
         wide = [tensor.float() for tensor in results]
@@ -103,15 +112,17 @@ def _fastest(
         )
         return sampling.read(case, count, wide, least, greatest)
 
-    made, failures = {}, {}
+    made, failures, declines = {}, {}, True
     for name, layer in ways.items():
         try:
             start, wait = _calls(functools.partial(function, layer), platform)
             made[name] = calls.program(start, wait, read, {"way": name})
-        except RuntimeError as error:  # Out of memory, or no kernel for these operands.
-            failures[name] = _short(error)
+        except RuntimeError as error:
+            failures[name] = worker.short(error)
+            declines &= isinstance(error, (NotImplementedError, torch.OutOfMemoryError))
     if not made:
-        raise RuntimeError("; ".join(f"{name}: {reason}" for name, reason in failures.items()))
+        told = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise (NotImplementedError if declines else RuntimeError)(told)
     fastest = made[timing.fastest({name: each.run for name, each in made.items()})]
     return dataclasses.replace(fastest, facts={**fastest.facts, "failures": failures})
 
@@ -150,7 +161,3 @@ def _graph(
         return results
 
     return graph.replay, wait
-
-
-def _short(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]

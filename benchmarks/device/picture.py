@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from benchmarks import summary
+from benchmarks.candidates import CANDIDATES
 from benchmarks.device import report
 
 INK, GREY, FAINT = "#333333", "#777777", "#dddddd"
@@ -17,7 +18,9 @@ RIVALS = (
     (report.STOCK, "#3b6fb6", "over Flax' nn.Conv and nn.Dense"),
     (report.TORCH, "#d9772b", "over PyTorch, the better of its two layouts"),
 )
+OURS = [name for name in CANDIDATES if name not in report.STOCK]
 HOST = "the time is the host's for starting a call, not the device's"
+BROKEN = "wrong numbers or a failure: no time (black: of flax_sepconv, named)"
 TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
@@ -26,7 +29,11 @@ Row = dict[str, Any]
 
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     """Draw a panel for each dtype and program with a line for each workload, and say where."""
-    rows = [row for row in record["rows"] if any(report.over(row, names) for names, *_ in RIVALS)]
+    rows = [
+        row
+        for row in record["rows"]
+        if any(report.over(row, names) for names, *_ in RIVALS) or report.troubles_of(row)
+    ]
     if not rows:
         return
     names = _in_order(f"{row['workload'].removesuffix('-0')}  {row['shape']}" for row in rows)[::-1]
@@ -73,6 +80,8 @@ def _keys(rows: Sequence[Row]) -> list[Line2D]:
     ]
     if any(_is_open(row, names) for row in rows for names, *_ in RIVALS):
         keys.append(_dot(GREY, "white", HOST))
+    if any(report.troubles_of(row) for row in rows):
+        keys.append(Line2D([], [], marker="x", linestyle="", color=GREY, label=BROKEN))
     return keys
 
 
@@ -96,12 +105,35 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], heights: dict[str, int]) -> Non
                 height = heights[row["workload"]]
                 axes.plot(ratio, height, "o", color=colour, markerfacecolor=face, markersize=6)
         means.append((summary.geometric_mean(ratios), colour))
+    for row in rows:
+        _mark_broken(axes, row, heights[row["workload"]])
     _mark_means(axes, means)
     axes.axvline(1, color=INK, linewidth=1, zorder=1)
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=INK, labelsize=8)
     axes.spines[:].set_visible(False)
+
+
+def _mark_broken(axes: Axes, row: Row, height: float) -> None:
+    """Put a cross at the right edge for what has no time: named, where it is ours."""
+    broken = report.troubles_of(row)
+    edge = axes.get_yaxis_transform()
+    for place, (names, colour, _) in enumerate(RIVALS):
+        if any(name in broken for name in names):
+            axes.plot(0.95 - 0.04 * place, height, "x", color=colour, transform=edge)
+    if ours := [name for name in OURS if name in broken]:
+        axes.plot(0.99, height, "x", color=INK, transform=edge)
+        axes.annotate(
+            ", ".join(ours),
+            (0.99, height),
+            (-2, 3),
+            xycoords=edge,
+            textcoords="offset points",
+            ha="right",
+            fontsize=6.5,
+            color=INK,
+        )
 
 
 def _mark_means(axes: Axes, means: Sequence[tuple[float | None, str]]) -> None:

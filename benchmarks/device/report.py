@@ -20,9 +20,9 @@ def is_launch_bound(facts: Row) -> bool:
 
 
 def best(row: Row, names: Iterable[str]) -> Row | None:
-    """Return the facts of the fastest of the named candidates that were timed."""
+    """Return the facts of the fastest of the named candidates that were timed, and were right."""
     timed = [row["candidates"][name] for name in names if name in row["candidates"]]
-    timed = [facts for facts in timed if "milliseconds" in facts]
+    timed = [facts for facts in timed if "milliseconds" in facts and "wrong" not in facts]
     return min(timed, key=lambda facts: facts["milliseconds"]) if timed else None
 
 
@@ -49,12 +49,17 @@ def row(record: Row) -> str:
     head = f"{record['workload']} {record['dtype']} {record['program']}: {record['shape']}"
     lines = [head]
     for name, facts in record["candidates"].items():
-        told = f"declines: {facts['declined']}" if "declined" in facts else _line(facts)
-        lines.append(f"  {name:14}{told}")
+        lines.append(f"  {name:14}{_line(facts)}")
     return "\n".join(lines)
 
 
 def _line(facts: Row) -> str:
+    if "declined" in facts:
+        return f"declines: {facts['declined']}"
+    if "failed" in facts:
+        return f"FAILED: {facts['failed']}"
+    if "wrong" in facts:
+        return f"{_milliseconds(facts)} ms WRONG, does not count: {'; '.join(facts['wrong'])}"
     return (
         f"{_milliseconds(facts)} ms"
         f"{facts['gigabytes_per_second']:9.4g} GB/s, {facts['of_copy']:4.0%} of a copy"
@@ -68,19 +73,12 @@ def _milliseconds(facts: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a line for each row in which what is selected was timed, and the means below."""
+    """Return a line for each row, and the means below; with what is wrong or failed beside."""
     head = (
         f"{'selected':50}{'ms':>10} {'of copy':>8}{'of matmul':>10}{'/ stock':>9}{'/ PyTorch':>10}"
     )
     lines = ["", head]
-    for record in rows:
-        if ours := best(record, ["selected"]):
-            title = f"{record['workload']} {record['dtype']} {record['program']}"
-            lines.append(
-                f"{title:50}{_milliseconds(ours):>11}{ours['of_copy']:8.0%}"
-                f"{ours['of_matmul']:10.0%}{_ratio(over(record, STOCK)):>9}"
-                f"{_ratio(over(record, TORCH)):>10}"
-            )
+    lines += map(_table_line, rows)
     for dtype, program in dict.fromkeys((each["dtype"], each["program"]) for each in rows):
         own = [each for each in rows if (each["dtype"], each["program"]) == (dtype, program)]
         means = (
@@ -90,6 +88,58 @@ def table(rows: Sequence[Row]) -> str:
         title = f"geometric mean, {dtype} {program}"
         lines.append(f"{title:79}" + "".join(f"{mean:>9}" for mean in means))
     return "\n".join([*lines, "* the host's time to start a call", ""])
+
+
+def _table_line(record: Row) -> str:
+    cells = f"{'-':>10} {'-':>8}{'-':>10}"
+    if ours := best(record, ["selected"]):
+        cells = f"{_milliseconds(ours):>11}{ours['of_copy']:8.0%}{ours['of_matmul']:10.0%}"
+    ratios = f"{_ratio(over(record, STOCK)):>9}{_ratio(over(record, TORCH)):>10}"
+    beside = "".join(f"  {name} {kind}" for name, kind in troubles_of(record).items())
+    if "declined" in record["candidates"].get("selected", {}):
+        beside = f"  selected declines{beside}"
+    return f"{title(record):50}{cells}{ratios}{beside}"
+
+
+def title(record: Row) -> str:
+    """Name a row."""
+    return f"{record['workload']} {record['dtype']} {record['program']}"
+
+
+def troubles_of(record: Row) -> dict[str, str]:
+    """Tell which candidates of a row are "wrong", and which "failed".
+
+    Example:
+        >>> facts = {"selected": {"wrong": ["y is off"]}, "stock": {"failed": "it died"}}
+        >>> troubles_of({"candidates": facts})
+        {'selected': 'wrong', 'stock': 'failed'}
+    """
+    return {
+        name: kind
+        for name, facts in record["candidates"].items()
+        for kind in ("wrong", "failed")
+        if kind in facts
+    }
+
+
+def verdict(rows: Sequence[Row]) -> str | None:
+    """Count and name what is wrong or failed; None where nothing is."""
+    found = [(kind, name, title(each)) for each in rows for name, kind in troubles_of(each).items()]
+    if not found:
+        return None
+    counts = [f"{sum(kind == each for each, *_ in found)} {kind}" for kind in ("wrong", "failed")]
+    lines = [f"  {name} {kind}: {where}" for kind, name, where in found]
+    return "\n".join([f"{', '.join(counts)}:", *lines])
+
+
+def left_out(rows: Sequence[Row]) -> str:
+    """Name the rows that were not measured, a line for each workload."""
+    grouped: dict[str, list[str]] = {}
+    for each in rows:
+        whose = f"{each['workload']} ({', '.join(each['candidates'])})"
+        grouped.setdefault(whose, []).append(f"{each['dtype']} {each['program']}")
+    lines = [f"  {whose}: {', '.join(those)}" for whose, those in grouped.items()]
+    return "\n".join([f"not measured, {len(rows)} rows:", *lines])
 
 
 def _ratio(ratio: float | None) -> str:

@@ -6,126 +6,50 @@ results of the call before, and waited for at their end. Reported are medians ov
 the bytes that any program must move and the operations of both stages per second, and what part
 of the device's own rates that is: of a large copy and a large matmul in the same dtype, measured
 in the same run. A time that the host needs to start a call, rather than the device for the call,
-is marked with a star.
+is marked with a star. A candidate that fails, crashes, hangs or computes wrong numbers is a fact of
+its row, counts nowhere as fast, and lets the program end with status 1; the others go on.
 """
 
 import argparse
 import contextlib
 import functools
-import itertools
-import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks import flags, machine, summary, timing, workloads
+from benchmarks import flags, machine, summary, workloads
+from benchmarks.bound import Bound
 from benchmarks.candidates import CANDIDATES, SUITE
-from benchmarks.device import ceilings, picture, report, sampling
+from benchmarks.device import ceilings, frameworks, picture, planning, report, sampling
+from benchmarks.device.frameworks import Framework
+from benchmarks.device.measuring import Case, measure
 from benchmarks.peers import PEERS, Peer
-from benchmarks.worker import Declined, Worker
 
 PLUGINS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 CEILING_SECONDS = 1.0
 
-Case = tuple[workloads.Workload, str, str]
-
-
-class Framework(NamedTuple):
-    """A framework's process, the module with its tasks, and what it is asked for."""
-
-    worker: Worker
-    module: str
-    names: list[str]
-
-    def call(self, task: str, *arguments: Any) -> Any:
-        """Call a function of the module in the process."""
-        return self.worker.call(f"benchmarks.device.{self.module}:{task}", *arguments)
-
-    def load(self, *arguments: Any) -> dict[str, dict[str, Any]]:
-        """Build the programs, and return the facts of each, which may be that it is declined."""
-        task = f"benchmarks.device.{self.module}:build"
-        try:
-            return self.worker.load(task, *arguments, self.names)
-        except Declined as reason:
-            return {name: {"declined": str(reason)} for name in self.names}
-
-
-def environment(platform: str | None) -> dict[str, str]:
-    """Return what shows the device to a worker, and lets frameworks share its memory."""
-    if platform == "cpu":
-        return {}
-    return {
-        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", ""),
-        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    }
-
-
-def measure(
-    case: Case,
-    frameworks: Iterable[Framework],
-    platform: str,
-    seconds: float,
-    rates: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Build, compare and time one program of one workload; the record of all candidates."""
-    workload, dtype, program = case
-    facts: dict[str, Any] = {}
-    clocks = {}
-    for framework in frameworks:
-        loaded = framework.load(platform, workload, dtype, program)
-        facts |= loaded
-        for name in loaded:
-            if "declined" not in loaded[name]:
-                facts[name]["imprecise"] = compare(case, platform, name, framework.worker)
-                clocks[name] = functools.partial(framework.worker.times, name)
-    samples = timing.interleaved(clocks, seconds)
-    for framework in frameworks:
-        framework.worker.drop()
-    for name, values in samples.items():
-        each = timing.statistics_of([value / facts[name]["calls"] for value in values])
-        rate = ceilings.achieved(workload, dtype, program, each["milliseconds"], rates[dtype])
-        facts[name] |= {**each, **rate}
-    return {
-        "workload": workload.name,
-        "shape": str(workload),
-        "dtype": dtype,
-        "program": program,
-        "candidates": facts,
-    }
-
-
-def compare(case: Case, platform: str, name: str, worker: Worker) -> list[str]:
-    """End the run where a program's numbers are not the layer's.
-
-    But others may add up their bias' gradient in a narrow dtype, which for many positions loses
-    more than its rounding: that is returned, to be told beside their times.
-    """
-    workload, dtype, program = case
-    found = sampling.mistakes(workload, dtype, platform, worker.numbers(name))
-    narrow = dtype != "float32" and name in (*report.STOCK, *report.TORCH)
-    imprecise = [each for each in found if narrow and each.startswith("d_bias is off")]
-    if wrong := [each for each in found if each not in imprecise]:
-        raise SystemExit(f"{workload.name}, {dtype}: {name}, {program}: {'; '.join(wrong)}")
-    return imprecise
-
 
 def run(
-    cases: list[Case], frameworks: list[Framework], record: dict[str, Any], seconds: float
+    cases: list[Case],
+    workers: list[Framework],
+    record: dict[str, Any],
+    seconds: float,
+    bound: Bound,
 ) -> Iterator[dict[str, Any]]:
     """Measure the device's rates, then case after case, and print as they come."""
-    platform, worker = record["platform"], frameworks[0].worker
-    for dtype in sorted({dtype for _, dtype, _ in cases}):
-        rates = ceilings.measure(worker, platform, dtype, CEILING_SECONDS)
+    platform = record["platform"]
+    for dtype in sorted({case.dtype for case in cases}):
+        rates = ceilings.measure(workers[0].process.worker, platform, dtype, CEILING_SECONDS)
         record["ceilings"][dtype] = rates
         print(report.ceilings(dtype, rates), flush=True)
     with tqdm(cases, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        for case in bar:
-            bar.set_postfix_str(f"{case[0].name} {case[1]}")
-            row = measure(case, frameworks, platform, seconds, record["ceilings"])
+        for case in bound.within(bar):
+            bar.set_postfix_str(f"{case.workload.name} {case.dtype}")
+            row = measure(case, workers, platform, seconds, record["ceilings"])
             tqdm.write(report.row(row))
+            sys.stdout.flush()
             yield row
 
 
@@ -138,11 +62,8 @@ def parse(
     names("--candidates", help=f"of {','.join(known)} (all that there are; selected always)")
     names("--dtypes", help=f"of {','.join(sampling.DTYPES)} (all)")
     names("--programs", help=f"of {','.join(summary.PROGRAMS)} (all)")
-    parser.add_argument(
-        "--platform",
-        choices=("gpu", "tpu", "cpu"),
-        help="(the accelerator that jax finds); cpu is for trying the program",
-    )
+    flags.add_platform(parser)
+    flags.add_limits(parser)
     flags.add_seconds(parser, 0.25, "for one program of one candidate")
     flags.add_output(parser, "device.json")
     arguments = parser.parse_args(argv)
@@ -154,63 +75,61 @@ def parse(
     chosen = [workload for workload in chosen if workload.filters]
     if not chosen:
         parser.error(f"--filter: {arguments.filter!r} finds only layers without a pointwise stage")
+    flags.check_limits(parser, arguments)
     flags.check(parser, arguments)
     return arguments, chosen
 
 
-def start(
-    parser: flags.Parser, arguments: argparse.Namespace, stack: contextlib.ExitStack
-) -> tuple[list[Framework], dict[str, Any]]:
-    """Start a process for each framework, and tell what they run on and who is absent."""
-    shown = environment(arguments.platform)
-    names = [name for name in CANDIDATES if name in ("selected", *arguments.candidates)]
-    jax = Framework(stack.enter_context(Worker("jax", shown)), "in_jax", names)
-    try:
-        device = jax.call("describe", arguments.platform)
-    except Declined as reason:
-        parser.error(str(reason))
-    peers = {name: PEERS[name] for name in report.TORCH if name in arguments.candidates}
-    present, absent = machine.present(peers)
-    frameworks = [jax]
-    if present:
-        torch = Framework(stack.enter_context(Worker("torch", shown)), "in_torch", present)
-        try:
-            device |= torch.call("describe", device["platform"])
-            frameworks.append(torch)
-        except Declined as reason:
-            absent |= dict.fromkeys(present, str(reason))
-    missing = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
-    if absent and arguments.asked:
-        parser.error(f"--candidates: {missing}")
-    if absent:
-        print(f"left out: {missing}")
-    return frameworks, {**device, "absent": absent}
-
-
-def begin(frameworks: list[Framework], device: dict[str, Any]) -> dict[str, Any]:
+def begin(workers: list[Framework], device: dict[str, Any], cases: list[Case]) -> dict[str, Any]:
     """Make the record of a run, with no rows yet."""
     plugins, _ = machine.present({name: Peer(name, (name,)) for name in PLUGINS})
-    torch = ["torch"] if len(frameworks) > 1 else []
+    torch = ["torch"] if len(workers) > 1 else []
     packages = (*PEERS["ours"].packages, *plugins, *torch)
-    return {**device, **machine.facts(*packages), "ceilings": {}, "rows": [], "complete": False}
+    made = {**device, **machine.facts(*packages), "ceilings": {}, "rows": []}
+    return made | left_out(cases)
+
+
+def left_out(cases: Iterable[Case]) -> dict[str, Any]:
+    """Tell what a record lacks."""
+    rows = [{**case.facts, "candidates": list(case.candidates)} for case in cases]
+    return {"complete": not rows, "left_out": rows}
+
+
+def end(record: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Print, write and draw what was measured, also before an end that nobody planned."""
+    if record["rows"]:
+        print(report.table(record["rows"]))
+    if record["left_out"]:
+        print(report.left_out(record["left_out"]))
+    if verdict := report.verdict(record["rows"]):
+        print(verdict)
+    if record["rows"]:
+        machine.write(arguments.output, record)
+        picture.draw(record, arguments.output.with_suffix(".png"))
 
 
 def main(argv: list[str]) -> None:
     """Measure, print, write and draw; the record is written after every row."""
     parser = flags.parser("device", __doc__)
     arguments, chosen = parse(parser, argv)
-    cases = list(itertools.product(chosen, arguments.dtypes, arguments.programs))
+    bound = Bound(arguments.minutes)
     with contextlib.ExitStack() as stack:
-        frameworks, device = start(parser, arguments, stack)
-        record = begin(frameworks, device)
-        print(f"{record['device']} ({record['platform']})")
+        workers, device = frameworks.start(parser, arguments, stack)
+        names = [name for each in workers for name in each.names]
+        is_bounded = arguments.minutes is not None
+        cases = planning.cases(
+            chosen, arguments.dtypes, arguments.programs, names, device["platform"], is_bounded
+        )
+        record = begin(workers, device, cases)
+        print(f"{record['device']} ({record['platform']})", flush=True)
         try:
-            for row in run(cases, frameworks, record, arguments.seconds):
+            for row in run(cases, workers, record, arguments.seconds, bound):
                 record["rows"].append(row)
-                record["complete"] = len(record["rows"]) == len(cases)
+                record |= left_out(cases[len(record["rows"]) :])
                 machine.save(arguments.output, record)
-        finally:  # What was measured before an end that nobody planned is kept.
-            if record["rows"]:
-                print(report.table(record["rows"]))
-                machine.write(arguments.output, record)
-                picture.draw(record, arguments.output.with_suffix(".png"))
+        finally:
+            end(record, arguments)
+    if not record["rows"]:
+        raise SystemExit(f"--minutes: none of the rows ended within {arguments.minutes:g}")
+    if report.verdict(record["rows"]):
+        raise SystemExit(1)
