@@ -16,28 +16,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from flax_sepconv.training import usage
 from flax_sepconv.training.config import Config, UserError, from_config_dict
-
-_USAGE = """Train: python -m flax_sepconv.training --config configs/japanese_vowels.py
-
-  --config FILE           experiment to run; required
-  --config.GROUP.FIELD=X  change one of its settings, e.g. --config.train.epochs=3
-  --workdir DIR           where everything goes; default runs/DATASET-YYYYMMDD-HHMMSS
-  --resume                continue the run in --workdir
-
-Use a causal run: python -m flax_sepconv.training stream --workdir DIR
-
-  --workdir DIR           the run; required
-  --checkpoint KIND       the weights, best or last; default those that the run was scored with
-  --every N               answer every N steps and at the end of a series; default 1
-
-It reads series from stdin, as the data set has them: a line a step, a number a channel, separated
-by spaces or commas; a blank line begins a new series. It prints the probabilities of the classes
-for the series so far, separated by tabs, as soon as a step has come.
-
-Exit status: 0 done, 1 diverged, 2 bad arguments or input, 130 and 143 interrupted (of training: a
-checkpoint was written), 141 nobody reads the output.
-"""
 
 
 def _one_line(error: BaseException) -> str:
@@ -152,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
     try:
         if "--help" in argv or "-h" in argv:
-            _write(_USAGE)
+            _write(usage.text())
             return 0
         return _stream(argv[1:]) if argv[1:2] == ["stream"] else _train(argv)
     except UserError as error:

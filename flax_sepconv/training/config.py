@@ -1,75 +1,119 @@
-"""The experiment's settings: what a config file may say, with defaults, types and ranges.
+"""The experiment's settings: what a config file may say, with defaults, meanings and rules.
 
 A config file starts from `default_config`, changes fields and returns the result from
 ``get_config()``; `from_config_dict` turns that into the frozen `Config` the rest of the code reads.
 """
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-
-class UserError(Exception):
-    """Something only the caller can mend; its text is one line that says what."""
+from flax_sepconv.training.settings import (
+    FRACTION,
+    NAME,
+    NOT_NEGATIVE,
+    ODD,
+    POSITIVE,
+    SEED,
+    UserError,
+    one_of,
+    setting,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which data set, and how it is prepared."""
 
-    name: str = "JapaneseVowels"  # folder and file stem: NAME/NAME_TRAIN.ts, NAME/NAME_TEST.ts
-    path: str = ""  # folder that holds NAME/; empty = the sets inside the aeon package
-    standardize: str = "channel"  # "channel" (training mean, std), "series" (its own), "none"
-    validation_fraction: float = 0.0  # part of the training set kept out to choose `best`
+    name: str = setting(
+        "JapaneseVowels", "the data set: NAME/NAME_TRAIN.ts and NAME/NAME_TEST.ts", NAME
+    )
+    path: str = setting("", "folder that holds NAME/; empty: the sets inside the package aeon")
+    standardize: str = setting(
+        "channel",
+        "subtract the mean and divide by the deviation: of each channel in the training series "
+        "(channel), of each series by itself (series), or not at all (none)",
+        one_of("channel", "series", "none"),
+    )
+    validation_fraction: float = setting(
+        0.0, "part of the training series kept out to choose the best weights by", FRACTION
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
     """Random changes of the training series; every zero switches one off."""
 
-    crop: float = 0.0  # at most this part of a series is cut from its two ends
-    stretch: float = 0.0  # the rest is resampled to its length times exp(U(-stretch, stretch))
-    scale: float = 0.0  # standard deviation of a log-normal factor, one per channel
-    shift: float = 0.0  # standard deviation of an offset, one per channel
-    noise: float = 0.0  # standard deviation of white noise
+    crop: float = setting(0.0, "largest part of a series that is cut from its two ends", FRACTION)
+    stretch: float = setting(
+        0.0,
+        "the rest is resampled to its length times exp(u), u uniform in [-stretch, stretch]",
+        NOT_NEGATIVE,
+    )
+    scale: float = setting(
+        0.0, "standard deviation of the logarithm of a factor, one per channel", NOT_NEGATIVE
+    )
+    shift: float = setting(0.0, "standard deviation of an offset, one per channel", NOT_NEGATIVE)
+    noise: float = setting(0.0, "standard deviation of white noise", NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The residual network."""
 
-    width: int = 64  # channels of every block
-    blocks: int = 3  # residual blocks, two separable convolutions each
-    kernel_size: int = 5
-    padding: str = "same"  # or "causal": no step sees a later one, and runs can be streamed
-    stem_multiplier: int = 4  # depth_multiplier of the first layer
-    pool: int = 1  # max-pooling window and stride before every block but the first
-    dropout: float = 0.2
-    depthwise_max_norm: float = 1.0  # bound of each channel's norm over the taps
-    pointwise_max_norm: float = 2.0  # bound of each filter's norm over all its inputs
-    l2: float = 1e-5  # on both kernels of every separable convolution
+    width: int = setting(64, "channels of every block", POSITIVE)
+    blocks: int = setting(3, "residual blocks, two separable convolutions each", POSITIVE)
+    kernel_size: int = setting(5, "taps of every depthwise kernel", ODD)
+    padding: str = setting(
+        "same",
+        "with causal, no step sees a later one, and the run can be streamed",
+        one_of("same", "causal"),
+    )
+    stem_multiplier: int = setting(4, "depth multiplier of the first layer", POSITIVE)
+    pool: int = setting(
+        1, "window and stride of the max-pooling before every block but the first", POSITIVE
+    )
+    dropout: float = setting(0.2, "part of the activations that is dropped", FRACTION)
+    depthwise_max_norm: float = setting(
+        1.0, "bound of each channel's norm over the taps of a depthwise kernel", POSITIVE
+    )
+    pointwise_max_norm: float = setting(
+        2.0, "bound of each filter's norm over all its inputs", POSITIVE
+    )
+    l2: float = setting(
+        1e-5, "L2 penalty on both kernels of every separable convolution", NOT_NEGATIVE
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Optimisation, reporting, and which weights are evaluated at the end."""
 
-    seed: int = 0
-    epochs: int = 100
-    batch_size: int = 32
-    eval_batch_size: int = 128
-    learning_rate: float = 1e-3  # at its peak; a cosine takes it down to zero
-    warmup: float = 0.05  # part of the run during which the rate rises linearly
-    weight_decay: float = 1e-2
-    clip_norm: float = 5.0
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.99  # of the averaged weights, which are the ones evaluated; 0 = none
-    evaluate: str = "last"  # which of the averaged weights: "last" or "best"
-    report_every: int = 1  # epochs between two lines of metrics
-    checkpoint_every: int = 10  # epochs between two checkpoints
+    seed: int = setting(0, "seed of weights, batches, augmentation and dropout", SEED)
+    epochs: int = setting(100, "passes over the training series", POSITIVE)
+    batch_size: int = setting(32, "series in a training step", POSITIVE)
+    eval_batch_size: int = setting(128, "series evaluated at once", POSITIVE)
+    learning_rate: float = setting(
+        1e-3, "learning rate at its peak; a cosine takes it down to zero", POSITIVE
+    )
+    warmup: float = setting(0.05, "part of the run in which the rate rises linearly", FRACTION)
+    weight_decay: float = setting(1e-2, "weight decay of AdamW", NOT_NEGATIVE)
+    clip_norm: float = setting(5.0, "bound of the norm of all gradients", POSITIVE)
+    label_smoothing: float = setting(0.0, "part of a label spread over all classes", FRACTION)
+    ema_decay: float = setting(
+        0.99,
+        "decay of the averaged weights, which are the ones evaluated; 0: no average",
+        FRACTION,
+    )
+    evaluate: str = setting(
+        "last", "which of the averaged weights are evaluated", one_of("last", "best")
+    )
+    report_every: int = setting(1, "epochs between two lines of metrics", POSITIVE)
+    checkpoint_every: int = setting(10, "epochs between two checkpoints", POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,43 +126,17 @@ class Config:
     train: TrainConfig = TrainConfig()
 
 
-_Rule = tuple[str, Callable[[Any], bool]]
-_POSITIVE: _Rule = ("must be > 0", lambda v: v > 0)
-_NOT_NEGATIVE: _Rule = ("must be >= 0", lambda v: v >= 0)
-_FRACTION: _Rule = ("must be in [0, 1)", lambda v: 0 <= v < 1)
+_DEFAULTS: dict[str, dict[str, Any]] = dataclasses.asdict(Config())
 
 
-def _one_of(*names: str) -> _Rule:
-    return f"must be one of {', '.join(names)}", lambda v: v in names
-
-
-_RULES: dict[str, _Rule] = {
-    "data.name": ("must be a plain name", lambda v: bool(v) and "/" not in v and v != ".."),
-    "data.standardize": _one_of("channel", "series", "none"),
-    "data.validation_fraction": _FRACTION,
-    "augment.crop": _FRACTION,
-    **{f"augment.{name}": _NOT_NEGATIVE for name in ("stretch", "scale", "shift", "noise")},
-    **{f"model.{name}": _POSITIVE for name in ("width", "blocks", "stem_multiplier", "pool")},
-    "model.kernel_size": ("must be odd and > 0", lambda v: v > 0 and v % 2 == 1),
-    "model.padding": _one_of("same", "causal"),
-    "model.dropout": _FRACTION,
-    "model.depthwise_max_norm": _POSITIVE,
-    "model.pointwise_max_norm": _POSITIVE,
-    "model.l2": _NOT_NEGATIVE,
-    "train.seed": ("must be in [0, 2**31)", lambda v: 0 <= v < 2**31),
-    **{
-        f"train.{name}": _POSITIVE
-        for name in (
-            "epochs", "batch_size", "eval_batch_size", "learning_rate", "clip_norm",
-            "report_every", "checkpoint_every",
-        )
-    },
-    "train.warmup": _FRACTION,
-    "train.weight_decay": _NOT_NEGATIVE,
-    "train.label_smoothing": _FRACTION,
-    "train.ema_decay": _FRACTION,
-    "train.evaluate": _one_of("last", "best"),
-}  # fmt: skip
+def _unknown(group: str, name: Any) -> str:
+    """Say that a group ("": the whole) has no such setting, which was meant, and what it has."""
+    known = _DEFAULTS[group] if group else _DEFAULTS
+    path = f"config.{group}" if group else "config"
+    meant = [f"{path}.{match}" for match in difflib.get_close_matches(str(name), known, 1)]
+    meant += [f"config.{other}.{name}" for other in _DEFAULTS if name in _DEFAULTS[other]]
+    hint = f"did you mean {meant[0]}? " if meant else ""
+    return f"{path}.{name} is not a setting; {hint}there are: {', '.join(known)}"
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -126,37 +144,28 @@ def default_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(dataclasses.asdict(Config())).lock()
 
 
-def _checked(path: str, value: Any, default: Any) -> Any:
-    kind = type(default)
+def _checked(path: str, value: Any, field: Any) -> Any:
+    kind, rule = type(field.default), field.metadata["rule"]
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"config.{path} must be of type {kind.__name__}, got {value!r}")
+        raise UserError(f"{path} must be of type {kind.__name__}, got {value!r}")
     if kind is float and not math.isfinite(value):
-        raise UserError(f"config.{path} must be finite, got {value!r}")
-    rule, holds = _RULES.get(path, ("", lambda _: True))
-    if not holds(value):
-        raise UserError(f"config.{path} {rule}, got {value!r}")
+        raise UserError(f"{path} must be finite, got {value!r}")
+    if rule and not rule.holds(value):
+        raise UserError(f"{path} {rule.text}, got {value!r}")
     return value
 
 
-def _build(defaults: Any, values: Any, path: str) -> Any:
+def _group(name: str, values: Any) -> Mapping[Any, Any]:
+    """Return the values of a group ("": the whole) if it has all these settings."""
     if not isinstance(values, Mapping):
+        path = f"config.{name}" if name else "config"
         raise UserError(f"{path} must be a mapping of settings, got {values!r}")
-    fields = {field.name: getattr(defaults, field.name) for field in dataclasses.fields(defaults)}
-    for name in values:
-        if name not in fields:
-            raise UserError(f"{path}.{name} is not a setting; there are: {', '.join(fields)}")
-    made = {}
-    for name, default in fields.items():
-        where = f"{path}.{name}"
-        if name not in values:
-            made[name] = default
-        elif dataclasses.is_dataclass(default):
-            made[name] = _build(default, values[name], where)
-        else:
-            made[name] = _checked(where.removeprefix("config."), values[name], default)
-    return type(defaults)(**made)
+    for key in values:
+        if key not in (_DEFAULTS[name] if name else _DEFAULTS):
+            raise UserError(_unknown(name, key))
+    return values
 
 
 def from_config_dict(values: Any) -> Config:
@@ -173,9 +182,18 @@ def from_config_dict(values: Any) -> Config:
     >>> from_config_dict({"train": {"epoch": 3}})
     Traceback (most recent call last):
     ...
-    flax_sepconv.training.config.UserError: config.train.epoch is not a setting; there are: ...
+    flax_sepconv.training.settings.UserError: config.train.epoch is not a setting; did you mean...
     """
     if isinstance(values, ml_collections.ConfigDict):
         values = values.to_dict()
-    config: Config = _build(Config(), values, "config")
-    return config
+    values = _group("", values)
+    groups: dict[str, Any] = {}
+    for group in dataclasses.fields(Config):
+        kind: Any = type(group.default)
+        given = {**_DEFAULTS[group.name], **_group(group.name, values.get(group.name, {}))}
+        settings = {
+            field.name: _checked(f"config.{group.name}.{field.name}", given[field.name], field)
+            for field in dataclasses.fields(kind)
+        }
+        groups[group.name] = kind(**settings)
+    return Config(**groups)

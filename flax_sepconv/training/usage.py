@@ -1,0 +1,59 @@
+"""The text of ``--help``; settings and configs are listed as they are declared."""
+
+import dataclasses
+import textwrap
+from typing import Any
+
+from flax_sepconv.training import configs
+from flax_sepconv.training.config import Config
+
+_USAGE = """Train: python -m flax_sepconv.training --config configs/japanese_vowels.py
+
+  --config FILE           experiment to run; required
+  --config.GROUP.FIELD=X  change one of its settings, e.g. --config.train.epochs=3
+  --workdir DIR           where everything goes; default runs/DATASET-YYYYMMDD-HHMMSS
+  --resume                continue the run in --workdir
+
+Use a causal run: python -m flax_sepconv.training stream --workdir DIR
+
+  --workdir DIR           the run; required
+  --checkpoint KIND       the weights, best or last; default those that the run was scored with
+  --every N               answer every N steps and at the end of a series; default 1
+
+It reads series from stdin, as the data set has them: a line a step, a number a channel, separated
+by spaces or commas; a blank line begins a new series. It prints the probabilities of the classes
+for the series so far, separated by tabs, as soon as a step has come.
+
+Exit status: 0 done, 1 diverged, 2 bad arguments or input, 130 and 143 interrupted (of training: a
+checkpoint was written), 141 nobody reads the output.
+"""
+
+
+def _entry(name: str, text: str, indent: int) -> str:
+    """Return a name and, in a column beside it, what it means."""
+    return textwrap.fill(
+        text,
+        100,
+        initial_indent=f"  {name:<{indent - 4}}  ",
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+    )
+
+
+def _setting(group: str, field: "dataclasses.Field[Any]") -> str:
+    kind, default, rule = type(field.default), field.default, field.metadata["rule"]
+    shown = default if default != "" else "empty"
+    text = f"{field.metadata['meaning']}; {f'{rule.text}; ' if rule else ''}default {shown}"
+    return _entry(f"--config.{group}.{field.name} {kind.__name__.upper()}", text, 43)
+
+
+def text() -> str:
+    """Return what ``--help`` prints."""
+    parts = [_USAGE, "Configs:\n"]
+    parts += [_entry(name, configs.title(file), 26) for name, file in configs.shipped().items()]
+    parts.append("\nSettings, each with the default that a config file may change:")
+    for group in dataclasses.fields(Config):
+        kind: Any = type(group.default)
+        parts.append(f"\n{group.name}: {kind.__doc__}\n")
+        parts += [_setting(group.name, field) for field in dataclasses.fields(kind)]
+    return "\n".join(parts)
