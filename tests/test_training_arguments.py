@@ -1,18 +1,33 @@
-"""The help of the trainer's command line."""
+"""What the command line of the trainer accepts: names of settings and configs."""
 
 import dataclasses
 import pathlib
+import sys
 
 import pytest
 
 from flax_sepconv.training import configs
 from flax_sepconv.training.__main__ import main
-from flax_sepconv.training.config import Config
+from flax_sepconv.training.arguments import parse
+from flax_sepconv.training.config import Config, from_config_dict
+from tests.training_runs import refused
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of loading config files
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 GROUPS = {group.name: group.default for group in dataclasses.fields(Config)}
 SETTINGS = [(g, field) for g, values in GROUPS.items() for field in dataclasses.fields(values)]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Stand in an empty folder, with no config file loaded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+
+
+# --- The help
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +56,132 @@ def test_every_config_is_in_the_help(shown):
     assert NAMES
     for name in NAMES:
         assert f" {name} {configs.title(CONFIGS / f'{name}.py')} " in shown
+
+
+# --- Settings by name
+
+
+def on_the_line(path):
+    return [f"--config={NAMES[0]}", f"--config.{path}=1"]
+
+
+def set_in_a_file(path):
+    return in_a_file(f"config.{path} = 1")
+
+
+def read_in_a_file(path):
+    return in_a_file(f"config.model.width = config.{path}")
+
+
+def updated_in_a_file(path):
+    *group, name = path.split(".")
+    return in_a_file(f"{'.'.join(['config', *group])}.update({name}=1)")
+
+
+def returned_by_a_file(path):
+    return in_a_file(f"return {nested(path)}")
+
+
+def nested(path):
+    group, *name = path.split(".")
+    return {group: {name[0]: 1} if name else 1}
+
+
+def in_a_file(line):
+    pathlib.Path("file.py").write_text(
+        "from flax_sepconv.training.config import default_config\n"
+        f"def get_config():\n    config = default_config()\n    {line}\n    return config\n"
+    )
+    return ["--config=file.py"]
+
+
+WAYS = [
+    on_the_line,
+    set_in_a_file,
+    read_in_a_file,
+    updated_in_a_file,
+    returned_by_a_file,
+]
+WRONG = {
+    **{
+        f"{group}.{first}x": (f"config.{group}.{first}", dataclasses.asdict(values))
+        for group, values in GROUPS.items()
+        for first in [dataclasses.fields(values)[0].name]
+    },
+    "trian": ("config.train", GROUPS),
+    "epochs": ("config.train.epochs", GROUPS),  # in another group
+    "model.unheard_of": (None, dataclasses.asdict(GROUPS["model"])),
+}
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+@pytest.mark.parametrize("path", WRONG)
+def test_a_wrong_name_is_answered_with_those_there_are(way, path, capsys):
+    meant, known = WRONG[path]
+    hint = f"did you mean {meant}? " if meant else ""
+    words = f"config.{path} is not a setting; {hint}there are: {', '.join(known)}"
+    assert "Error" not in refused(way(path), words, capsys)
+
+
+@pytest.mark.parametrize("text", ["{values}", "ml_collections.ConfigDict({values})"])
+def test_flags_change_what_a_file_leaves_out(text, tmp_path):
+    values = text.format(values={"train": {"epochs": 7}})
+    pathlib.Path("file.py").write_text(
+        f"import ml_collections\ndef get_config():\n    return {values}\n"
+    )
+    config, _, _ = parse(
+        ["train", "--config=file.py", "--config.train.seed=3", "--config.model.width=9"]
+    )
+    wanted = {"train": {"epochs": 7, "seed": 3}, "model": {"width": 9}}
+    assert config == from_config_dict(wanted)
+
+
+# --- Configs by name
+
+FORMS = [["--config={}"], ["--config", "{}"], ["-config={}"], ["-config", "{}"]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_is_known_by_its_name(name):
+    by_name = parse(["train", "--config", name])[0]
+    sys.modules.pop("config_config")
+    assert by_name == parse(["train", "--config", str(CONFIGS / f"{name}.py")])[0]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+@pytest.mark.parametrize("what", [NAMES[0], str(CONFIGS / f"{NAMES[0]}.py")])
+def test_every_form_of_the_flag_takes_names_and_paths(form, what):
+    flags = [word.format(what) for word in form]
+    config, workdir, resume = parse(["train", *flags, "--config.train.epochs=3", "--workdir", "x"])
+    assert config.data.name == "ACSF1"
+    assert config.train.epochs == 3
+    assert (workdir, resume) == (pathlib.Path("x"), False)
+
+
+@pytest.mark.parametrize("folder", ["flax_sepconv/configs", "configs"])
+def test_configs_lie_in_the_package_or_beside_it(folder, tmp_path, monkeypatch):
+    (tmp_path / folder).mkdir(parents=True)
+    text = "def get_config():\n    return {'train': {'epochs': 7}}\n"
+    (tmp_path / folder / "here.py").write_text(text)
+    (tmp_path / folder / "__init__.py").write_text("")
+    monkeypatch.setattr(configs, "_PACKAGE", tmp_path / "flax_sepconv")
+    assert configs.shipped() == {"here": tmp_path / folder / "here.py"}
+    assert parse(["train", "--config=here"])[0].train.epochs == 7
+
+
+def test_a_file_goes_before_a_name_and_a_folder_does_not():
+    pathlib.Path(NAMES[0]).mkdir()
+    assert parse(["train", f"--config={NAMES[0]}"])[0].data.name == "ACSF1"
+    pathlib.Path(NAMES[1]).write_text("def get_config():\n    return {'train': {'epochs': 7}}\n")
+    sys.modules.pop("config_config")
+    assert parse(["train", f"--config={NAMES[1]}"])[0].train.epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("gunpoint", "did you mean gun_point? "), ("", ""), ("zzz:more", "")]
+)
+def test_an_unknown_config_is_answered_with_those_there_are(word, hint, capsys):
+    name = word.partition(":")[0]
+    words = f"got {name!r}; {hint}there are: {', '.join(NAMES)}"
+    refused([f"--config={word}"], words, capsys)
+    refused([], f"--config FILE is required, or one of these names: {', '.join(NAMES)}", capsys)

@@ -19,6 +19,7 @@ from tensorboardX.proto import event_pb2
 
 from flax_sepconv.training import data
 from flax_sepconv.training.__main__ import main
+from tests.training_runs import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -272,17 +273,6 @@ BAD_FILES = {
     "extra group": ("def get_config():\n    return {'optimizer': {}}\n", "config.optimizer is not"),
     "bool for int": ("def get_config():\n    return {'train': {'seed': True}}\n", "type int"),
 }
-
-
-def refused(arguments, words, capsys):
-    sys.modules.pop("config_config", None)  # where config_flags loads a file; one per process
-    assert main(["train", *arguments]) == 2
-    out, err = capsys.readouterr()
-    lines = err.splitlines()
-    assert out == ""
-    assert len(lines) == 1, err
-    assert lines[0].startswith("error: ")
-    assert words in lines[0]
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -1,4 +1,4 @@
-"""A causal run that is quickly made, and the command that streams it."""
+"""A causal run that is quickly made, the command that streams it, and what is refused."""
 
 import io
 import sys
@@ -56,3 +56,16 @@ def stream(monkeypatch, capsys, workdir, lines, *flags):
     capsys.readouterr()
     status = main(["train", "stream", f"--workdir={workdir}", *flags])
     return status, *capsys.readouterr()
+
+
+def refused(arguments, words, capsys):
+    """Check that the command ends with status 2 and one line; return the line."""
+    sys.modules.pop("config_config", None)  # where config_flags loads a file; one per process
+    assert main(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    return lines[0]

@@ -139,9 +139,67 @@ def _unknown(group: str, name: Any) -> str:
     return f"{path}.{name} is not a setting; {hint}there are: {', '.join(known)}"
 
 
+def check_name(path: str) -> None:
+    """Check that there is a setting, or a group of them, at a dotted path such as "train.epochs".
+
+    Raises:
+      UserError: there is none; those that there are are named.
+    """
+    group, *name = path.split(".", 1)
+    if group not in _DEFAULTS:
+        raise UserError(_unknown("", group))
+    if name and name[0] not in _DEFAULTS[group]:
+        raise UserError(_unknown(group, name[0]))
+
+
+class _Settings(ml_collections.ConfigDict):
+    """A `ConfigDict` of settings: where a name is wrong, it says which there are."""
+
+    def _refuse(self, name: Any) -> None:
+        group = next((g for g, values in _DEFAULTS.items() if set(values) == set(self)), "")
+        raise KeyError(_unknown(group, name))
+
+    def __getitem__(self, name: Any) -> Any:
+        if name not in self and "." not in str(name):
+            self._refuse(name)
+        return super().__getitem__(name)
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        if name not in self and self.is_locked:
+            self._refuse(name)
+        super().__setitem__(name, value)
+
+
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """Return the settings as a locked `ConfigDict`: they can be changed, and none added."""
+    groups = {name: _Settings(values) for name, values in dataclasses.asdict(config).items()}
+    made = _Settings()
+    for name, values in groups.items():
+        made[name] = values
+    return made.lock()
+
+
 def default_config() -> ml_collections.ConfigDict:
     """Return the defaults as a locked `ConfigDict`: a config file changes fields, adds none."""
-    return ml_collections.ConfigDict(dataclasses.asdict(Config())).lock()
+    return to_config_dict(Config())
+
+
+def complete(values: Any) -> Any:
+    """Add the defaults of what a config file leaves out, so that every setting can be changed.
+
+    What is no mapping of settings is returned as it is, and refused by `from_config_dict`.
+    """
+    if isinstance(values, dict):
+        values = ml_collections.ConfigDict(values)
+    if isinstance(values, ml_collections.ConfigDict):
+        with values.unlocked():
+            for group, defaults in _DEFAULTS.items():
+                if group not in values:
+                    values[group] = {}
+                if isinstance(values[group], ml_collections.ConfigDict):
+                    for name in defaults.keys() - set(values[group]):
+                        values[group][name] = defaults[name]
+    return values
 
 
 def _checked(path: str, value: Any, field: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 from flax_sepconv.training import configs
 from flax_sepconv.training.config import Config
 
-_USAGE = """Train: python -m flax_sepconv.training --config configs/japanese_vowels.py
+_USAGE = """Train: python -m flax_sepconv.training --config japanese_vowels
 
-  --config FILE           experiment to run; required
+  --config FILE           experiment to run: a file, or the name of one listed below; required
   --config.GROUP.FIELD=X  change one of its settings, e.g. --config.train.epochs=3
   --workdir DIR           where everything goes; default runs/DATASET-YYYYMMDD-HHMMSS
   --resume                continue the run in --workdir
