@@ -1,6 +1,7 @@
-"""What the command line of the trainer accepts: names of settings and configs."""
+"""What the command line of the trainer accepts: names of settings and configs, runs to resume."""
 
 import dataclasses
+import json
 import pathlib
 import sys
 
@@ -65,6 +66,11 @@ def on_the_line(path):
     return [f"--config={NAMES[0]}", f"--config.{path}=1"]
 
 
+def on_the_line_of_a_resumed_run(path):
+    record({})
+    return ["--workdir=run", "--resume", f"--config.{path}", "1"]
+
+
 def set_in_a_file(path):
     return in_a_file(f"config.{path} = 1")
 
@@ -82,6 +88,11 @@ def returned_by_a_file(path):
     return in_a_file(f"return {nested(path)}")
 
 
+def recorded(path):
+    record(nested(path))
+    return ["--workdir=run", "--resume"]
+
+
 def nested(path):
     group, *name = path.split(".")
     return {group: {name[0]: 1} if name else 1}
@@ -95,12 +106,19 @@ def in_a_file(line):
     return ["--config=file.py"]
 
 
+def record(config):
+    pathlib.Path("run").mkdir()
+    pathlib.Path("run", "config.json").write_text(json.dumps({"config": config}))
+
+
 WAYS = [
     on_the_line,
+    on_the_line_of_a_resumed_run,
     set_in_a_file,
     read_in_a_file,
     updated_in_a_file,
     returned_by_a_file,
+    recorded,
 ]
 WRONG = {
     **{
@@ -185,3 +203,37 @@ def test_an_unknown_config_is_answered_with_those_there_are(word, hint, capsys):
     words = f"got {name!r}; {hint}there are: {', '.join(NAMES)}"
     refused([f"--config={word}"], words, capsys)
     refused([], f"--config FILE is required, or one of these names: {', '.join(NAMES)}", capsys)
+
+
+# --- Runs to resume
+
+
+def test_a_run_knows_its_config():
+    wanted = {"data": {"name": "GunPoint"}, "train": {"epochs": 7}}
+    record(wanted)
+    flags = ["train", "--workdir=run", "--resume"]
+    assert parse(flags) == (from_config_dict(wanted), pathlib.Path("run"), True)
+    changed = {**wanted, "train": {"epochs": 8}}
+    # Flags change it, as they change a file's; whether it may be changed is asked later.
+    assert parse([*flags, "--config.train.epochs=8"])[0] == from_config_dict(changed)
+
+
+RECORDS = {
+    "no folder": (None, "run holds no run: there is no such folder"),
+    "no run": ("", "run holds no run: it has no config.json"),
+    "cut off": ('{"config": {', "run/config.json is not the record of a run"),
+    "no object": ("[]", "run/config.json is not the record of a run"),
+    "bad value": ('{"config": {"train": {"epochs": 0}}}', "config.train.epochs must be > 0, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", RECORDS)
+@pytest.mark.parametrize("more", [[], ["--config.train.epochs=3"], [f"--config={NAMES[0]}"]])
+def test_a_folder_that_holds_no_run_is_not_resumed(case, more, capsys):
+    text, words = RECORDS[case]
+    if text is not None:
+        pathlib.Path("run").mkdir()
+    if text:
+        pathlib.Path("run", "config.json").write_text(text)
+    refused(["--workdir=run", "--resume", *more], words, capsys)
+    assert sorted(map(str, pathlib.Path().rglob("*.json"))) == ["run/config.json"] * bool(text)

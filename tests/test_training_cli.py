@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import pathlib
+import shlex
 import shutil
 import signal
 import struct
@@ -158,13 +161,23 @@ def test_a_signal_ends_a_run_cleanly_and_it_continues_bit_for_bit(
         patch.setattr(data, "train_batches", interrupted)
         assert main(command(config_file, workdir)) == 128 + number
     err = capsys.readouterr().err
-    assert err.splitlines()[-1].startswith(f"stopped at step {at} of {STEPS}; continue with")
+    done, hint = err.splitlines()[-1].split("; continue with: ")
+    assert done == f"stopped at step {at} of {STEPS}"
     assert "Traceback" not in err
     assert signal.getsignal(number) == before
     assert weights(workdir)[0] == at
     assert not (workdir / "results.json").exists()
-    assert main(command(config_file, workdir, "--resume")) == 0
+    assert main(["train", *shlex.split(hint)[3:]]) == 0
     same_run(whole, workdir)
+
+
+def wait_for_rows(workdir, wanted, process):
+    metrics = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < wanted:
+        assert process.poll() is None, "the run ended too soon"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_a_killed_run_continues_bit_for_bit(config_file, whole, tmp_path):
@@ -173,16 +186,34 @@ def test_a_killed_run_continues_bit_for_bit(config_file, whole, tmp_path):
     line = [sys.executable, "-m", "flax_sepconv.training", *command(config_file, workdir)[1:]]
     wanted = int(np.random.default_rng().integers(1, 35))
     with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
-        metrics = workdir / "metrics.jsonl"
-        deadline = time.monotonic() + 300
-        while not metrics.exists() or metrics.read_bytes().count(b"\n") < wanted:
-            assert process.poll() is None, "the run ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_for_rows(workdir, wanted, process)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not (workdir / "results.json").exists()
     assert main(command(config_file, workdir, "--resume")) == 0
+    same_run(whole, workdir)
+
+
+def test_ctrl_c_prints_the_command_that_continues_the_run(whole, tmp_path, monkeypatch):
+    """Begun by name, with settings on the line, in a folder whose name a shell would split."""
+    python = pathlib.Path(sys.executable)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(python.parent), os.environ["PATH"]]))
+    monkeypatch.chdir(tmp_path)
+    groups = json.loads((whole / "config.json").read_text())["config"]
+    flags = [f"--config.{g}.{n}={v}" for g, some in groups.items() for n, v in some.items()]
+    workdir = tmp_path / "a run's folder"
+    line = [sys.executable, "-m", "flax_sepconv.training", "--config", "italy_power_demand"]
+    with subprocess.Popen(
+        [*line, "--workdir", workdir.name, *flags], stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_rows(workdir, 2, process)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGINT
+    assert not (workdir / "results.json").exists()
+    done, command = err.splitlines()[-1].split("; continue with: ")
+    assert done.endswith(f" of {STEPS}")
+    subprocess.run(command, shell=True, check=True, stderr=subprocess.DEVNULL)
     same_run(whole, workdir)
 
 
@@ -298,6 +329,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(config_file, whole,
     refused(command(config_file, whole)[1:], "already holds a run", capsys)
     other = command(config_file, whole, "--config.train.epochs=41", "--resume")
     refused(other[1:], "config.train.epochs was 40 and is now 41", capsys)
+    refused(other[2:], "config.train.epochs was 40 and is now 41", capsys)  # without a file
     assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
 
 

@@ -5,8 +5,11 @@ And for a causal run: ``python -m flax_sepconv.training stream --workdir DIR``.
 
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from flax_sepconv.training import arguments, usage
 from flax_sepconv.training.settings import UserError
@@ -41,6 +44,13 @@ def _stream(argv: Sequence[str]) -> int:
     return 0
 
 
+def _resuming(workdir: Path) -> str:
+    """Return the command that continues a run, ready for a shell."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    words = [python, "-m", "flax_sepconv.training", "--workdir", str(workdir), "--resume"]
+    return shlex.join(words)
+
+
 def _train(argv: Sequence[str]) -> int:
     config, workdir, resume = arguments.parse(argv)
     # Late, for a bad command line should not wait seconds for these imports.
@@ -52,7 +62,7 @@ def _train(argv: Sequence[str]) -> int:
         print(f"error: training diverged: {error}", file=sys.stderr)
         return 1
     except loop.InterruptedRunError as error:
-        print(f"{error}; continue with --workdir {workdir} --resume", file=sys.stderr)
+        print(f"{error}; continue with: {_resuming(workdir)}", file=sys.stderr)
         return 128 + error.number
     return 0
 

@@ -16,8 +16,8 @@ from flax_sepconv.training.config import (
     Config,
     check_name,
     complete,
-    default_config,
     from_config_dict,
+    to_config_dict,
 )
 from flax_sepconv.training.settings import UserError
 
@@ -68,8 +68,8 @@ class _ConfigParser(flags.ArgumentParser):
 def _define_config(values: flags.FlagValues, argv: list[str], words: list[str]) -> bool:
     """Define the flags of the settings and return whether there is a config file.
 
-    Without one they change the defaults, so that they are checked at all. `words` are
-    those of `argv` that are not yet understood.
+    Without one they change the settings of the run to resume or, so that they are checked at all,
+    the defaults. `words` are those of `argv` that are not yet understood.
     """
     for word in words:
         if named := re.fullmatch(r"--?config\.([^=\[]+)(=.*)?", word, re.DOTALL):
@@ -78,7 +78,14 @@ def _define_config(values: flags.FlagValues, argv: list[str], words: list[str]) 
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
         values["config"].parser = _ConfigParser(values["config"].parser)
         return True
-    config_flags.DEFINE_config_dict("config", default_config(), flag_values=values, sys_argv=argv)
+    base = Config()
+    if values.resume:
+        from flax_sepconv.training.workdir import read_record  # late: it takes its time
+
+        base = read_record(Path(values.workdir)).config
+    config_flags.DEFINE_config_dict(
+        "config", to_config_dict(base), flag_values=values, sys_argv=argv
+    )
     return False
 
 
@@ -105,7 +112,7 @@ def parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
         raise UserError("bad arguments: 'stream' must come first")
     if rest:
         raise UserError(f"bad arguments: unexpected {' '.join(rest)!r}")
-    if not has_file:
+    if not has_file and not values.resume:
         names = ", ".join(configs.shipped())
         raise UserError(f"bad arguments: --config FILE is required, or one of these names: {names}")
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

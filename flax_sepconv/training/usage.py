@@ -12,7 +12,11 @@ _USAGE = """Train: python -m flax_sepconv.training --config japanese_vowels
   --config FILE           experiment to run: a file, or the name of one listed below; required
   --config.GROUP.FIELD=X  change one of its settings, e.g. --config.train.epochs=3
   --workdir DIR           where everything goes; default runs/DATASET-YYYYMMDD-HHMMSS
-  --resume                continue the run in --workdir
+
+Continue a run: python -m flax_sepconv.training --workdir DIR --resume
+
+  --workdir DIR           the run; required. It knows its settings; any given must be the same
+  --resume                continue the run instead of beginning one
 
 Use a causal run: python -m flax_sepconv.training stream --workdir DIR
 

@@ -83,7 +83,8 @@ def read_record(workdir: Path) -> Record:
             raise ValueError("data.mean must be null just where standardize is 'series'")
         return Record(config, _checked_classes(data["classes"]), scaling)
     except FileNotFoundError as error:
-        raise UserError(f"{workdir} holds no run") from error
+        what = "it has no config.json" if workdir.is_dir() else "there is no such folder"
+        raise UserError(f"{workdir} holds no run: {what}") from error
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from error
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -108,8 +109,6 @@ def open_workdir(workdir: Path, config: Config, split: Split, *, resume: bool) -
     asked = dataclasses.asdict(config)
     try:
         if resume:
-            if not file.is_file():
-                raise UserError(f"nothing to resume: {workdir} holds no run")
             recorded = dataclasses.asdict(read_record(workdir).config)
             if differences := _differences(recorded, asked):
                 raise UserError(f"cannot resume with another config: {'; '.join(differences)}")
