@@ -15,6 +15,7 @@ SUITES = {
     "networks": "training steps of networks made of the layer",
     "aot": "the layer compiled for TPUs and an H100, where there is none",
     "device": "the layer on the TPU or GPU that is there",
+    "correctness": "every lowering on the device that is there, judged by NumPy float64",
 }
 
 

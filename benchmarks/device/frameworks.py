@@ -13,10 +13,11 @@ from benchmarks import flags, machine
 from benchmarks.candidates import CANDIDATES
 from benchmarks.device import report
 from benchmarks.lasting import Failed, Lasting
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, Peer
 from benchmarks.worker import Declined, Worker
 from benchmarks.workloads import Workload
 
+PLUGINS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 JAX, TORCH = "benchmarks.device.in_jax", "benchmarks.device.in_torch"
 
 # What a sound process needs no longer for, though it starts its framework for it.
@@ -130,6 +131,12 @@ def start(
     if absent:
         print(f"left out: {missing}")
     return frameworks, {**device, "absent": absent}
+
+
+def packages() -> list[str]:
+    """Name the packages whose versions make a measurement of ours."""
+    plugins, _ = machine.present({name: Peer(name, (name,)) for name in PLUGINS})
+    return [*PEERS["ours"].packages, *plugins]
 
 
 def peers(candidates: Iterable[str]) -> dict[str, Any]:

@@ -25,9 +25,7 @@ from benchmarks.candidates import CANDIDATES, SUITE
 from benchmarks.device import ceilings, frameworks, picture, planning, report, sampling
 from benchmarks.device.frameworks import Framework
 from benchmarks.device.measuring import Case, measure
-from benchmarks.peers import PEERS, Peer
 
-PLUGINS = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")
 CEILING_SECONDS = 1.0
 
 
@@ -82,10 +80,9 @@ def parse(
 
 def begin(workers: list[Framework], device: dict[str, Any], cases: list[Case]) -> dict[str, Any]:
     """Make the record of a run, with no rows yet."""
-    plugins, _ = machine.present({name: Peer(name, (name,)) for name in PLUGINS})
     torch = ["torch"] if len(workers) > 1 else []
-    packages = (*PEERS["ours"].packages, *plugins, *torch)
-    made = {**device, **machine.facts(*packages), "ceilings": {}, "rows": []}
+    facts = machine.facts(*frameworks.packages(), *torch)
+    made = {**device, **facts, "ceilings": {}, "rows": []}
     return made | left_out(cases)
 
 
