@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h)
 CONFIG ?= configs/japanese_vowels.py
+ON_DEVICE := $(VENV)/device/bin/python
+DEVICE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench aot wheel sanitize clean
+.PHONY: help train test lint format bench aot device wheel sanitize clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +34,11 @@ bench: $(VENV)/bench.stamp ## Time the layer against other frameworks (about 5 m
 
 aot: $(VENV)/aot/stamp ## Compile for TPUs and an H100 that need not be there (hours; ARGS="--targets v5e").
 	$(VENV)/aot/bin/python -m benchmarks aot $(ARGS)
+
+device: $(VENV)/device/stamp ## Judge, then time the layer on the TPU or GPU that is here (ARGS="--minutes 5": 5 for each).
+	right=0; $(ON_DEVICE) -m benchmarks correctness $(ARGS) || right=$$?; \
+	[ $$right -le 1 ] || exit $$right; \
+	$(ON_DEVICE) -m benchmarks device $(ARGS) && exit $$right
 
 wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each in an empty environment.
 	rm -rf build dist $(VENV)/empty
@@ -61,6 +68,29 @@ $(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/pyth
 $(VENV)/aot/stamp: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)/aot
 	$(subst $(BIN),$(VENV)/aot/bin,$(INSTALL)) --editable '.[aot]'
+	touch $@
+
+# Which jax the device needs its owner knows. The environment sees what PYTHON has, and takes its
+# jax, without a network where nothing else is missing; DEVICE (cuda12, tpu, cpu) installs one.
+# The native kernels are for CPUs: a minute is not spent on compiling them.
+$(VENV)/device/stamp: pyproject.toml setup.py constraints.txt
+	$(if $(filter-out cuda12 tpu cpu,$(DEVICE)),$(error DEVICE: must be cuda12, tpu or cpu, got $(DEVICE)))
+	$(PYTHON) -m venv --clear --without-pip --system-site-packages $(VENV)/device
+	$(PYTHON) -c "import site; print(*(f'import site; site.addsitedir({each!r})' for each in site.getsitepackages()), sep='\n')" \
+	  > "$$($(ON_DEVICE) -c "import sysconfig; print(sysconfig.get_path('purelib'))")/of_python.pth"
+	has() { $(ON_DEVICE) -c "import $$1" 2> /dev/null; }; \
+	install() { CC=false CXX=false $(ON_DEVICE) -m pip --disable-pip-version-check install --quiet "$$@"; }; \
+	has pip || $(ON_DEVICE) -m ensurepip || exit 1; \
+	if [ -n "$(DEVICE)" ]; then \
+	  grep -v ^libtpu constraints.txt > $(VENV)/device/constraints.txt && \
+	  install --constraint $(VENV)/device/constraints.txt --editable '.[device]' 'jax$(patsubst %,[%],$(filter-out cpu,$(DEVICE)))'; \
+	elif has jax,flax,optax,matplotlib,tqdm; then \
+	  install --no-deps --no-build-isolation --no-index --editable .; \
+	elif has jax; then \
+	  install --editable '.[device]'; \
+	else \
+	  echo "make device: $(PYTHON) has no jax; name the one to install: DEVICE=cuda12, tpu or cpu" >&2; exit 1; \
+	fi
 	touch $@
 
 $(BIN)/python:

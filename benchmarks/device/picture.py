@@ -76,7 +76,7 @@ def _keys(rows: Sequence[Row]) -> list[Line2D]:
     keys = [
         _dot(colour, colour, label)
         for names, colour, label in RIVALS
-        if any(report.over(row, names) for row in rows)
+        if any(report.over(row, names) or _is_broken(row, names) for row in rows)
     ]
     if any(_is_open(row, names) for row in rows for names, *_ in RIVALS):
         keys.append(_dot(GREY, "white", HOST))
@@ -115,14 +115,17 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], heights: dict[str, int]) -> Non
     axes.spines[:].set_visible(False)
 
 
+def _is_broken(row: Row, names: Iterable[str]) -> bool:
+    return not report.troubles_of(row).keys().isdisjoint(names)
+
+
 def _mark_broken(axes: Axes, row: Row, height: float) -> None:
     """Put a cross at the right edge for what has no time: named, where it is ours."""
-    broken = report.troubles_of(row)
     edge = axes.get_yaxis_transform()
     for place, (names, colour, _) in enumerate(RIVALS):
-        if any(name in broken for name in names):
+        if _is_broken(row, names):
             axes.plot(0.95 - 0.04 * place, height, "x", color=colour, transform=edge)
-    if ours := [name for name in OURS if name in broken]:
+    if ours := [name for name in OURS if _is_broken(row, [name])]:
         axes.plot(0.99, height, "x", color=INK, transform=edge)
         axes.annotate(
             ", ".join(ours),
