@@ -5,8 +5,11 @@ from flax_sepconv.functional import separable_conv1d
 from flax_sepconv.linen import SeparableConv1D, constraints_of, regularization_loss
 from flax_sepconv.transforms import keep_params_constrained
 
+__version__ = "0.1.0"
+
 __all__ = [
     "SeparableConv1D",
+    "__version__",
     "activations",
     "constraints",
     "constraints_of",

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import flax_sepconv as fsc
 from flax_sepconv.interop.export import export_model
 from flax_sepconv.lowerings import LOWERINGS, PORTABLE, native
+from flax_sepconv.native import library
 from tests import oracle, peers
 
 CHANNELS = 3
@@ -255,7 +256,7 @@ def test_names_hold_everywhere_else():
     before = apply(variables, x)
     known = [
         jax.export.DisabledSafetyCheck.custom_call(f"flax_sepconv_{name}")
-        for name in native.TARGETS
+        for name in library.TARGETS
     ]
 
     def plain():

@@ -1,8 +1,6 @@
 """The native kernels in programs: where they are absent, exported, transformed, compiled once."""
 
-import _ctypes
 import functools
-import pathlib
 import shutil
 
 import jax
@@ -12,6 +10,7 @@ import pytest
 
 from flax_sepconv import ops
 from flax_sepconv.lowerings import native
+from flax_sepconv.native import library
 from tests import oracle
 from tests.cases import Case
 
@@ -90,23 +89,6 @@ def test_absent_and_not_named_is_done_without(arrays):
     right(program.compile()(*arrays), arrays)
 
 
-def test_library_that_cannot_be_loaded_is_absent(monkeypatch, tmp_path):
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "none.so")
-    assert "not built" in native._register()
-    (tmp_path / "text.so").write_text("no library")
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "text.so")
-    assert "cannot be loaded" in native._register()
-    # A library, but not this one.
-    monkeypatch.setattr(native, "LIBRARY", pathlib.Path(_ctypes.__file__))
-    assert "cannot be loaded" in native._register()
-
-
-@needs_library
-def test_registration_can_be_repeated():
-    """As `importlib.reload` does."""
-    assert native._register() is None
-
-
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 def test_other_platforms(platform, arrays):
     message = f"implementation='native' cannot run here: it is for CPUs.* lowered for {platform}"
@@ -146,7 +128,7 @@ def test_export_of_the_named_lowering(arrays, symbolic):
         jax.export.export(step, platforms=("cpu",))(*types(arrays, batch))
     known = [
         jax.export.DisabledSafetyCheck.custom_call(f"flax_sepconv_{name}")
-        for name in native.TARGETS
+        for name in library.TARGETS
     ]
     export = jax.export.export(step, platforms=("cpu",), disabled_checks=known)
     exported = export(*types(arrays, batch))

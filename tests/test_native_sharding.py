@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from flax_sepconv import ops
 from flax_sepconv.lowerings import native
+from flax_sepconv.native import library
 from tests import oracle
 from tests.cases import Case
 from tests.conftest import DEVICES
@@ -188,7 +189,7 @@ def test_depthwise_on_explicit_axes(division, M):
         results = step(*operands)
         text = step.lower(*operands).compile().as_text()
         for contraction, called in ((0, True), (1, True), (2, False)):
-            name = native.TARGETS[contraction]
+            name = library.TARGETS[contraction]
             assert (f"flax_sepconv_{name}" in text) == called
         assert [jax.typeof(a).sharding.spec for a in results] == [specs[0], *specs]
         for actual, by_hand in zip(results, expected, strict=True):

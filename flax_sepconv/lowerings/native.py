@@ -5,9 +5,6 @@ own threads, cut by shape alone: the same operands give the same bits for any nu
 bfloat16 is summed in float32; float16 is computed as float32.
 """
 
-import ctypes
-import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,25 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
+from flax_sepconv.native import library
 from flax_sepconv.partitioning import partitioned, result_type
 
-LIBRARY = (
-    pathlib.Path(__file__)
-    .parents[1]
-    .joinpath("native", "libsepconv.dll" if sys.platform == "win32" else "libsepconv.so")
-)
-TARGETS = (
-    "output",
-    "input_gradient",
-    "kernel_gradient",
-    "separable_output",
-    "pointwise_gradient",
-    "zero_tails",
-    "ragged_output",
-    "ragged_input_gradient",
-    "ragged_kernel_gradient",
-    "ragged_pointwise_gradient",
-)
 # Operands' and result's; others are converted.
 DTYPES = (
     ("float32", "float32"),
@@ -51,25 +32,11 @@ SURROUNDINGS = {
     "exported": "an exported program should not need a library of its maker's",
     "partly manual": "in a shard_map over some axes of a mesh XLA divides the rest by itself",
     "without mesh": "XLA divides arrays that are sharded over no named mesh by itself",
-    "explicit mesh": "JAX 0.12 cannot lower a partitioning rule's sum over explicit mesh axes",
+    "explicit mesh": "JAX cannot lower a partitioning rule's sum over explicit mesh axes",
 }
 
 
-def _register() -> str | None:
-    """Make the library known to XLA; return what keeps it from being used, or None."""
-    if not LIBRARY.exists():
-        return "it was not built when flax_sepconv was installed (that takes a C++17 compiler)"
-    try:
-        library = ctypes.CDLL(str(LIBRARY))
-        for name in TARGETS:
-            handler = jax.ffi.pycapsule(getattr(library, f"sepconv_{name}"))
-            jax.ffi.register_ffi_target(f"flax_sepconv_{name}", handler, platform="cpu")
-    except (OSError, AttributeError, RuntimeError) as error:
-        return f"its library cannot be loaded: {error}"
-    return None
-
-
-ABSENCE = _register()
+ABSENCE = library.register()
 
 
 def declines(platform: str, surroundings: str | None) -> str | None:

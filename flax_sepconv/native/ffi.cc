@@ -180,6 +180,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
                               sepconv::pointwise_gradient());
 
+// The version of XLA's interface that the handlers were built for: major, minor.
+extern "C" const int sepconv_ffi_version[2];
+const int sepconv_ffi_version[2] = {XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
+
 // The name of the instruction set that calls run with.
 extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }
 

@@ -1,0 +1,1 @@
+"""The C++ kernels, and the library that they are built into."""
