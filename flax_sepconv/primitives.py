@@ -1,12 +1,13 @@
-"""How JAX gets to know a primitive whose lowerings must know the devices."""
+"""How JAX gets to know a primitive. Of JAX's private names, all that the package uses is here."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
-from jax._src import dispatch  # JAX has no public name for what is asked of it below.
+import jax
+from jax._src import checkify, dispatch
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, xla
 
 Rule = Callable[..., Any]
 
@@ -22,7 +23,7 @@ def register(
     transpose: Rule | None = None,
 ) -> None:
     """Register the rules of a primitive; of those of differentiation, the ones that are given."""
-    primitive.def_impl(functools.partial(dispatch.apply_primitive, primitive))
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
     if jvp is not None:
@@ -38,3 +39,25 @@ def register_lowering(primitive: Primitive, lower: Rule) -> None:
     for platform in PLATFORMS:
         by_platform = functools.partial(lower, platform=platform)
         mlir.register_lowering(primitive, by_platform, platform=platform)
+
+
+def register_check(primitive: Primitive, failure: Rule) -> None:
+    """Let `checkify` look at the one operand of a primitive that is the identity.
+
+    Args:
+        primitive: the identity.
+        failure: (operand, **params) -> whether it is wrong, a message with the names of values in
+            braces, and the values by name.
+    """
+    let_fail: Any = checkify.assert_func
+
+    def check(*arguments: Any, **params: Any) -> tuple[Any, jax.Array]:
+        # JAX 0.11.2 put a context before the error.
+        *context, error, enabled, operand = arguments
+        if checkify.FailedCheckError in enabled:
+            wrong, message, values = failure(operand, **params)
+            told = checkify.FailedCheckError(checkify.get_traceback(), message, **values)
+            error = let_fail(*context, error, wrong, told)
+        return error, operand
+
+    checkify.error_checks[primitive] = check

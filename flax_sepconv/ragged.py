@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax._src import checkify, dispatch  # JAX has no public name for what is asked of them below.
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, xla
 from jax.typing import ArrayLike
 
 from flax_sepconv import geometry as geometry_lib
 from flax_sepconv.geometry import Geometry
+from flax_sepconv.primitives import register_check
 from flax_sepconv.tails import zero_tails
 
 RULE = "lengths must be from 0 to the input length L={length}, got {lengths}"
@@ -68,17 +68,14 @@ def possible(lengths: jax.Array, length: Any) -> jax.Array:
 checked_p = Primitive("checked_lengths")
 
 
-def _check(error: Any, enabled_errors: Any, lengths: jax.Array, *, length: Any) -> Any:
-    if checkify.FailedCheckError in enabled_errors:
-        outside = jnp.any(possible(lengths, length) != lengths)
-        rule = RULE.replace("{length}", str(length))
-        failure = checkify.FailedCheckError(checkify.get_traceback(), rule, lengths=lengths)
-        error = checkify.assert_func(error, outside, failure)
-    return error, lengths
+def _failure(lengths: jax.Array, *, length: Any) -> tuple[jax.Array, str, dict[str, jax.Array]]:
+    """Tell whether any length is impossible, and the rule that it breaks."""
+    outside = jnp.any(possible(lengths, length) != lengths)
+    return outside, RULE.replace("{length}", str(length)), {"lengths": lengths}
 
 
-checkify.error_checks[checked_p] = _check
-checked_p.def_impl(functools.partial(dispatch.apply_primitive, checked_p))
+register_check(checked_p, _failure)
+checked_p.def_impl(functools.partial(xla.apply_primitive, checked_p))
 checked_p.def_abstract_eval(lambda lengths, length: lengths)
 ad.primitive_jvps[checked_p] = lambda primals, tangents, length: (
     checked_p.bind(*primals, length=length),
