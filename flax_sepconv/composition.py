@@ -10,11 +10,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.depthwise import depthwise
 from flax_sepconv.geometry import Geometry
+from flax_sepconv.sharding import axes_of, mesh_of, sharding_on
 
 Result = Literal["y", "w", "xkw"]
 
@@ -100,9 +100,8 @@ def contract(
     operand_dtype = jnp.result_type(h, rest[0])
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
     axes = ((2,), (0,)) if result == "y" else ((0, 1), (0, 1))
-    own, other = jax.typeof(h).sharding, jax.typeof(rest[0]).sharding
     # Where types tell how arrays are divided, a sum over what is divided must say what it becomes.
-    explicit = result == "w" and own.mesh.are_all_axes_explicit
+    mesh = mesh_of(h, rest[0]) if result == "w" else None
     sums_on = result == "y" and bias
     contracted = lax.dot_general(
         h,
@@ -111,7 +110,7 @@ def contract(
         precision=precision,
         # Sums are made in float32 either way; what is asked for is when to round them.
         preferred_element_type=accumulator if sums_on else jnp.promote_types(operand_dtype, dtype),
-        out_sharding=PartitionSpec(own.spec[2], other.spec[2]) if explicit else None,
+        out_sharding=sharding_on(mesh, axes_of(h, 2), axes_of(rest[0], 2)),
     )
     if result == "y":
         return [(contracted + rest[1].astype(accumulator) if bias else contracted).astype(dtype)]

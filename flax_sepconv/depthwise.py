@@ -29,6 +29,7 @@ from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS, shifted_sum
 from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.selection import CONTRACTIONS, select
+from flax_sepconv.sharding import reshard_to
 
 Argument = Literal["x", "k", "y"]
 
@@ -95,8 +96,13 @@ def contract(
     dtype: DTypeLike,
     platform: str,
     surroundings: str | None,
+    may_repeat_parts: bool,
 ) -> jax.Array:
-    """Compute one contraction with the named lowering, or the one selected for the platform."""
+    """Compute one contraction with the named lowering, or the one selected for the platform.
+
+    `may_repeat_parts` tells that several devices may hold the same part of a batch: a convolution
+    must not sum over it then.
+    """
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
     contraction = CONTRACTIONS[result]
     name, replaced = exchanged(implementation, surroundings)
@@ -107,6 +113,8 @@ def contract(
         check_named(name, platform, surroundings)
     if implementation is not None and replaced is not None:
         replaced.add(Replaced(implementation, platform, name))
+    if may_repeat_parts and name == "grouped_conv" and result == "k":
+        contraction = "kernel_gradient_by_example"
     lowering = getattr(LOWERINGS[name], contraction)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
     return lowering(a, b, geometry, accumulator, dtype, precision, platform)
@@ -146,15 +154,7 @@ def _transpose(
     operand, unknown = (b, a) if position == 0 else (a, b)
     params["dtype"] = unknown.aval.dtype
     gradient = _bind({result: cotangent, other: operand}, result=wanted, **params)
-    return divided_like(gradient, unknown)
-
-
-def divided_like(gradient: jax.Array, operand: Any) -> jax.Array:
-    """Divide a gradient among devices as its operand is, where types tell that."""
-    wanted, own = operand.aval.sharding, jax.typeof(gradient).sharding
-    if wanted == own or wanted.mesh.empty or not own.mesh.are_all_axes_explicit:
-        return gradient
-    return jax.reshard(gradient, wanted)
+    return reshard_to(gradient, unknown.aval.sharding)
 
 
 def _batch(
@@ -205,6 +205,25 @@ def surroundings_of(ctx: mlir.LoweringRuleContext) -> str | None:
     return None
 
 
+def _may_repeat_parts(ctx: mlir.LoweringRuleContext) -> bool:
+    """Tell whether XLA divides the program, and several devices may hold the same part of a batch.
+
+    They do where the batch is divided over one axis of a mesh and another axis divides nothing.
+    There XLA sums what a convolution contracts over all devices: on a (2, 2) mesh it comes out
+    twice as large, for `jax.lax`'s own gradients too (seen with jaxlib 0.10.2 and 0.12.0.1).
+    """
+    module = ctx.module_context
+    axes: Any = module.axis_context
+    if module.lowering_parameters.for_export:
+        return True  # Who calls it may divide it.
+    if hasattr(axes, "manual_axes"):
+        return surroundings_of(ctx) is not None
+    if getattr(axes, "num_devices", 1) == 1:
+        return False
+    mesh = axes.abstract_mesh
+    return mesh is None or sum(size > 1 for size in mesh.axis_sizes) > 1
+
+
 def _divided_by_types(ctx: mlir.LoweringRuleContext) -> bool:
     """Tell whether the program is for several devices and types tell who holds what."""
     operand: Any = ctx.avals_in[0]
@@ -217,7 +236,12 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
     surroundings = surroundings_of(ctx)
     if surroundings is None and params["result"] == "k" and _divided_by_types(ctx):
         surroundings = "explicit mesh"
-    chosen = functools.partial(contract, platform=platform, surroundings=surroundings)
+    chosen = functools.partial(
+        contract,
+        platform=platform,
+        surroundings=surroundings,
+        may_repeat_parts=_may_repeat_parts(ctx),
+    )
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
 
 

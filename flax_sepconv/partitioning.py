@@ -16,6 +16,8 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from flax_sepconv.sharding import mesh_of
+
 # The factors of each axis: two operands, then the result; channels lie outside multipliers.
 AXES = {
     "output": (("b", "l", "c"), ("k", "c", "m"), ("b", "o", "(c m)")),
@@ -57,11 +59,21 @@ def result_type(
     contraction: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> Any:
     """Return the type of a result that is divided as its operands are, where types tell that."""
+    own = jax.typeof(a)
+    whole = own.sharding.update(spec=PartitionSpec(*(None for _ in shape)))
+    sharding = result_sharding(contraction, a, b) or whole
+    return own.update(shape=shape, dtype=dtype, sharding=sharding)
+
+
+def result_sharding(contraction: str, a: jax.Array, b: jax.Array) -> NamedSharding | None:
+    """Return the sharding of a result that is divided as its operands are; None: no type tells."""
+    mesh = mesh_of(a, b)
+    if mesh is None:
+        return None
     types = (jax.typeof(a), jax.typeof(b))
-    mesh = types[0].sharding.mesh
-    axes = AXES[contraction]
-    divided = _divided(axes[:2], types, mesh, _channels(axes[:2], types))
-    return types[0].update(shape=shape, dtype=dtype, sharding=_sharding(axes[2], divided, mesh))
+    *operand_axes, result_axes = AXES[contraction]
+    divided = _divided(operand_axes, types, mesh, _channels(operand_axes, types))
+    return _sharding(result_axes, divided, mesh)
 
 
 def _infer(contraction: str, mesh: Mesh, operands: Any, result: Any) -> Any:

@@ -22,12 +22,13 @@ from jax.interpreters import ad, mlir
 from jax.typing import DTypeLike
 
 from flax_sepconv.composition import compose, contract, tangent
-from flax_sepconv.depthwise import check_named, depthwise, divided_like, surroundings_of, vary_alike
+from flax_sepconv.depthwise import check_named, depthwise, surroundings_of, vary_alike
 from flax_sepconv.exporting import exchanged
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import LOWERINGS
 from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.selection import select
+from flax_sepconv.sharding import reshard_to
 
 separable_p = Primitive("separable_conv1d")
 separable_p.multiple_results = True
@@ -135,7 +136,8 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, **params: Any) -> list
     params["result"] = "w" if params["result"] == "y" else "y"
     params["dtype"] = unknown.aval.dtype
     gradients = _bind(x, kernel, *known, **params)
-    return [None, None, *map(divided_like, gradients, rest)]
+    shardings = [operand.aval.sharding for operand in rest]
+    return [None, None, *map(reshard_to, gradients, shardings)]
 
 
 def _transpose_through_h(
@@ -187,7 +189,7 @@ def _tangent_transpose(
     (y,) = map(ad.instantiate_zeros, cotangents)
     gradients = _bind(x, kernel, weights, y, result="xkw", **params)
     wanted = [
-        divided_like(gradient, dot) if ad.is_undefined_primal(dot) else None
+        reshard_to(gradient, dot.aval.sharding) if ad.is_undefined_primal(dot) else None
         for gradient, dot in zip(gradients, dots, strict=True)
     ]
     return [None, None, None, *wanted]

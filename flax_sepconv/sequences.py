@@ -17,12 +17,13 @@ from jax.interpreters import ad, mlir
 from jax.typing import DTypeLike
 
 from flax_sepconv import ragged
-from flax_sepconv.depthwise import divided_like, surroundings_of, vary_alike
+from flax_sepconv.depthwise import surroundings_of, vary_alike
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.lowerings import native
 from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.separable import is_whole
 from flax_sepconv.separable import separable as separable_of_rows
+from flax_sepconv.sharding import reshard_to
 from flax_sepconv.tails import zero_tails
 
 sequences_p = Primitive("separable_conv1d_of_sequences")
@@ -144,7 +145,7 @@ def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, **params: Any)
     (y,) = map(ad.instantiate_zeros, cotangents)
     gradients = _bind(x, kernel, weights, y, lengths, result="xkw", **params)
     wanted = [
-        divided_like(gradient, dot) if ad.is_undefined_primal(dot) else None
+        reshard_to(gradient, dot.aval.sharding) if ad.is_undefined_primal(dot) else None
         for gradient, dot in zip(gradients, dots, strict=True)
     ]
     return [None, None, None, *wanted, None]

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.sharding import axes_of, mesh_of, sharding_on
 from flax_sepconv.tails import zero_tails
 
 
@@ -167,12 +167,12 @@ def join(
 
 def _divided_like(x: jax.Array, *arrays: Any) -> tuple[Any, ...]:
     """Divide (B,) and (B, steps, C) among devices as the chunk is, where types tell that."""
-    sharding = jax.typeof(x).sharding
-    if not sharding.mesh.are_all_axes_explicit:
+    mesh = mesh_of(x)
+    if mesh is None:
         return arrays
-    batch, _, channels = sharding.spec
-    specs = {1: PartitionSpec(batch), 3: PartitionSpec(batch, None, channels)}
-    return tuple(None if a is None else jax.reshard(a, specs[a.ndim]) for a in arrays)
+    batch, channels = axes_of(x, 0), axes_of(x, 2)
+    shardings = {1: sharding_on(mesh, batch), 3: sharding_on(mesh, batch, None, channels)}
+    return tuple(None if a is None else jax.reshard(a, shardings[a.ndim]) for a in arrays)
 
 
 def _cut(x: jax.Array, first: jax.Array, count: int) -> jax.Array:

@@ -16,9 +16,10 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
-from flax_sepconv.depthwise import divided_like, surroundings_of, vary_alike
+from flax_sepconv.depthwise import surroundings_of, vary_alike
 from flax_sepconv.lowerings import native
 from flax_sepconv.primitives import register
+from flax_sepconv.sharding import axes_of, mesh_of, reshard_to, sharding_on
 
 zero_tails_p = Primitive("zero_tails")
 
@@ -38,9 +39,8 @@ def _select(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Define it."""
     steps = lax.broadcasted_iota(jnp.int32, (1, x.shape[1], 1), 1)
     inside = steps < lengths[:, None, None]
-    sharding = jax.typeof(x).sharding
-    explicit = sharding if sharding.mesh.are_all_axes_explicit else None
-    mask = lax.broadcast_in_dim(inside, x.shape, (0, 1, 2), out_sharding=explicit)
+    sharding = sharding_on(mesh_of(x), *(axes_of(x, dimension) for dimension in range(3)))
+    mask = lax.broadcast_in_dim(inside, x.shape, (0, 1, 2), out_sharding=sharding)
     return lax.select(mask, x, jnp.zeros_like(x))
 
 
@@ -53,7 +53,7 @@ def _jvp(primals: Sequence[jax.Array], tangents: Sequence[Any]) -> tuple[jax.Arr
 def _transpose(cotangent: Any, x: Any, lengths: jax.Array) -> list[Any]:
     if isinstance(cotangent, ad.Zero):
         return [cotangent, None]
-    return [divided_like(zero_tails(cotangent, lengths), x), None]
+    return [reshard_to(zero_tails(cotangent, lengths), x.aval.sharding), None]
 
 
 def _batch(operands: Sequence[jax.Array], axes: Sequence[int | None]) -> tuple[jax.Array, int]:

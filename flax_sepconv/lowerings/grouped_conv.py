@@ -9,9 +9,12 @@ are wanted makes it convert the operands first.
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
+from flax_sepconv.partitioning import result_sharding
+from flax_sepconv.sharding import axes_of, mesh_of, sharding_on
 
 
 def declines(platform: str, surroundings: str | None) -> None:
@@ -30,6 +33,7 @@ def output(
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
     del accumulator  # XLA has its own.
     K, C, M = kernel.shape
+    sharding = result_sharding("output", x, kernel)
     x, kernel = _operands(x, kernel, platform)
     out = lax.conv_general_dilated(
         x,
@@ -41,6 +45,7 @@ def output(
         feature_group_count=C,
         precision=precision,
         preferred_element_type=jnp.promote_types(x.dtype, dtype),
+        out_sharding=sharding,
     )
     return out.astype(dtype)
 
@@ -57,6 +62,7 @@ def input_gradient(
     """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
     del accumulator  # XLA has its own.
     C = kernel.shape[1]
+    sharding = result_sharding("input_gradient", y, kernel)
     y, kernel = _operands(y, kernel, platform)
     out = lax.conv_general_dilated(
         y,
@@ -69,6 +75,7 @@ def input_gradient(
         feature_group_count=C,
         precision=precision,
         preferred_element_type=jnp.promote_types(y.dtype, dtype),
+        out_sharding=sharding,
     )
     return out.astype(dtype)
 
@@ -85,6 +92,7 @@ def kernel_gradient(
     """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
     del accumulator  # XLA has its own.
     C = x.shape[-1]
+    sharding = result_sharding("kernel_gradient", x, y)
     x, y = _operands(x, y, platform)
     # Channels take the role of the batch, examples that of the contracted features.
     gradient = lax.conv_general_dilated(
@@ -97,8 +105,62 @@ def kernel_gradient(
         batch_group_count=C,
         precision=precision,
         preferred_element_type=jnp.promote_types(x.dtype, dtype),
+        out_sharding=sharding and sharding.update(spec=PartitionSpec(None, None, sharding.spec[1])),
     )
-    return gradient.reshape(geometry.kernel_size, C, y.shape[-1] // C).astype(dtype)
+    shape = (geometry.kernel_size, C, y.shape[-1] // C)
+    return lax.reshape(gradient, shape, out_sharding=sharding).astype(dtype)
+
+
+def kernel_gradient_by_example(
+    x: jax.Array,
+    y: jax.Array,
+    geometry: Geometry,
+    accumulator: DTypeLike,
+    dtype: DTypeLike,
+    precision: lax.PrecisionLike,
+    platform: str,
+) -> jax.Array:
+    """Correlate inputs and cotangents, and sum over the batch afterwards, in the accumulator.
+
+    For programs in which several devices may hold the same part of a batch: what a convolution
+    itself contracts XLA sums over all devices, such parts more than once.
+    """
+    (B, _, C), lanes = x.shape, y.shape[2]
+    if not isinstance(B, int):  # XLA takes no symbol for a number of groups.
+
+        def add(total: jax.Array, example: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            rows = (array[None] for array in example)
+            own = kernel_gradient(*rows, geometry, accumulator, accumulator, precision, platform)
+            return total + own, None
+
+        zeros = jnp.zeros((geometry.kernel_size, C, lanes // C), accumulator)
+        return lax.scan(add, zeros, (x, y))[0].astype(dtype)
+    sharding = result_sharding("kernel_gradient", x, y)
+    mesh, batch = mesh_of(x, y), axes_of(x, 0) or axes_of(y, 0)
+    divided_last = sharding_on(mesh, None, None, batch)
+
+    def side_by_side(rows: jax.Array) -> jax.Array:
+        """Make each channel of each example a channel of one: (B, L, C) -> (1, L, B*C)."""
+        shape = (1, rows.shape[1], B * rows.shape[2])
+        return lax.reshape(rows.swapaxes(0, 1), shape, out_sharding=divided_last)
+
+    x, y = _operands(x, y, platform)
+    gradients = lax.conv_general_dilated(
+        side_by_side(x),
+        side_by_side(y),
+        window_strides=(geometry.dilation,),
+        padding=[(geometry.pad_low, geometry.pad_high)],
+        rhs_dilation=(geometry.stride,),
+        dimension_numbers=("CHN", "IHO", "NHC"),
+        batch_group_count=B * C,
+        precision=precision,
+        preferred_element_type=jnp.promote_types(x.dtype, accumulator),
+        out_sharding=divided_last,
+    )
+    shape = (geometry.kernel_size, B, C, lanes // C)
+    apart = sharding_on(mesh, None, batch, None, None)
+    gradient = lax.reshape(gradients, shape, out_sharding=apart).sum(1).astype(dtype)
+    return gradient if sharding is None else jax.reshard(gradient, sharding)
 
 
 def _operands(a: jax.Array, b: jax.Array, platform: str) -> tuple[jax.Array, jax.Array]:
