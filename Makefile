@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h)
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h flax_sepconv/native/*.map)
 CONFIG ?= configs/japanese_vowels.py
 ON_DEVICE := $(VENV)/device/bin/python
 DEVICE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint format bench aot device wheel sanitize clean
+.PHONY: help train test versions lint format bench aot device wheel sanitize clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,6 +19,9 @@ train: $(VENV)/train.stamp ## Train on JapaneseVowels (CONFIG=configs/... for an
 
 test: lint ## Check style and types, run all tests and doctests.
 	$(BIN)/python -m pytest
+
+versions: ## Run the core tests with other Pythons, and the oldest and newest JAX (about 25 minutes).
+	.ci/versions $(ARGS)
 
 lint: $(VENV)/dev.stamp ## Check style and types only.
 	$(BIN)/ruff format --check .
@@ -47,6 +50,8 @@ wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each i
 	rm -rf build
 	CC=false CXX=false $(BIN)/python -m build --wheel --outdir dist/without .
 	rm -rf build
+	[ "$$(uname -s)" != Linux ] || PATH="$(BIN):$$PATH" $(BIN)/python -m auditwheel repair \
+	  --plat "manylinux_2_28_$$(uname -m)" --wheel-dir dist dist/with/*.whl
 	for compiler in with without; do \
 	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flax_sepconv && \
 	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/$$compiler/*.whl && \
@@ -60,8 +65,11 @@ clean: ## Remove the environment and everything built (not runs/).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# tf-keras wants the distribution `tensorflow`; tensorflow-cpu is the same and half as large.
 $(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/python
+	@echo "Installing into $(VENV) (some minutes: packages come, the native kernels are compiled)"
 	$(INSTALL) --editable '.[$*]'
+	$(if $(filter bench dev,$*),$(INSTALL) --no-deps tf-keras)
 	touch $@
 
 # The compilers for accelerators stay out of the environment of the tests: jax would look for both.

@@ -5,6 +5,7 @@ where strides are larger than 1, how far the next output step is. A chunk is put
 the rest is the convolution without padding: every derivative, through the state too, is its own.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -177,7 +178,10 @@ def _divided_like(x: jax.Array, *arrays: Any) -> tuple[Any, ...]:
 
 def _cut(x: jax.Array, first: jax.Array, count: int) -> jax.Array:
     """Take `count` steps of each row from its own first one on: (B, L, C) -> (B, count, C)."""
-    return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, count))(x, first)
+    mesh = mesh_of(x)
+    # Its transpose makes zeros, which are on the mesh that is set here.
+    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
+        return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, count))(x, first)
 
 
 def reshaped(state: StreamState, batch: tuple[int, ...], last: bool) -> StreamState:

@@ -35,7 +35,7 @@ LAYERS = [
     (5, 2, 1, "bfloat16", CHANNELS),
     (9, 1, 1, "bfloat16", BATCH),
     (9, 2, 2, "float32", CHANNELS),
-    (9, 1, 1, "float32", BOTH),
+    (5, 1, 1, "float32", BOTH),
 ]
 
 
@@ -89,7 +89,8 @@ def operands(K, M, dtype, mesh, spec):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_lower_for_every_platform(kind, is_set, call):
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=KINDS[kind])
-    for K, M, S, dtype, spec in LAYERS:
+    # Types tell nothing of axes that are not explicit.
+    for K, M, S, dtype, spec in LAYERS if kind == "explicit" else LAYERS[-2:]:
         with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
             arrays = operands(K, M, dtype, mesh, spec)
 
@@ -104,8 +105,15 @@ def test_gradients_lower_for_every_platform(kind, is_set, call):
 
 
 @pytest.mark.parametrize("spec", [BATCH, BOTH], ids=str)
-@pytest.mark.parametrize("kind", ["explicit", "auto"])
-@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", None])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("grouped_conv", "explicit"),
+        ("grouped_conv", "auto"),
+        ("shifted_sum", "explicit"),
+        (None, "explicit"),
+    ],
+)
 @pytest.mark.parametrize(("M", "S", "is_set"), [(1, 1, True), (2, 3, False)])
 def test_all_forms_give_what_one_device_gives(M, S, is_set, name, kind, spec):
     """On CPU, where the forms of accelerators are taken by name.
