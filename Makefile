@@ -46,12 +46,12 @@ device: $(VENV)/device/stamp ## Judge, then time the layer on the TPU or GPU tha
 wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each in an empty environment.
 	rm -rf build dist $(VENV)/empty
 	$(PYTHON) -m venv $(VENV)/empty
-	$(BIN)/python -m build --wheel --outdir dist/with .
+	$(BIN)/python -m build --outdir dist/with .
 	rm -rf build
 	CC=false CXX=false $(BIN)/python -m build --wheel --outdir dist/without .
 	rm -rf build
-	[ "$$(uname -s)" != Linux ] || PATH="$(BIN):$$PATH" $(BIN)/python -m auditwheel repair \
-	  --plat "manylinux_2_28_$$(uname -m)" --wheel-dir dist dist/with/*.whl
+	[ "$$(uname -s)" != Linux ] || { PATH="$(BIN):$$PATH" $(BIN)/python -m auditwheel repair \
+	  --plat "manylinux_2_28_$$(uname -m)" --wheel-dir dist/with dist/with/*.whl && rm dist/with/*-linux_*.whl; }
 	for compiler in with without; do \
 	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flax_sepconv && \
 	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/$$compiler/*.whl && \
@@ -78,27 +78,8 @@ $(VENV)/aot/stamp: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(subst $(BIN),$(VENV)/aot/bin,$(INSTALL)) --editable '.[aot]'
 	touch $@
 
-# Which jax the device needs its owner knows. The environment sees what PYTHON has, and takes its
-# jax, without a network where nothing else is missing; DEVICE (cuda12, tpu, cpu) installs one.
-# The native kernels are for CPUs: a minute is not spent on compiling them.
 $(VENV)/device/stamp: pyproject.toml setup.py constraints.txt
-	$(if $(filter-out cuda12 tpu cpu,$(DEVICE)),$(error DEVICE: must be cuda12, tpu or cpu, got $(DEVICE)))
-	$(PYTHON) -m venv --clear --without-pip --system-site-packages $(VENV)/device
-	$(PYTHON) -c "import site; print(*(f'import site; site.addsitedir({each!r})' for each in site.getsitepackages()), sep='\n')" \
-	  > "$$($(ON_DEVICE) -c "import sysconfig; print(sysconfig.get_path('purelib'))")/of_python.pth"
-	has() { $(ON_DEVICE) -c "import $$1" 2> /dev/null; }; \
-	install() { CC=false CXX=false $(ON_DEVICE) -m pip --disable-pip-version-check install --quiet "$$@"; }; \
-	has pip || $(ON_DEVICE) -m ensurepip || exit 1; \
-	if [ -n "$(DEVICE)" ]; then \
-	  grep -v ^libtpu constraints.txt > $(VENV)/device/constraints.txt && \
-	  install --constraint $(VENV)/device/constraints.txt --editable '.[device]' 'jax$(patsubst %,[%],$(filter-out cpu,$(DEVICE)))'; \
-	elif has jax,flax,optax,matplotlib,tqdm; then \
-	  install --no-deps --no-build-isolation --no-index --editable .; \
-	elif has jax; then \
-	  install --editable '.[device]'; \
-	else \
-	  echo "make device: $(PYTHON) has no jax; name the one to install: DEVICE=cuda12, tpu or cpu" >&2; exit 1; \
-	fi
+	benchmarks/device/environment.sh $(PYTHON) $(VENV)/device $(DEVICE)
 	touch $@
 
 $(BIN)/python:

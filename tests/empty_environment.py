@@ -3,6 +3,7 @@
 The argument says whether the wheel was built where there is a C++ compiler: "with" or "without".
 """
 
+import importlib.metadata
 import importlib.util
 import pathlib
 import sys
@@ -16,6 +17,8 @@ def main(compiler: str) -> None:
 
     assert "site-packages" in fsc.__file__
     assert (pathlib.Path(fsc.__file__).parent / "py.typed").exists()
+    assert fsc.__version__ == importlib.metadata.version("flax-sepconv")
+    check_configs()
     for name in ("tensorflow", "keras", "torch", "aeon", "grain", "matplotlib", "pytest"):
         assert importlib.util.find_spec(name) is None, f"{name} is installed"
     layer = fsc.SeparableConv1D(5, 4, padding="same", depthwise_constraint="max_norm")
@@ -26,6 +29,15 @@ def main(compiler: str) -> None:
     assert (compiler == "without") == ("it was not built" in selected.reason), selected
     check_interop()
     print(f"flax_sepconv from the wheel runs on jax {jax.__version__}: {selected.name}")
+
+
+def check_configs() -> None:
+    """All configs come with the package, wherever one is."""
+    from flax_sepconv.training import configs
+
+    ours = pathlib.Path(__file__).parents[1] / "configs"
+    assert set(configs.shipped()) == {file.stem for file in ours.glob("*.py")}
+    assert all("site-packages" in str(file) for file in configs.shipped().values())
 
 
 def check_interop() -> None:
