@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 NATIVE := $(wildcard flax_sepconv/native/*.cc flax_sepconv/native/*.h flax_sepconv/native/*.map)
 CONFIG ?= configs/japanese_vowels.py
-ON_DEVICE := $(VENV)/device/bin/python
 DEVICE ?=
+DEVICE_VENV := $(VENV)/device$(addprefix -,$(DEVICE))
+ON_DEVICE := $(DEVICE_VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .PHONY: help train test versions lint format bench aot device wheel sanitize clean
@@ -38,7 +39,7 @@ bench: $(VENV)/bench.stamp ## Time the layer against other frameworks (about 5 m
 aot: $(VENV)/aot/stamp ## Compile for TPUs and an H100 that need not be there (hours; ARGS="--targets v5e").
 	$(VENV)/aot/bin/python -m benchmarks aot $(ARGS)
 
-device: $(VENV)/device/stamp ## Judge, then time the layer on the TPU or GPU that is here (ARGS="--minutes 5": 5 for each).
+device: $(DEVICE_VENV)/stamp ## Judge, then time the layer on the TPU or GPU that is here (ARGS="--minutes 5": 5 for each).
 	right=0; $(ON_DEVICE) -m benchmarks correctness $(ARGS) || right=$$?; \
 	[ $$right -le 1 ] || exit $$right; \
 	$(ON_DEVICE) -m benchmarks device $(ARGS) && exit $$right
@@ -78,8 +79,8 @@ $(VENV)/aot/stamp: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(subst $(BIN),$(VENV)/aot/bin,$(INSTALL)) --editable '.[aot]'
 	touch $@
 
-$(VENV)/device/stamp: pyproject.toml setup.py constraints.txt
-	benchmarks/device/environment.sh $(PYTHON) $(VENV)/device $(DEVICE)
+$(DEVICE_VENV)/stamp: pyproject.toml setup.py constraints.txt
+	benchmarks/device/environment.sh $(PYTHON) $(DEVICE_VENV) $(DEVICE)
 	touch $@
 
 $(BIN)/python:

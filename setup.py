@@ -13,15 +13,17 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.errors import LinkError
 
 NATIVE = pathlib.Path("flax_sepconv", "native")
 HEADERS = pathlib.Path(jaxlib.__file__).parent / "include"
 COMPILE = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", f"-isystem{HEADERS}"]
 LINK = []
+STATIC = "-static-libstdc++"
 if sys.platform == "linux":
     # The compiler's C++ library goes into ours, as far as it is used: the user's may be older.
     COMPILE += ["-ffunction-sections", "-fdata-sections"]
-    LINK += ["-static-libstdc++", "-Wl,--gc-sections"]
+    LINK += [STATIC, "-Wl,--gc-sections"]
     LINK += [f"-Wl,--version-script={NATIVE / 'exports.map'}"]
 
 
@@ -32,6 +34,16 @@ class BuildLibrary(build_ext):
         """Return a name without a Python version."""
         suffix = ".dll" if sys.platform == "win32" else ".so"
         return str(pathlib.Path(*fullname.split("."))) + suffix
+
+    def build_extension(self, ext: Extension) -> None:
+        """Link the C++ library in; where there is none for that, as on some systems, load it."""
+        try:
+            super().build_extension(ext)
+        except LinkError:
+            if STATIC not in ext.extra_link_args:
+                raise
+            ext.extra_link_args.remove(STATIC)
+            super().build_extension(ext)
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         """Export no PyInit function: there is none."""

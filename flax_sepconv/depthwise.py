@@ -14,19 +14,19 @@ known: one traced (or exported) program may be lowered for several.
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType
 from jax.typing import DTypeLike
 
 from flax_sepconv.exporting import Replaced, exchanged
 from flax_sepconv.geometry import Geometry
-from flax_sepconv.lowerings import LOWERINGS, shifted_sum
+from flax_sepconv.lowerings import LOWERINGS, grouped_conv, shifted_sum
 from flax_sepconv.primitives import register, register_lowering
 from flax_sepconv.selection import CONTRACTIONS, select
 from flax_sepconv.sharding import reshard_to
@@ -38,6 +38,26 @@ OPERANDS: dict[Argument, tuple[Argument, Argument]] = {
     "x": ("y", "k"),
     "k": ("x", "y"),
 }
+
+
+class Summation(NamedTuple):
+    """How the convolution of the kernel gradient sums over examples and steps.
+
+    Where XLA divides a program, and devices hold the same examples or steps, it sums what a
+    convolution contracts as often as they do, for `jax.lax`'s own gradients too: on a (2, 2) mesh
+    whose first axis divides the batch they are twice as large (jaxlib 0.10.2 and 0.12.0.1).
+
+    Attributes:
+        kind: "at once"; "by example", over whole steps in the convolution and over examples behind
+            it; or "by tap", without a convolution.
+        mesh: that divides the program, for "by example".
+    """
+
+    kind: Literal["at once", "by example", "by tap"]
+    mesh: AbstractMesh | None = None
+
+
+AT_ONCE, BY_TAP = Summation("at once"), Summation("by tap")
 
 depthwise_p = Primitive("depthwise_conv1d")
 
@@ -96,13 +116,9 @@ def contract(
     dtype: DTypeLike,
     platform: str,
     surroundings: str | None,
-    may_repeat_parts: bool,
+    summation: Summation,
 ) -> jax.Array:
-    """Compute one contraction with the named lowering, or the one selected for the platform.
-
-    `may_repeat_parts` tells that several devices may hold the same part of a batch: a convolution
-    must not sum over it then.
-    """
+    """Compute one contraction with the named lowering, or the one selected for the platform."""
     operand_dtype = jnp.promote_types(a.dtype, b.dtype)
     contraction = CONTRACTIONS[result]
     name, replaced = exchanged(implementation, surroundings)
@@ -113,9 +129,11 @@ def contract(
         check_named(name, platform, surroundings)
     if implementation is not None and replaced is not None:
         replaced.add(Replaced(implementation, platform, name))
-    if may_repeat_parts and name == "grouped_conv" and result == "k":
-        contraction = "kernel_gradient_by_example"
     lowering = getattr(LOWERINGS[name], contraction)
+    if name == "grouped_conv" and result == "k" and summation.kind != "at once":
+        lowering = shifted_sum.kernel_gradient
+        if summation.mesh is not None:
+            lowering = functools.partial(grouped_conv.kernel_gradient_by_example, summation.mesh)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
     return lowering(a, b, geometry, accumulator, dtype, precision, platform)
 
@@ -205,23 +223,24 @@ def surroundings_of(ctx: mlir.LoweringRuleContext) -> str | None:
     return None
 
 
-def _may_repeat_parts(ctx: mlir.LoweringRuleContext) -> bool:
-    """Tell whether XLA divides the program, and several devices may hold the same part of a batch.
+def _summation(ctx: mlir.LoweringRuleContext) -> Summation:
+    """Tell how a convolution may contract over what devices share (see `Summation`).
 
-    They do where the batch is divided over one axis of a mesh and another axis divides nothing.
-    There XLA sums what a convolution contracts over all devices: on a (2, 2) mesh it comes out
-    twice as large, for `jax.lax`'s own gradients too (seen with jaxlib 0.10.2 and 0.12.0.1).
+    Which devices hold the same examples or steps is not known here. They do where a mesh axis, or
+    a part of one (XLA divides axes too), divides nothing; not on a prime number of devices.
     """
     module = ctx.module_context
     axes: Any = module.axis_context
     if module.lowering_parameters.for_export:
-        return True  # Who calls it may divide it.
+        return BY_TAP  # Who calls it may divide it.
     if hasattr(axes, "manual_axes"):
-        return surroundings_of(ctx) is not None
-    if getattr(axes, "num_devices", 1) == 1:
-        return False
+        return AT_ONCE if surroundings_of(ctx) is None else BY_TAP
+    count = getattr(axes, "num_devices", 1)
+    if all(count % divisor for divisor in range(2, count)):
+        return AT_ONCE
     mesh = axes.abstract_mesh
-    return mesh is None or sum(size > 1 for size in mesh.axis_sizes) > 1
+    is_uniform = mesh is not None and (mesh.are_all_axes_explicit or mesh.are_all_axes_auto)
+    return Summation("by example", mesh) if is_uniform else BY_TAP
 
 
 def _divided_by_types(ctx: mlir.LoweringRuleContext) -> bool:
@@ -240,7 +259,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, **param
         contract,
         platform=platform,
         surroundings=surroundings,
-        may_repeat_parts=_may_repeat_parts(ctx),
+        summation=_summation(ctx),
     )
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands, **params)
 

@@ -1,4 +1,4 @@
-"""How JAX gets to know a primitive. Of JAX's private names, all that the package uses is here."""
+"""How JAX gets to know a primitive. Of `jax._src`, all that the package uses is here."""
 
 import functools
 from collections.abc import Callable

@@ -26,7 +26,7 @@ KINDS = {
     "half explicit": (AxisType.Explicit, AxisType.Auto),
     "auto": (AxisType.Auto, AxisType.Auto),
 }
-BATCH, CHANNELS, BOTH = P("d"), P(None, None, "d"), P("d", None, "m")
+BATCH, CHANNELS, BOTH, STEPS = P("d"), P(None, None, "d"), P("d", None, "m"), P(None, "d")
 # K, M, S, dtype and the sharding of x: each value of one meets those of the others that select a
 # form.
 LAYERS = [
@@ -68,20 +68,26 @@ CALLS = {call.__name__: call for call in (whole, ragged, segmented, depthwise_al
 
 
 def operands(K, M, dtype, mesh, spec):
-    """Return x, lengths and segment ids, divided, and weights that every device has."""
+    """Return x, lengths and segment ids, divided, and weights that every device has.
+
+    But the depthwise kernel is divided over channels where they alone are.
+    """
     rng = np.random.default_rng(0)
     x, *weights = (
         rng.standard_normal(shape) for shape in ((B, L, C), (K, C, M), (1, C * M, F), (F,))
     )
-    put = functools.partial(jax.device_put)
-    rows = NamedSharding(mesh, P(spec[0]))
     ids = np.sort(rng.integers(0, 4, (B, L))).astype(np.int32)
-    return (
-        put(jnp.asarray(x, dtype), NamedSharding(mesh, spec)),
-        put(rng.integers(0, L + 1, B).astype(np.int32), rows),
-        put(ids, rows),
-        [put(jnp.asarray(w, dtype), NamedSharding(mesh, P())) for w in weights],
+    kernel = P(None, "d") if spec == CHANNELS else P()
+    arrays = [x, rng.integers(0, L + 1, B).astype(np.int32), ids, *weights]
+    specs = [spec, P(spec[0]), P(spec[0]), kernel, P(), P()]
+    x, n, ids, *weights = (
+        jax.device_put(
+            array if array.dtype == np.int32 else jnp.asarray(array, dtype),
+            NamedSharding(mesh, each),
+        )
+        for array, each in zip(arrays, specs, strict=True)
     )
+    return x, n, ids, weights
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -104,21 +110,24 @@ def test_gradients_lower_for_every_platform(kind, is_set, call):
                 assert traced.lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("spec", [BATCH, BOTH], ids=str)
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "kind", "spec"),
     [
-        ("grouped_conv", "explicit"),
-        ("grouped_conv", "auto"),
-        ("shifted_sum", "explicit"),
-        (None, "explicit"),
+        ("grouped_conv", "explicit", BATCH),
+        ("grouped_conv", "explicit", BOTH),
+        ("grouped_conv", "half explicit", BATCH),
+        ("grouped_conv", "auto", BATCH),
+        ("grouped_conv", "auto", STEPS),
+        ("shifted_sum", "explicit", BATCH),
+        ("shifted_sum", "auto", STEPS),
+        (None, "explicit", BOTH),
     ],
 )
 @pytest.mark.parametrize(("M", "S", "is_set"), [(1, 1, True), (2, 3, False)])
 def test_all_forms_give_what_one_device_gives(M, S, is_set, name, kind, spec):
     """On CPU, where the forms of accelerators are taken by name.
 
-    With BATCH the second axis of the mesh divides nothing, and two devices hold the same examples:
+    With BATCH and STEPS the second axis of the mesh divides nothing, and two devices hold the same:
     XLA sums what a convolution contracts over both.
     """
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=KINDS[kind])
@@ -137,3 +146,27 @@ def test_all_forms_give_what_one_device_gives(M, S, is_set, name, kind, spec):
     expected = gradients(*jax.tree.map(np.asarray, (x, weights, n)))
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum"])
+def test_gradients_in_steps_over_parts_of_a_divided_batch(name):
+    """The parts are divided over a part of the mesh's only axis; the other part repeats them."""
+    mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 12, 3), (5, 3, 1)))
+
+    def loss(kernel, x):
+        h = ops.depthwise_conv1d(x, kernel, padding="same", implementation=name)
+        return (h**2).sum()
+
+    @jax.jit
+    def accumulated(kernel, x):
+        def add(total, part):
+            return total + jax.grad(loss)(kernel, part), None
+
+        return jax.lax.scan(add, jnp.zeros_like(kernel), x.reshape(4, 2, 12, 3))[0]
+
+    operands = jax.device_put((kernel, x), (NamedSharding(mesh, P()), NamedSharding(mesh, P("d"))))
+    np.testing.assert_allclose(
+        accumulated(*operands), jax.grad(loss)(kernel, x), rtol=1e-4, atol=1e-4
+    )

@@ -6,10 +6,12 @@ XLA sums 16-bit convolutions in float32 whatever type is asked for; asking for f
 are wanted makes it convert the operands first.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
@@ -35,9 +37,10 @@ def output(
     K, C, M = kernel.shape
     sharding = result_sharding("output", x, kernel)
     x, kernel = _operands(x, kernel, platform)
+    divided = sharding_on(mesh_of(x, kernel), None, None, axes_of(kernel, 1))
     out = lax.conv_general_dilated(
         x,
-        kernel.reshape(K, 1, C * M),
+        lax.reshape(kernel, (K, 1, C * M), out_sharding=divided),
         window_strides=(geometry.stride,),
         padding=[(geometry.pad_low, geometry.pad_high)],
         rhs_dilation=(geometry.dilation,),
@@ -112,6 +115,7 @@ def kernel_gradient(
 
 
 def kernel_gradient_by_example(
+    mesh: AbstractMesh,
     x: jax.Array,
     y: jax.Array,
     geometry: Geometry,
@@ -122,28 +126,25 @@ def kernel_gradient_by_example(
 ) -> jax.Array:
     """Correlate inputs and cotangents, and sum over the batch afterwards, in the accumulator.
 
-    For programs in which several devices may hold the same part of a batch: what a convolution
-    itself contracts XLA sums over all devices, such parts more than once.
+    For programs that XLA divides over a mesh whose axes are all explicit, or all automatic: the
+    convolution contracts nothing that devices share.
     """
     (B, _, C), lanes = x.shape, y.shape[2]
-    if not isinstance(B, int):  # XLA takes no symbol for a number of groups.
+    is_explicit, batch = mesh.are_all_axes_explicit, axes_of(x, 0) or axes_of(y, 0)
 
-        def add(total: jax.Array, example: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            rows = (array[None] for array in example)
-            own = kernel_gradient(*rows, geometry, accumulator, accumulator, precision, platform)
-            return total + own, None
-
-        zeros = jnp.zeros((geometry.kernel_size, C, lanes // C), accumulator)
-        return lax.scan(add, zeros, (x, y))[0].astype(dtype)
-    sharding = result_sharding("kernel_gradient", x, y)
-    mesh, batch = mesh_of(x, y), axes_of(x, 0) or axes_of(y, 0)
-    divided_last = sharding_on(mesh, None, None, batch)
+    def sharding(*axes: Any) -> NamedSharding | None:
+        return sharding_on(mesh, *axes) if is_explicit else None
 
     def side_by_side(rows: jax.Array) -> jax.Array:
         """Make each channel of each example a channel of one: (B, L, C) -> (1, L, B*C)."""
+        if not is_explicit:
+            free = PartitionSpec.UNCONSTRAINED
+            whole = NamedSharding(mesh, PartitionSpec(free, None, free))
+            rows = lax.with_sharding_constraint(rows, whole)
         shape = (1, rows.shape[1], B * rows.shape[2])
-        return lax.reshape(rows.swapaxes(0, 1), shape, out_sharding=divided_last)
+        return lax.reshape(rows.swapaxes(0, 1), shape, out_sharding=sharding(None, None, batch))
 
+    own = result_sharding("kernel_gradient", x, y)
     x, y = _operands(x, y, platform)
     gradients = lax.conv_general_dilated(
         side_by_side(x),
@@ -155,12 +156,12 @@ def kernel_gradient_by_example(
         batch_group_count=B * C,
         precision=precision,
         preferred_element_type=jnp.promote_types(x.dtype, accumulator),
-        out_sharding=divided_last,
+        out_sharding=sharding(None, None, batch),
     )
     shape = (geometry.kernel_size, B, C, lanes // C)
-    apart = sharding_on(mesh, None, batch, None, None)
-    gradient = lax.reshape(gradients, shape, out_sharding=apart).sum(1).astype(dtype)
-    return gradient if sharding is None else jax.reshard(gradient, sharding)
+    apart = lax.reshape(gradients, shape, out_sharding=sharding(None, batch, None, None))
+    gradient = apart.sum(1).astype(dtype)
+    return gradient if own is None else jax.reshard(gradient, own)
 
 
 def _operands(a: jax.Array, b: jax.Array, platform: str) -> tuple[jax.Array, jax.Array]:

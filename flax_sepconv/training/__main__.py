@@ -64,6 +64,11 @@ def _train(argv: Sequence[str]) -> int:
     except loop.InterruptedRunError as error:
         print(f"{error}; continue with: {_resuming(workdir)}", file=sys.stderr)
         return 128 + error.number
+    except KeyboardInterrupt:  # Before the first step, or a second one.
+        if (workdir / "config.json").exists():
+            print(f"interrupted; continue with: {_resuming(workdir)}", file=sys.stderr)
+            return 130
+        raise
     return 0
 
 

@@ -24,11 +24,13 @@ def find(word: str) -> str:
     What follows a colon is handed on: it is the argument of the file's `get_config`.
 
     Raises:
-      UserError: it can only be a name, and no config is called so.
+      UserError: there is no such file, and no config is called so.
     """
     name, colon, argument = word.partition(":")
-    if Path(name).is_file() or Path(name).name != name or name.endswith(".py"):
+    if Path(name).is_file():
         return word
+    if Path(name).name != name or name.endswith(".py"):
+        raise UserError(f"bad arguments: --config: there is no file {name!r}")
     there = shipped()
     if name not in there:
         close = difflib.get_close_matches(name, there, 1)
