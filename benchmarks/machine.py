@@ -20,13 +20,25 @@ def facts(*packages: str) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
+            **{name: version(name) for name in packages},
         },
         "processor": processor(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "load_average": load_average(),
     }
+
+
+def version(package: str) -> str:
+    """Return the version of an installed package, under whichever name it is distributed.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: it is not installed.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version(f"{package}-cpu")
 
 
 class Packaged(Protocol):
@@ -43,7 +55,7 @@ def present(named: Mapping[str, Packaged]) -> tuple[list[str], dict[str, str]]:
     for name, what in named.items():
         for package in what.packages:
             try:
-                importlib.metadata.version(package)
+                version(package)
             except importlib.metadata.PackageNotFoundError:
                 absent[name] = f"{package} is not installed"
     return [name for name in named if name not in absent], absent

@@ -18,6 +18,7 @@ from flax_sepconv.params import Arguments
 CLASS_NAMES = ("SeparableConv1D", "SeparableConvolution1D")
 VERSIONS = (2, 3)
 
+MAX_DEPTH = 100
 _SINGLE = ("kernel_size", "strides", "dilation_rate")
 _WEIGHTS = ("depthwise", "pointwise", "bias")
 # The arguments that hold objects, and the module of those objects here; Keras' has the same name.
@@ -77,10 +78,21 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
         >>> arguments_of({"name": "sep", "filters": 5, "kernel_size": [3], "strides": [2]})
         {'filters': 5, 'kernel_size': 3, 'strides': 2, 'name': 'sep'}
     """
-    try:
-        return _read(_inner(config))
-    except RecursionError as error:
-        raise ValueError("config has too many dicts inside each other") from error
+    _check_depth(config)
+    return _read(_inner(config))
+
+
+def _check_depth(config: Any) -> None:
+    """Raise ValueError for what is so deep that reading it could exhaust Python's stack."""
+    level = [config] if isinstance(config, Mapping) else []
+    for _ in range(MAX_DEPTH):
+        inner = [each.values() if isinstance(each, Mapping) else each for each in level]
+        level = [
+            value for each in inner for value in each if isinstance(value, Mapping | list | tuple)
+        ]
+        if not level:
+            return
+    raise ValueError(f"config has too many dicts inside each other (more than {MAX_DEPTH})")
 
 
 def config_of(

@@ -1,6 +1,7 @@
 """The benchmarks measure what they say; how fast anything is, no test asks."""
 
 import doctest
+import importlib.metadata
 import itertools
 import json
 import math
@@ -12,7 +13,7 @@ import pytest
 from benchmarks import layers, lowerings, machine, reference, roofline, summary, timing, workloads
 from benchmarks.__main__ import SUITES, main
 from benchmarks.case import Case
-from benchmarks.peers import PEERS, floor
+from benchmarks.peers import PEERS, Peer, floor
 from tests import oracle
 
 NAMED = {
@@ -356,3 +357,17 @@ def test_absent_packages_are_named(monkeypatch):
     names, absent = machine.present({name: PEERS[name] for name in ("ours", "tf_nn")})
     assert names == ["ours"]
     assert absent == {"tf_nn": "no-such-package is not installed"}
+
+
+def test_a_package_is_found_under_the_name_of_its_build_for_cpus(monkeypatch):
+    there = {"tensorflow-cpu": "2.21.0", "keras": "3.15.1"}
+
+    def version(name):
+        if name not in there:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return there[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    peers = {"keras_tf": Peer("", ("keras", "tensorflow")), "torch": Peer("", ("torch",))}
+    assert machine.present(peers) == (["keras_tf"], {"torch": "torch is not installed"})
+    assert machine.facts("tensorflow")["versions"]["tensorflow"] == "2.21.0"
