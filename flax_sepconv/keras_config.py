@@ -84,7 +84,7 @@ def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_depth(config: Any) -> None:
     """Raise ValueError for what is so deep that reading it could exhaust Python's stack."""
-    level = [config] if isinstance(config, Mapping) else []
+    level: list[Any] = [config] if isinstance(config, Mapping) else []
     for _ in range(MAX_DEPTH):
         inner = [each.values() if isinstance(each, Mapping) else each for each in level]
         level = [
