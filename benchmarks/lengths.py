@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import flags, machine, reference, timing
-from benchmarks.case import Case, Operands
+from benchmarks.case import Case
 from benchmarks.worker import Program, Worker
 from benchmarks.workloads import Workload
 
@@ -54,21 +54,8 @@ def build(workload: Workload) -> dict[str, Program]:
 
 def expected(workload: Workload) -> dict[str, np.ndarray]:
     """Compute the results sequence by sequence, with zeros behind the ends."""
-    x, depthwise, pointwise, bias, dy = Case(workload).operands()
-    results: dict[str, Any] = {}
-    for row, length in enumerate(map(int, lengths_of(workload))):
-        own = workload._replace(batch=1, length=length)
-        numbers = Operands(
-            x[row : row + 1, :length], depthwise, pointwise, bias, dy[row : row + 1, : own.steps]
-        )
-        for name, value in reference.layer(own, numbers).items():
-            if name in ("y", "dx"):
-                steps = (dy if name == "y" else x).shape[1]
-                zeros = ((0, 0), (0, steps - value.shape[1]), (0, 0))
-                results.setdefault(name, []).append(np.pad(value, zeros))
-            else:
-                results[name] = results.get(name, 0) + value
-    return {k: np.concatenate(v) if isinstance(v, list) else v for k, v in results.items()}
+    lengths = map(int, lengths_of(workload))
+    return reference.ragged(workload, Case(workload).operands(), lengths)
 
 
 def measure(workload: Workload, worker: Worker, seconds: float) -> dict[str, Any]:
