@@ -229,13 +229,10 @@ def _summation(ctx: mlir.LoweringRuleContext) -> Summation:
     Which devices hold the same examples or steps is not known here. They do where a mesh axis, or
     a part of one (XLA divides axes too), divides nothing; not on a prime number of devices.
     """
-    module = ctx.module_context
-    axes: Any = module.axis_context
-    if module.lowering_parameters.for_export:
-        return BY_TAP  # Who calls it may divide it.
-    if hasattr(axes, "manual_axes"):
-        return AT_ONCE if surroundings_of(ctx) is None else BY_TAP
-    count = getattr(axes, "num_devices", 1)
+    if surroundings_of(ctx) in ("exported", "partly manual"):
+        return BY_TAP  # Who calls an exported program may divide it.
+    axes: Any = ctx.module_context.axis_context
+    count = 1 if hasattr(axes, "manual_axes") else getattr(axes, "num_devices", 1)
     if all(count % divisor for divisor in range(2, count)):
         return AT_ONCE
     mesh = axes.abstract_mesh

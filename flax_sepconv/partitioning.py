@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from flax_sepconv.sharding import mesh_of
 
@@ -59,10 +60,16 @@ def result_type(
     contraction: str, a: jax.Array, b: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
 ) -> Any:
     """Return the type of a result that is divided as its operands are, where types tell that."""
-    own = jax.typeof(a)
-    whole = own.sharding.update(spec=PartitionSpec(*(None for _ in shape)))
-    sharding = result_sharding(contraction, a, b) or whole
-    return own.update(shape=shape, dtype=dtype, sharding=sharding)
+    whole = whole_type(a, shape, dtype)
+    sharding = result_sharding(contraction, a, b)
+    return whole if sharding is None else whole.update(sharding=sharding)
+
+
+def whole_type(like: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    """Return the type of an array that is on the devices of another one, and not divided."""
+    own = jax.typeof(like)
+    sharding = own.sharding.update(spec=PartitionSpec(*(None for _ in shape)))
+    return own.update(shape=shape, dtype=jnp.dtype(dtype), sharding=sharding)
 
 
 def result_sharding(contraction: str, a: jax.Array, b: jax.Array) -> NamedSharding | None:

@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.geometry import Geometry
 from flax_sepconv.native import library
-from flax_sepconv.partitioning import partitioned, result_type
+from flax_sepconv.partitioning import partitioned, result_type, whole_type
 
 # Operands' and result's; others are converted.
 DTYPES = (
@@ -165,10 +164,10 @@ def separable(
     B, _, C = x.shape
     J, F = C * kernel.shape[2], rest[0].shape[-1]
     if result == "y":
-        out = _typed(x, (B, geometry.output_length, F), dtype)
+        out = whole_type(x, (B, geometry.output_length, F), dtype)
         w, b = rest if bias else (rest[0], jnp.zeros(0, dtype))
         return [_ffi_call("separable_output", out, geometry, x, kernel, w, b)]
-    gradients = _typed(x, (J, F), dtype), _typed(x, (F if bias else 0,), dtype)
+    gradients = whole_type(x, (J, F), dtype), whole_type(x, (F if bias else 0,), dtype)
     w, b = _ffi_call("pointwise_gradient", gradients, geometry, x, kernel, rest[0])
     return [w, b] if bias else [w]
 
@@ -196,7 +195,7 @@ def ragged(
     settings = {**_steps(geometry), "same": np.bool_(padding == "same")}
 
     def call(target: str, shapes: Any, *operands: jax.Array) -> Any:
-        out = [_typed(x, shape, dtype) for shape in shapes]
+        out = [whole_type(x, shape, dtype) for shape in shapes]
         target = f"flax_sepconv_ragged_{target}"
         return jax.ffi.ffi_call(target, out)(*operands, lengths, **settings)
 
@@ -213,13 +212,6 @@ def ragged(
         *call("pointwise_gradient", [(J, F), (F if bias else 0,)], x, kernel, y),
     ]
     return gradients if bias else gradients[:-1]
-
-
-def _typed(like: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> Any:
-    """Return the type of an array that is on the devices of another one, as whole as that is."""
-    own = jax.typeof(like)
-    sharding = NamedSharding(own.sharding.mesh, PartitionSpec(*(None for _ in shape)))
-    return own.update(shape=shape, dtype=jnp.dtype(dtype), sharding=sharding)
 
 
 def _ffi_call(target: str, out: Any, geometry: Geometry, *operands: jax.Array) -> Any:
