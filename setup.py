@@ -77,7 +77,7 @@ setup(
         Extension(
             "flax_sepconv.native.libsepconv",
             sources=[str(path) for path in sorted(NATIVE.glob("*.cc"))],
-            depends=[str(path) for path in sorted(NATIVE.glob("*.h"))],
+            depends=[str(path) for path in sorted((*NATIVE.glob("*.h"), *NATIVE.glob("*.map")))],
             extra_compile_args=COMPILE,
             extra_link_args=LINK,
             language="c++",
