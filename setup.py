@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import LinkError
 
-NATIVE = pathlib.Path("flax_sepconv", "native")
+NATIVE = pathlib.Path("flax_sepconv", "ops", "native")
 HEADERS = pathlib.Path(jaxlib.__file__).parent / "include"
 COMPILE = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-Wno-psabi", f"-isystem{HEADERS}"]
 LINK = []
@@ -75,7 +75,7 @@ class BuildWithConfigs(build_py):
 setup(
     ext_modules=[
         Extension(
-            "flax_sepconv.native.libsepconv",
+            "flax_sepconv.ops.native.libsepconv",
             sources=[str(path) for path in sorted(NATIVE.glob("*.cc"))],
             depends=[str(path) for path in sorted((*NATIVE.glob("*.h"), *NATIVE.glob("*.map")))],
             extra_compile_args=COMPILE,

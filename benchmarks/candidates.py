@@ -1,8 +1,10 @@
 """The layers that are compared on accelerators: stock Flax, and ours by each lowering."""
 
+from typing import cast
+
 from benchmarks.peers import flax_stock, in_jax, ours
 from benchmarks.workloads import Workload
-from flax_sepconv.lowerings import LOWERINGS
+from flax_sepconv.ops.lowerings import LOWERINGS, Implementation
 
 # "selected" is what `implementation=None` takes; "stock" is nn.Conv and nn.Dense.
 CANDIDATES = ("selected", "stock", *(name for name in LOWERINGS if name != "native"))
@@ -35,4 +37,5 @@ def layer_of(candidate: str, workload: Workload) -> in_jax.Layer:
     """Make a candidate's layer as a function of arrays."""
     if candidate == "stock":
         return flax_stock.layer_of(workload)
-    return ours.layer_of(workload, None if candidate == "selected" else candidate)
+    implementation = None if candidate == "selected" else cast(Implementation, candidate)
+    return ours.layer_of(workload, implementation)

@@ -9,7 +9,7 @@ no time there.
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,20 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import flags, machine, timing, workloads
-from flax_sepconv import ops, resolving
-from flax_sepconv.lowerings import LOWERINGS
-from flax_sepconv.selection import CONTRACTIONS
+from flax_sepconv import ops
+from flax_sepconv.ops.arguments import DTYPES
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import CONTRACTIONS, ContractionName
+from flax_sepconv.ops.lowerings import LOWERINGS, Implementation
+
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 
 # `--check` wants the selected lowering this close to the best one.
 ALLOWED = 1.15
 
 
 def program_of(
-    workload: workloads.Workload, contraction: str, lowering: str, dtype: str
+    workload: workloads.Workload, contraction: ContractionName, lowering: Implementation, dtype: str
 ) -> Callable[[], jax.Array]:
     """Compile one contraction with one lowering, for operands that are there already."""
     rng = np.random.default_rng(0)
@@ -43,7 +47,7 @@ def program_of(
         dilation_rate=workload.dilation_rate,
         padding=workload.padding,
     )
-    functions: dict[str, Callable[..., jax.Array]] = {
+    functions: dict[ContractionName, Callable[..., jax.Array]] = {
         "output": lambda x, k, y: convolve(x, k),
         "input_gradient": lambda x, k, y: jax.vjp(convolve, x, k)[1](y)[0],
         "kernel_gradient": lambda x, k, y: jax.vjp(convolve, x, k)[1](y)[1],
@@ -53,12 +57,14 @@ def program_of(
 
 
 def programs_of(
-    workload: workloads.Workload, contraction: str, dtype: str
+    workload: workloads.Workload, contraction: ContractionName, dtype: str
 ) -> dict[str, Callable[[], jax.Array]]:
     """Compile a contraction with every lowering that does not decline it."""
-    programs = {}
-    for lowering, module in LOWERINGS.items():
-        if module.declines(jax.default_backend(), None):
+    backend = jax.default_backend()
+    context = Context("cuda" if backend == "gpu" else backend)
+    programs: dict[str, Callable[[], jax.Array]] = {}
+    for lowering in IMPLEMENTATIONS:
+        if LOWERINGS[lowering].declines(context):
             continue
         try:
             programs[lowering] = program_of(workload, contraction, lowering, dtype)
@@ -78,7 +84,7 @@ def compare(label: str, results: dict[str, np.ndarray], dtype: str) -> None:
 
 
 def measure(
-    workload: workloads.Workload, contraction: str, dtype: str, seconds: float
+    workload: workloads.Workload, contraction: ContractionName, dtype: str, seconds: float
 ) -> dict[str, Any]:
     """Compare the results of the lowerings, then time them."""
     programs = programs_of(workload, contraction, dtype)
@@ -127,7 +133,7 @@ def main(argv: list[str]) -> None:
     parser = flags.parser("lowerings", __doc__)
     flags.add_seconds(parser, 0.3, "for one lowering of one contraction")
     flags.add_output(parser, "lowerings.json")
-    parser.add_argument("--dtype", choices=resolving.DTYPES, default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument(
         "--check",
         action="store_true",

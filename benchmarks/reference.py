@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.case import RESULTS, Operands
 from benchmarks.workloads import Workload
-from flax_sepconv import geometry
+from flax_sepconv.ops import geometry
 
 # Rounding of float32 in a sum of n terms grows like sqrt(n); this much above it is a mistake.
 MARGIN = 4.0

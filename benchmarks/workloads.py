@@ -4,7 +4,9 @@ import csv
 import pathlib
 from typing import NamedTuple
 
-from flax_sepconv import geometry
+from flax_sepconv.ops import geometry
+from flax_sepconv.ops.arguments import choice
+from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
 
 TABLE = pathlib.Path(__file__).with_name("workloads.csv")
 
@@ -46,7 +48,7 @@ class Workload(NamedTuple):
     strides: int
     dilation_rate: int
     depth_multiplier: int
-    padding: str
+    padding: PaddingRule
     cpu_batch: int
     source: str
 
@@ -96,7 +98,14 @@ def load() -> list[Workload]:
     for row in rows:
         number = seen.get(row["name"], 0)
         seen[row["name"]] = number + 1
-        texts = {"padding": row["padding"], "source": row["source"]}
-        sizes = {key: int(row[key] or 0) for key in Workload._fields[1:] if key not in texts}
-        workloads.append(Workload(name=f"{row['name']}-{number}", **sizes, **texts))  # type: ignore[arg-type]
+        texts = ("name", "padding", "source")
+        sizes = {key: int(row[key] or 0) for key in Workload._fields if key not in texts}
+        workloads.append(
+            Workload(
+                name=f"{row['name']}-{number}",
+                padding=choice("padding", row["padding"], PADDINGS),
+                source=row["source"],
+                **sizes,
+            )
+        )
     return workloads

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec
 import jax
 import jax.numpy as jnp
 
-from flax_sepconv import registry
+from flax_sepconv.keras import registry
 
 Activation = Callable[[jax.Array], jax.Array]
 

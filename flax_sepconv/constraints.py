@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from flax_sepconv import registry
+from flax_sepconv.keras import registry
 
 Constraint = Callable[[jax.Array], jax.Array]
 

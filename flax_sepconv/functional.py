@@ -10,9 +10,10 @@ from flax.errors import NameInUseError
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import resolving
 from flax_sepconv.linen import SeparableConv1D
-from flax_sepconv.params import Identifier
+from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
+from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.spec import Identifier
 
 AUTO_REUSE = "auto"
 
@@ -22,8 +23,8 @@ def separable_conv1d(
     filters: int,
     kernel_size: int | Sequence[int],
     strides: int | Sequence[int] = 1,
-    padding: str = "valid",
-    data_format: str = "channels_last",
+    padding: Padding = "valid",
+    data_format: DataFormat = "channels_last",
     dilation_rate: int | Sequence[int] = 1,
     depth_multiplier: int = 1,
     activation: Identifier = None,
@@ -45,7 +46,7 @@ def separable_conv1d(
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
-    implementation: str | None = None,
+    implementation: Implementation | None = None,
 ) -> jax.Array:
     """Make a `SeparableConv1D` in the calling module, and apply it.
 
@@ -91,7 +92,7 @@ def separable_conv1d(
     if reuse is True and name is None:
         raise ValueError("reuse=True needs the name of the layer to share, got name=None")
     parent = _calling_module()
-    channels = resolving.channels_of("inputs", inputs, data_format)
+    channels = channels_of("inputs", inputs, data_format)
     maker = parent._state.children.get(name or "")
     if reuse and isinstance(maker, SeparableConv1D):
         layer = _sharing(parent, maker, channels, reuse, options)

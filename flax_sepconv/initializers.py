@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from flax_sepconv import registry
-from flax_sepconv.stft import STFT
+from flax_sepconv.keras import registry
+from flax_sepconv.keras.stft import STFT
 
 Initializer = Callable[..., jax.Array]
 Key = jax.Array | None

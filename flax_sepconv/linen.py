@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import flax.linen as nn
 import jax
@@ -13,9 +13,13 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import keras_config, ops, resolving
+from flax_sepconv import ops
 from flax_sepconv.constraints import Constraint, Stacked
-from flax_sepconv.params import Arguments, Identifier, scalar_loss
+from flax_sepconv.initializers import Initializer
+from flax_sepconv.keras import config as keras_config
+from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
+from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 
 _ARGUMENTS = tuple(field.name for field in dataclasses.fields(Arguments))
 
@@ -92,8 +96,8 @@ class SeparableConv1D(nn.Module):
     filters: int
     kernel_size: int | Sequence[int]
     strides: int | Sequence[int] = 1
-    padding: str = "valid"
-    data_format: str = "channels_last"
+    padding: Padding = "valid"
+    data_format: DataFormat = "channels_last"
     dilation_rate: int | Sequence[int] = 1
     depth_multiplier: int = 1
     activation: Identifier = None
@@ -112,7 +116,7 @@ class SeparableConv1D(nn.Module):
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     precision: lax.PrecisionLike = None
-    implementation: str | None = None
+    implementation: Implementation | None = None
     decode: bool = False
 
     def __post_init__(self) -> None:
@@ -159,6 +163,42 @@ class SeparableConv1D(nn.Module):
         arguments = self.arguments()
         return keras_config.config_of(arguments, self.name, self.dtype, self.param_dtype, version)
 
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: Literal[False] = False,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: Literal[True],
+    ) -> tuple[jax.Array, ops.StreamState]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: bool,
+    ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
+
     @nn.compact
     def __call__(
         self,
@@ -169,7 +209,7 @@ class SeparableConv1D(nn.Module):
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
-    ) -> Any:
+    ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
         """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
 
         Args:
@@ -191,7 +231,7 @@ class SeparableConv1D(nn.Module):
         nothing to remember: "history" has no elements then, and Orbax saves no such array.
         """
         arguments = self.arguments()
-        channels = resolving.channels_of("inputs", inputs, arguments.data_format)
+        channels = channels_of("inputs", inputs, arguments.data_format)
         weights, losses = {}, {}
         for name, shape, initializer, regularizer, _ in arguments.parameters(channels):
             weights[name] = self._weight(name, initializer, shape)
@@ -221,12 +261,15 @@ class SeparableConv1D(nn.Module):
         if not self.is_initializing():
             for name, loss in losses.items():
                 self.sow("losses", name, loss, _latest, lambda: jnp.zeros(()))
-            if arguments.activity_regularizer is not None:
-                activity = arguments.activity_loss(y)
+            activity = arguments.activity_loss(y)
+            if activity is not None:
                 self.sow("losses", "activity", activity, jnp.add, lambda: jnp.zeros(()))
-        return (y, state) if return_state else y
+        if not return_state:
+            return y
+        assert state is not None
+        return y, state
 
-    def _weight(self, name: str, initializer: Any, shape: tuple[int, ...]) -> jax.Array:
+    def _weight(self, name: str, initializer: Initializer, shape: tuple[int, ...]) -> jax.Array:
         if self.trainable:
             return self.param(name, initializer, shape, self.param_dtype)
 
@@ -312,7 +355,7 @@ def constraints_of(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> A
     return core.unfreeze(found)
 
 
-class _Constrained(struct.PyTreeNode, meta.AxisMetadata):
+class _Constrained(struct.PyTreeNode, meta.AxisMetadata[Any]):
     """A weight that carries its constraint through the lifted transformations."""
 
     value: Any

@@ -1,7 +1,7 @@
 """The layer as an nnx module, and what belongs to it: its losses and its constraints."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,12 @@ from flax.nnx.filterlib import Filter
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv import keras_config, ops, resolving
+from flax_sepconv import ops
 from flax_sepconv.constraints import Constraint, Stacked
-from flax_sepconv.params import Arguments, Identifier, scalar_loss
+from flax_sepconv.keras import config as keras_config
+from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
+from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 
 __all__ = [
     "ActivityLoss",
@@ -75,8 +78,8 @@ class SeparableConv1D(nnx.Module):
         filters: int,
         kernel_size: int | Sequence[int],
         strides: int | Sequence[int] = 1,
-        padding: str = "valid",
-        data_format: str = "channels_last",
+        padding: Padding = "valid",
+        data_format: DataFormat = "channels_last",
         dilation_rate: int | Sequence[int] = 1,
         depth_multiplier: int = 1,
         activation: Identifier = None,
@@ -96,7 +99,7 @@ class SeparableConv1D(nnx.Module):
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: lax.PrecisionLike = None,
-        implementation: str | None = None,
+        implementation: Implementation | None = None,
         decode: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
@@ -106,7 +109,7 @@ class SeparableConv1D(nnx.Module):
         self.decode = given.pop("decode")
         self.arguments = Arguments(**given)
         self.arguments.check_decode(decode)
-        self.in_features = resolving.positive_int("in_features", in_features)
+        self.in_features = positive_int("in_features", in_features)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
@@ -185,6 +188,42 @@ class SeparableConv1D(nnx.Module):
             last = self.arguments.data_format == "channels_last"
             self.init_cache((*batch, *((1, self.in_features) if last else (self.in_features, 1))))
 
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: Literal[False] = False,
+    ) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: Literal[True],
+    ) -> tuple[jax.Array, ops.StreamState]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        lengths: ArrayLike | None = None,
+        *,
+        segment_ids: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: bool,
+    ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
+
     def __call__(
         self,
         inputs: ArrayLike,
@@ -194,7 +233,7 @@ class SeparableConv1D(nnx.Module):
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
-    ) -> Any:
+    ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
         """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
 
         Args:
@@ -202,7 +241,7 @@ class SeparableConv1D(nnx.Module):
             lengths, segment_ids, reset, initial_state, return_state: as for
                 `flax_sepconv.SeparableConv1D`.
         """
-        channels = resolving.channels_of("inputs", inputs, self.arguments.data_format)
+        channels = channels_of("inputs", inputs, self.arguments.data_format)
         if channels != self.in_features:
             raise ValueError(
                 f"inputs must have in_features={self.in_features} channels, got {channels}"
@@ -230,9 +269,13 @@ class SeparableConv1D(nnx.Module):
         if self.decode and state is not None:
             for name, array in state.arrays.items():
                 getattr(self, name)[...] = array
-        if self.arguments.activity_regularizer is not None:
-            self.activity_loss[...] += self.arguments.activity_loss(y)
-        return (y, state) if return_state else y
+        activity = self.arguments.activity_loss(y)
+        if activity is not None:
+            self.activity_loss[...] += activity
+        if not return_state:
+            return y
+        assert state is not None
+        return y, state
 
 
 def regularization_loss(model: nnx.Module) -> jax.Array:
@@ -295,8 +338,9 @@ def constraints_of(model: nnx.Module, wrt: Filter = nnx.Param) -> Any:
 
 
 def _stacked_axes(variable: nnx.Variable[Any]) -> int:
-    rank = variable.get_metadata().get("rank", variable.ndim)
-    return variable.ndim - rank
+    rank: int = variable.get_metadata().get("rank", variable.ndim)
+    stacked: int = variable.ndim - rank
+    return stacked
 
 
 def _stacked_loss(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flax_sepconv import registry
+from flax_sepconv.keras import registry
 
 Regularizer = Callable[[jax.Array], jax.Array]
 

@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from flax_sepconv import lowerings
+from flax_sepconv.ops import lowerings
+from flax_sepconv.ops.context import Context
 
 # Those that this machine has: the native one takes a C++ compiler to build.
 LOWERINGS = tuple(
-    name for name, module in lowerings.LOWERINGS.items() if module.declines("cpu", None) is None
+    name for name, module in lowerings.LOWERINGS.items() if module.declines(Context("cpu")) is None
 )
 
 

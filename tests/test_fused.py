@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flax_sepconv import ops
-from flax_sepconv.lowerings import LOWERINGS
-from flax_sepconv.mosaic import forward as mosaic_forward
-from flax_sepconv.mosaic import gradients as mosaic_gradients
+from flax_sepconv.ops.lowerings import LOWERINGS
+from flax_sepconv.ops.mosaic import forward as mosaic_forward
+from flax_sepconv.ops.mosaic import gradients as mosaic_gradients
 from tests import oracle
 from tests.cases import Case
 
@@ -25,10 +25,10 @@ CASES = {
 @pytest.fixture(params=CASES)
 def implementation(request, monkeypatch):
     """Let a lowering run on CPU, by interpretation."""
-    from flax_sepconv import triton
+    from flax_sepconv.ops import triton
 
     lowering = LOWERINGS[request.param]
-    monkeypatch.setattr(lowering, "declines", lambda platform, surroundings: None)
+    monkeypatch.setattr(lowering, "declines", lambda context: None)
     for module, names in {
         triton: triton.__all__,
         mosaic_forward: ("separable",),
@@ -59,11 +59,13 @@ def layer(case, implementation):
 
 def primitives(function, *operands):
     """Name the primitives of a traced function, those of results with the result."""
-    return [
-        equation.primitive.name
-        + (f":{result}" if (result := equation.params.get("result")) else "")
-        for equation in jax.make_jaxpr(function)(*operands).eqns
-    ]
+
+    def name(equation):
+        asked = equation.params.get("contraction", equation.params.get("stages"))
+        result = getattr(asked, "result", None)
+        return f"{equation.primitive.name}:{result}" if result else equation.primitive.name
+
+    return [name(equation) for equation in jax.make_jaxpr(function)(*operands).eqns]
 
 
 def assert_close(got, want, tolerance=3e-6):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_sepconv import geometry
+from flax_sepconv.ops import geometry
 from tests import oracle, peers
 
 SIZES = {

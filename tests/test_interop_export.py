@@ -19,8 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import flax_sepconv as fsc
 from flax_sepconv.interop.export import export_model
-from flax_sepconv.lowerings import LOWERINGS, PORTABLE, native
-from flax_sepconv.native import library
+from flax_sepconv.ops import native
+from flax_sepconv.ops.lowerings import LOWERINGS, PORTABLE
+from flax_sepconv.ops.native import library
 from tests import oracle, peers
 
 CHANNELS = 3
@@ -123,7 +124,7 @@ RELOAD = """
 
     for name in json.loads(sys.argv[1]):
         model = jax.export.deserialize(open(f"{name}.bin", "rb").read())
-        arrays = np.load(f"{name}_inputs.npz")
+        arrays = dict(np.load(f"{name}_inputs.npz"))
         outputs = [jax.jit(model.call)(arrays[key]) for key in arrays]
         flat = {f"{key}_{i}": out[key] for i, out in enumerate(outputs) for key in out}
         np.savez(f"{name}_outputs.npz", **flat)
@@ -158,7 +159,8 @@ def test_reloaded_in_a_process_without_flax(tmp_path):
     )
     assert "done, without flax" in said.stdout
     for name in MODELS:
-        outputs = np.load(tmp_path / f"{name}_outputs.npz")
+        with np.load(tmp_path / f"{name}_outputs.npz") as file:
+            outputs = dict(file)
         for i, (own, definition) in enumerate(expected[name]):
             found = {key: outputs[f"{key}_{i}"] for key in own}
             same(found, own)

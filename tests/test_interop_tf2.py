@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import flax_sepconv as fsc
-from flax_sepconv import keras_config
 from flax_sepconv.interop import InteropError, saved_model, tf_checkpoint
+from flax_sepconv.keras import config as keras_config
 from tests import peers
 
 B, L, C = 2, 19, 3
@@ -225,7 +225,8 @@ def test_keras_3_on_tensorflow(tmp_path):
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
     program = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(KERAS_3), str(tmp_path)]
     subprocess.run(program, check=True, env=environment, capture_output=True)
-    outputs = np.load(tmp_path / "outputs.npz")
+    with np.load(tmp_path / "outputs.npz") as file:
+        outputs = dict(file)
     for found in (
         saved_model.read(tmp_path / "export"),
         saved_model.read(tmp_path / "saved"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 import flax_sepconv as fsc
-from flax_sepconv.params import Arguments
+from flax_sepconv.spec import Arguments
 from tests import peers, settings
 from tests.keras_layers import (
     ACTIVATION_LAYERS,

@@ -11,8 +11,8 @@ import pytest
 from flax import nnx
 
 import flax_sepconv as fsc
-from flax_sepconv.keras_config import arguments_of
-from flax_sepconv.params import Arguments
+from flax_sepconv.keras.config import arguments_of
+from flax_sepconv.spec import Arguments
 from tests import peers
 from tests.keras_layers import (
     DTYPES,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 import flax_sepconv as fsc
-from flax_sepconv.keras_config import arguments_of
+from flax_sepconv.keras.config import arguments_of
 from tests import peers, settings
 from tests.keras_layers import PEERS, PLAIN, UNDRAWN, F, K, M, assert_same_layer, legacy
 

@@ -9,8 +9,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from flax_sepconv.keras_config import arguments_of, config_of
-from flax_sepconv.params import Arguments
+from flax_sepconv.keras.config import arguments_of, config_of
+from flax_sepconv.spec import Arguments
 from tests import settings
 from tests.keras_layers import PLAIN, F, K
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flax_sepconv import ops, sequences
+from flax_sepconv import ops
+from flax_sepconv.ops.lowerings import LOWERINGS as KNOWN
 from tests import oracle
 from tests.cases import LOWERINGS
 from tests.settings import examples
@@ -24,7 +25,8 @@ every_lowering = pytest.mark.parametrize("lowering", [None, *LOWERINGS])
 def either_way(request, monkeypatch):
     """Let the native kernels stop at the ends, or compose what they compute."""
     if request.param == "composed":
-        monkeypatch.setattr(sequences.native, "joins", lambda *_: False)
+        monkeypatch.setattr(KNOWN["native"], "supports", lambda *_: False)
+        monkeypatch.setattr(KNOWN["native"], "limits", frozenset({"whole"}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_sepconv.geometry import resolve
-from flax_sepconv.mosaic import plan as plans
-from flax_sepconv.mosaic.forward import separable
-from flax_sepconv.mosaic.gradients import gradients
+from flax_sepconv.ops.geometry import resolve
+from flax_sepconv.ops.mosaic import plan as plans
+from flax_sepconv.ops.mosaic.forward import separable
+from flax_sepconv.ops.mosaic.gradients import gradients
 from tests import oracle
 
 PADDINGS = ("same", "causal", "valid")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flax_sepconv import ops
-from flax_sepconv.lowerings import native
+from flax_sepconv.ops import native
 from tests import oracle
 from tests.cases import Case
 

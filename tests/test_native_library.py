@@ -13,9 +13,9 @@ import pytest
 from jaxlib import xla_client
 
 import flax_sepconv
-from flax_sepconv.lowerings import native
-from flax_sepconv.native import library
-from flax_sepconv.native.library import Version
+from flax_sepconv.ops import native
+from flax_sepconv.ops.native import library
+from flax_sepconv.ops.native.library import Version
 
 PACKAGE = pathlib.Path(flax_sepconv.__file__).parent
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
@@ -125,7 +125,7 @@ def test_jax_and_the_layer_work_beside_a_library_that_does_not_fit(
 ):
     """In a process of its own: registration cannot be taken back."""
     shutil.copytree(PACKAGE, tmp_path / "flax_sepconv", ignore=shutil.ignore_patterns("*.so"))
-    build(tmp_path / "flax_sepconv" / "native" / library.PATH.name, version, targets)
+    build(tmp_path / "flax_sepconv" / "ops" / "native" / library.PATH.name, version, targets)
     program = """
         import flax_sepconv as fsc
         import jax, jax.numpy as jnp

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from flax_sepconv import ops
-from flax_sepconv.lowerings import native
-from flax_sepconv.native import library
+from flax_sepconv.ops import native
+from flax_sepconv.ops.native import library
 from tests import oracle
 from tests.cases import Case
 

@@ -12,8 +12,8 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from flax_sepconv import ops
-from flax_sepconv.lowerings import native
-from flax_sepconv.native import library
+from flax_sepconv.ops import native
+from flax_sepconv.ops.native import library
 from tests import oracle
 from tests.cases import Case
 from tests.conftest import DEVICES

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flax_sepconv import ops, resolving
+from flax_sepconv import ops
+from flax_sepconv.ops import arguments
 from tests import oracle, peers
 from tests.cases import CASES, LOWERINGS, Case
 
@@ -66,7 +67,7 @@ def test_any_shape(sizes, filters, padding, lowering):
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (6,), (3, 2), (2, 1, 3), (0, 2)])
-@pytest.mark.parametrize("data_format", resolving.DATA_FORMATS)
+@pytest.mark.parametrize("data_format", arguments.DATA_FORMATS)
 def test_leading_dimensions_and_data_formats(leading, data_format):
     rng = np.random.default_rng(9)
     _, k, p, bias = weights(CASE)

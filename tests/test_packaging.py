@@ -17,7 +17,7 @@ def floors():
 
 
 def test_the_library_is_built_for_the_oldest_jaxlib():
-    """One built for a newer one is refused by XLA: see `flax_sepconv.native.library`."""
+    """One built for a newer one is refused by XLA: see `flax_sepconv.ops.native.library`."""
     pins = [each for each in PYPROJECT["build-system"]["requires"] if each.startswith("jaxlib==")]
     assert len(pins) == 1
     assert pins[0].split(";")[0] == f"jaxlib=={floors()['jaxlib']}"

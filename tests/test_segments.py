@@ -148,7 +148,11 @@ def test_layers():
         ({"segment_ids": IDS[:, :5]}, ValueError, r"segment_ids must have shape .*\(2, 5\)"),
         ({"segment_ids": X[..., 0]}, TypeError, r"segment_ids must be integers, got .*float32"),
         ({"segment_ids": IDS > 0}, TypeError, r"segment_ids must be integers, got dtype bool"),
-        ({"implementation": "native"}, NotImplementedError, r"'native' knows no segments"),
+        (
+            {"implementation": "grouped_conv"},
+            NotImplementedError,
+            r"'grouped_conv' knows no segments: .* None or one of 'shifted_sum', 'native'",
+        ),
     ],
 )
 def test_refusals(arguments, error, message):

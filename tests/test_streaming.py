@@ -11,7 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from flax_sepconv import ops
-from flax_sepconv.lowerings import LOWERINGS
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.lowerings import LOWERINGS
 from tests import oracle
 from tests.settings import examples
 from tests.streams import assert_close, cuts, operands, oracle_of, swapped
@@ -122,7 +123,7 @@ def test_garbage_behind_the_lengths_reaches_no_gradient(S):
 
 
 @pytest.mark.parametrize(
-    "lowering", [name for name in LOWERINGS if not LOWERINGS[name].declines("cpu", None)]
+    "lowering", [name for name in LOWERINGS if not LOWERINGS[name].declines(Context("cpu"))]
 )
 def test_every_lowering_streams(lowering):
     x, *weights = operands(4, 2)

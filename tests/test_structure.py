@@ -11,139 +11,49 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "flax_sepconv"
-KERAS_NAMED = {"activations", "constraints", "initializers", "regularizers"}
 
-ALLOWED = {
-    "geometry": set(),
-    "registry": set(),
-    "sharding": set(),
-    "partitioning": {"sharding"},
-    "native": set(),
-    "triton": {"geometry", "triton"},
-    "mosaic": {"geometry", "mosaic"},
-    "lowerings": {
-        "geometry",
-        "lowerings",
-        "mosaic",
-        "native",
-        "partitioning",
-        "sharding",
-        "triton",
-        "__init__",
-    },
-    "selection": {"geometry", "lowerings"},
-    "exporting": {"lowerings"},
-    "primitives": set(),
-    "depthwise": {"exporting", "geometry", "lowerings", "primitives", "selection", "sharding"},
-    "composition": {"depthwise", "geometry", "sharding"},
-    "separable": {
-        "composition",
-        "depthwise",
-        "exporting",
-        "geometry",
-        "lowerings",
-        "primitives",
-        "selection",
-        "sharding",
-    },
-    "tails": {"depthwise", "lowerings", "primitives", "sharding"},
-    "ragged": {"geometry", "primitives", "tails"},
-    "sequences": {
-        "depthwise",
-        "geometry",
-        "lowerings",
-        "primitives",
-        "ragged",
-        "separable",
-        "sharding",
-        "tails",
-    },
-    "segments": {"geometry", "ragged"},
-    "streaming": {"sharding", "tails"},
-    "resolving": {"geometry", "lowerings", "ragged", "streaming", "tails"},
-    "ops": {
-        "composition",
-        "depthwise",
-        "geometry",
-        "lowerings",
-        "ragged",
-        "resolving",
-        "segments",
-        "selection",
-        "separable",
-        "sequences",
-        "streaming",
-        "tails",
-    },
-    "stft": {"registry"},
-    **{name: {"registry", "stft"} for name in KERAS_NAMED},
-    "params": {"geometry", "ops", "resolving", *KERAS_NAMED},
-    "keras_config": {"params", "registry", *KERAS_NAMED},
-    "linen": {"constraints", "keras_config", "ops", "params", "resolving"},
-    "nnx": {"constraints", "keras_config", "ops", "params", "resolving"},
-    "interop": {
+# From the ground up: a module imports from what stands before it, and what is in its own folder.
+LAYERS = {
+    "integers, and what JAX is asked": [
+        "ops.geometry",
+        "ops.primitives",
+        "ops.sharding",
+        "ops.context",
+    ],
+    "kernels": ["ops.partitioning", "ops.native", "ops.triton", "ops.mosaic"],
+    "sequences in rows": ["ops.lengths", "ops.masking", "ops.limits", "ops.contraction"],
+    "lowerings": ["ops.lowerings", "ops.exporting", "ops.selection"],
+    "the operation": [
+        "ops.depthwise",
+        "ops.reference",
+        "ops.separable",
+        "ops.state",
+        "ops.arguments",
+        "ops.api",
+        "ops.queries",
+        "ops",
+    ],
+    "Keras' objects": [
+        "keras.registry",
+        "keras.stft",
         "activations",
-        "exporting",
-        "geometry",
-        "interop",
-        "keras_config",
-        "linen",
-        "lowerings",
-        "params",
-        "__init__",
-    },
-    "functional": {"linen", "params", "resolving"},
-    "transforms": {"constraints"},
-    "__main__": {"interop"},
-    "__init__": {*KERAS_NAMED, "functional", "linen", "nnx", "ops", "transforms"},
+        "constraints",
+        "initializers",
+        "regularizers",
+    ],
+    "the layer": ["spec", "keras.config", "linen", "nnx", "functional", "transforms"],
+    "around it": ["", "interop", "__main__", "training"],
 }
+ORDER = [name for layer in LAYERS.values() for name in layer]
+CORE = {"jax", "jaxlib", "flax", "optax", "numpy"}
 FOREIGN = {
-    "geometry": set(),
-    "registry": set(),
-    "sharding": {"jax"},
-    "partitioning": {"jax"},
-    "native": {"jax", "jaxlib"},
-    "triton": {"jax", "numpy"},
-    "mosaic": {"jax"},
-    "lowerings": {"jax", "numpy"},
-    "selection": {"jax"},
-    "exporting": set(),
-    "primitives": {"jax"},
-    "depthwise": {"jax"},
-    "composition": {"jax"},
-    "separable": {"jax"},
-    "tails": {"jax"},
-    "ragged": {"jax", "numpy"},
-    "segments": {"jax"},
-    "sequences": {"jax"},
-    "streaming": {"flax", "jax", "numpy"},
-    "resolving": {"jax"},
-    "ops": {"jax"},
-    "stft": {"jax", "numpy", "scipy"},
-    **{name: {"jax", "numpy"} for name in KERAS_NAMED},
-    "keras_config": {"jax"},
-    "params": {"jax"},
-    "linen": {"jax", "flax"},
-    "nnx": {"jax", "flax"},
-    "interop": {
-        "google",
-        "google_crc32c",
-        "h5py",
-        "jax",
-        "ml_dtypes",
-        "numpy",
-        "safetensors",
-        "torch",
-    },
-    "functional": {"jax", "flax"},
-    "transforms": {"jax", "optax"},
-    "__main__": set(),
-    "__init__": set(),
+    "keras.stft": {"scipy"},
+    "interop": {"google", "google_crc32c", "h5py", "ml_dtypes", "safetensors", "torch"},
 }
 
 
 def imports(path):
-    """Return the rooms of ours and the foreign packages that a file imports."""
+    """Return the modules of ours and the foreign packages that a file imports."""
     ours, foreign = set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -154,37 +64,43 @@ def imports(path):
         else:
             continue
         for name in names:
-            top, *rest = name.split(".")
+            top, _, rest = name.partition(".")
             if top == "flax_sepconv":
-                ours.add(rest[0] if rest else "__init__")
+                ours.add(rest)
             elif top not in sys.stdlib_module_names:
                 foreign.add(top)
     return ours, foreign
 
 
-def room(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def place(module):
+    """Return the entry of `ORDER` that a module, or something in one, belongs to."""
+    parts = module.split(".")
+    entries = (".".join(parts[:n]) for n in range(len(parts), -1, -1))
+    return next(entry for entry in entries if entry in ORDER)
 
 
-FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if room(path) != "training"]
+def module_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
+    own = place(module_of(path)) if module_of(path) != "keras" else "keras.registry"
     ours, foreign = imports(path)
-    assert ours <= ALLOWED[room(path)]
-    assert foreign <= FOREIGN[room(path)]
-
-
-def test_lowerings_do_not_import_each_other():
-    for path in (PACKAGE / "lowerings").glob("*.py"):
-        if path.name != "__init__.py":
-            assert "lowerings" not in imports(path)[0]
+    if own != "training":
+        before = ORDER[: ORDER.index(own) + 1]
+        assert not {name for name in ours if place(name) not in before}
+        assert foreign <= CORE | FOREIGN.get(own, set())
 
 
 def test_nothing_imports_training():
     for path in FILES:
-        assert "training" not in imports(path)[0]
+        if not path.is_relative_to(PACKAGE / "training"):
+            assert not any(name.startswith("training") for name in imports(path)[0])
 
 
 def test_oracle_shares_no_code_with_the_package():
@@ -220,3 +136,10 @@ def test_no_file_is_too_long_to_read():
         if (lines := len(path.read_text().splitlines())) > 450
     }
     assert not long
+
+
+def test_the_root_holds_the_layers_own_files():
+    """The root of the package holds the layer's own files, and nothing else."""
+    own = {"__init__", "__main__", "linen", "nnx", "functional", "spec", "transforms"}
+    objects = {"activations", "constraints", "initializers", "regularizers"}
+    assert {path.stem for path in PACKAGE.glob("*.py")} == own | objects

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_sepconv import geometry, ops
+from flax_sepconv import ops
+from flax_sepconv.ops import geometry
 from tests import oracle
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_sepconv import triton
-from flax_sepconv.geometry import resolve
-from flax_sepconv.triton import blocks, tiles
+from flax_sepconv.ops import triton
+from flax_sepconv.ops.geometry import resolve
+from flax_sepconv.ops.triton import blocks, tiles
 from tests import oracle
 from tests.cases import Case
 
@@ -242,8 +242,8 @@ def test_plans_cover_every_step_once():
 LOWERED = """
     import functools
     import jax
-    from flax_sepconv import triton
-    from flax_sepconv.geometry import resolve
+    from flax_sepconv.ops import triton
+    from flax_sepconv.ops.geometry import resolve
 
     def functions(B, L, C, F, K, M, D, dtype, typed=jax.ShapeDtypeStruct):
         geometry = resolve(L, K, 1, D, "same")

@@ -10,6 +10,7 @@ from benchmarks import reference
 from benchmarks.case import Case, Operands
 from benchmarks.device.sampling import ROUNDING
 from benchmarks.workloads import Workload
+from flax_sepconv.ops.geometry import PaddingRule
 
 # Of several layers on a CPU.
 CPU_LENGTH = 128
@@ -98,7 +99,7 @@ def _layer(
     C: int,
     F: int,
     K: int,
-    padding: str = "same",
+    padding: PaddingRule = "same",
     S: int = 1,
     D: int = 1,
     M: int = 1,

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from benchmarks.case import RESULTS
 from benchmarks.correctness.problems import Problem
 from benchmarks.device.in_jax import device_of
 from benchmarks.peers import in_jax
+from flax_sepconv.ops.lowerings import Implementation
 
 
 def solve(platform: str, problem: Problem, dtype: str, lowering: str) -> dict[str, np.ndarray]:
@@ -35,7 +36,8 @@ def solve(platform: str, problem: Problem, dtype: str, lowering: str) -> dict[st
     if not problem.workload.filters:
         weights = weights[:1]
     lengths = () if problem.lengths is None else (jnp.asarray(problem.lengths, "int32"),)
-    layer = layer_of(problem, None if lowering == "selected" else lowering)
+    implementation = None if lowering == "selected" else cast(Implementation, lowering)
+    layer = layer_of(problem, implementation)
 
     def program(name: str, *operands: jax.Array) -> Any:
         own = functools.partial(layer, lengths=operands[-1]) if lengths else layer
@@ -56,7 +58,7 @@ def solve(platform: str, problem: Problem, dtype: str, lowering: str) -> dict[st
     return {"y forward": folded("y", y), **made}
 
 
-def layer_of(problem: Problem, implementation: str | None) -> Callable[..., jax.Array]:
+def layer_of(problem: Problem, implementation: Implementation | None) -> Callable[..., jax.Array]:
     """Make the problem's layer as a function of x, the weights and, by name, the lengths."""
     w = problem.workload
     convolve: Any = functools.partial(

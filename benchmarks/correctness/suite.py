@@ -22,7 +22,7 @@ from benchmarks.correctness.problems import Problem
 from benchmarks.device import frameworks, sampling
 from benchmarks.lasting import Failed, Lasting
 from benchmarks.worker import Declined
-from flax_sepconv.lowerings import LOWERINGS
+from flax_sepconv.ops.lowerings import LOWERINGS
 
 # "selected" is what `implementation=None` takes.
 NAMES = ("selected", *LOWERINGS)

@@ -10,6 +10,7 @@ from benchmarks.case import Case
 from benchmarks.peers import in_jax
 from benchmarks.worker import Program
 from benchmarks.workloads import Workload
+from flax_sepconv.ops.lowerings import Implementation
 
 
 def build(workload: Workload) -> dict[str, Program]:
@@ -17,7 +18,9 @@ def build(workload: Workload) -> dict[str, Program]:
     return in_jax.programs(Case(workload), layer_of(workload))
 
 
-def layer_of(workload: Workload, implementation: str | None = None) -> Callable[..., Any]:
+def layer_of(
+    workload: Workload, implementation: Implementation | None = None
+) -> Callable[..., Any]:
     """Make the layer as a function of arrays."""
     module = fsc.SeparableConv1D(
         filters=workload.filters,

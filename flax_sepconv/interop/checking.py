@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_sepconv.geometry import resolve
 from flax_sepconv.interop import keras2, keras3, pytorch, tf_checkpoint
 from flax_sepconv.interop.formats import load
 from flax_sepconv.interop.layer import InteropError, Layer
-from flax_sepconv.keras_config import config_of
+from flax_sepconv.keras.config import config_of
 from flax_sepconv.linen import SeparableConv1D
-from flax_sepconv.params import Arguments
+from flax_sepconv.ops.geometry import resolve
+from flax_sepconv.spec import Arguments
 
 TOLERANCE = 1e-5
 _BATCH, _STEPS = 2, 8

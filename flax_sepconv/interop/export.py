@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax.typing import DTypeLike
 
-from flax_sepconv.exporting import Replaced, portable
-from flax_sepconv.lowerings import PORTABLE
+from flax_sepconv.ops.exporting import Replaced, portable
+from flax_sepconv.ops.lowerings import PORTABLE
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 KNOWN_PLATFORMS = (*PLATFORMS, "rocm")

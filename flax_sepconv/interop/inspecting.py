@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax_sepconv import activations
 from flax_sepconv.interop.layer import Layer
-from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
 
 _HEADINGS = (
     "layer",

@@ -17,7 +17,7 @@ from flax_sepconv.interop import hdf5, keras_model
 from flax_sepconv.interop.hdf5 import Store
 from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import AXES, InteropError, Layer
-from flax_sepconv.params import DEPTHWISE_KERNEL, POINTWISE_KERNEL
+from flax_sepconv.spec import DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 # The names of the scopes around a layer's variables, in the group of one layer of the model.
 Scope = tuple[str, ...]

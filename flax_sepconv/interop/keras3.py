@@ -34,7 +34,7 @@ from flax_sepconv.interop.keras3_groups import (
 )
 from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import InteropError, Layer
-from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 ORDER = (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
 

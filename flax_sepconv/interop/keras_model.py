@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flax_sepconv import keras_config
 from flax_sepconv.interop.layer import InteropError
+from flax_sepconv.keras import config as keras_config
 
 # Far more than any model has; what is nested deeper was made to exhaust the stack.
 _DEEPEST = 50

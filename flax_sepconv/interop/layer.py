@@ -9,8 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flax_sepconv import keras_config
-from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
+from flax_sepconv.keras import config as keras_config
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 # What each weight's axes are, in the letters of the whole project.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_sepconv.interop.layer import InteropError, Layer, unique
-from flax_sepconv.params import DEPTHWISE_KERNEL
+from flax_sepconv.spec import DEPTHWISE_KERNEL
 
 
 def to_params(layers: Iterable[Layer], names: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import numpy as np
 from flax_sepconv.interop import state_dict
 from flax_sepconv.interop.layer import InteropError, Layer, unique
 from flax_sepconv.interop.state_dict import require
-from flax_sepconv.params import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 # The last names of two modules in one parent that are taken for a layer unless `pairs` says which.
 ENDINGS = (

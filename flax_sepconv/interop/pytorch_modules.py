@@ -8,12 +8,14 @@ lengths elsewhere.
 import dataclasses
 from typing import Any
 
-from flax_sepconv import geometry
 from flax_sepconv.interop.layer import InteropError, Layer
 from flax_sepconv.interop.pytorch import layer_of
 from flax_sepconv.interop.state_dict import array, require
-from flax_sepconv.keras_config import config_of
-from flax_sepconv.params import BIAS, Arguments, Identifier
+from flax_sepconv.keras.config import config_of
+from flax_sepconv.ops import geometry
+from flax_sepconv.ops.arguments import Padding, choice
+from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
+from flax_sepconv.spec import BIAS, Arguments, Identifier
 
 
 def from_modules(
@@ -21,7 +23,7 @@ def from_modules(
     pointwise: Any,
     activation: Identifier = None,
     *,
-    padding: str | None = None,
+    padding: Padding | None = None,
     length: int | None = None,
     path: str = "",
 ) -> Layer:
@@ -51,15 +53,16 @@ def from_modules(
         padding = padding_of(K, S, D, given if isinstance(given, str) else given[0], length)
     M = depthwise.out_channels // depthwise.in_channels
     layer = layer_of(path, _arrays("depthwise", depthwise), _arrays("pointwise", pointwise), M)
+    resolvable: Any = activation  # `Arguments` resolves it.
     try:
         arguments = Arguments(
             filters=layer.sizes["F"],
             kernel_size=K,
             strides=S,
-            padding=padding,
+            padding=choice("padding", padding, PADDINGS),
             dilation_rate=D,
             depth_multiplier=M,
-            activation=activation,
+            activation=resolvable,
             use_bias=BIAS in layer.weights,
         )
         name = path.rpartition("/")[2] or None
@@ -72,7 +75,7 @@ def from_modules(
 
 def padding_of(
     kernel_size: int, stride: int, dilation: int, padding: int | str, length: int | None = None
-) -> str:
+) -> PaddingRule:
     """Return the layer's padding that does what a `Conv1d` with these arguments does.
 
     Args:

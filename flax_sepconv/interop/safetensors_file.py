@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from flax_sepconv.interop.layer import AXES, InteropError, Layer, unique
-from flax_sepconv.params import DEPTHWISE_KERNEL
+from flax_sepconv.spec import DEPTHWISE_KERNEL
 
 KEY = "flax_sepconv"
 VERSION = 1

@@ -16,7 +16,7 @@ from flax_sepconv.interop.object_graph import GRAPH, Graph
 from flax_sepconv.interop.tensor_bundle import Bundle
 from flax_sepconv.interop.tf_checkpoint import layers_by_name, layers_by_object
 from flax_sepconv.interop.tf_messages import parse
-from flax_sepconv.keras_config import CLASS_NAMES
+from flax_sepconv.keras.config import CLASS_NAMES
 
 
 def read(path: pathlib.Path) -> list[Layer]:

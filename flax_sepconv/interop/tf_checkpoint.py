@@ -15,7 +15,7 @@ from flax_sepconv.interop.layer import AXES, InteropError, Layer
 from flax_sepconv.interop.object_graph import GRAPH, Graph
 from flax_sepconv.interop.tensor_bundle import Bundle
 from flax_sepconv.interop.tf_messages import parse_text
-from flax_sepconv.params import DEPTHWISE_KERNEL, POINTWISE_KERNEL
+from flax_sepconv.spec import DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 _KERNELS = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
 # What optimizers of Keras keep, as "Adam/m/scope/depthwise_kernel" or without "Adam".

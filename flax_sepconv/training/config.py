@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import ml_collections
 
@@ -68,7 +68,7 @@ class ModelConfig:
     width: int = setting(64, "channels of every block", POSITIVE)
     blocks: int = setting(3, "residual blocks, two separable convolutions each", POSITIVE)
     kernel_size: int = setting(5, "taps of every depthwise kernel", ODD)
-    padding: str = setting(
+    padding: Literal["same", "causal"] = setting(
         "same",
         "with causal, no step sees a later one, and the run can be streamed",
         one_of("same", "causal"),

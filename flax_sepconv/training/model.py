@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 import flax_sepconv as fsc
+from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.training.config import ModelConfig
 from flax_sepconv.training.running import RunningPool, RunningSummary, remember
 
@@ -30,7 +31,7 @@ class SeparableResNet(nn.Module):
 
     classes: int
     config: ModelConfig
-    implementation: str | None = None
+    implementation: Implementation | None = None
     decode: bool = False
 
     def _conv(self, x: jax.Array, ends: jax.Array, depth_multiplier: int = 1) -> jax.Array:

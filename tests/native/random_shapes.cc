@@ -18,11 +18,11 @@
 #include <string>
 #include <vector>
 
+#include "limited_batches.h"
 #include "operations.h"
 #include "pools.h"
 #include "problem.h"
 #include "problems.h"
-#include "ragged_batches.h"
 #include "reference.h"
 #include "subject.h"
 
@@ -236,7 +236,7 @@ int run(std::int64_t problems, std::uint64_t first_seed) {
   check_threads(sets, pools, watchdog, tally);
   check_lack_of_memory(pools.seven, watchdog);
   for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed) {
-    check_ragged(seed, sets, pools.one, pools.seven, watchdog);
+    check_limited(seed, sets, pools.one, pools.seven, watchdog);
     Check(seed, sets, pools, watchdog, tally);
   }
   std::printf("%lld random problems, %lld calls (%s), %lld tasks run too late: all as defined\n",

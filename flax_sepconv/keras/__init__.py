@@ -1,0 +1,1 @@
+"""Keras' words: names to objects, dicts in and out."""

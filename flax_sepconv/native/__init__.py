@@ -1,1 +1,0 @@
-"""The C++ kernels, and the library that they are built into."""

@@ -1,0 +1,22 @@
+"""The operations on arrays."""
+
+from flax_sepconv.ops.api import (
+    depthwise_conv1d,
+    initial_state,
+    separable_conv1d,
+    separable_conv1d_step,
+)
+from flax_sepconv.ops.queries import output_length, select_implementation
+from flax_sepconv.ops.selection import Selection
+from flax_sepconv.ops.state import StreamState
+
+__all__ = [
+    "Selection",
+    "StreamState",
+    "depthwise_conv1d",
+    "initial_state",
+    "output_length",
+    "select_implementation",
+    "separable_conv1d",
+    "separable_conv1d_step",
+]

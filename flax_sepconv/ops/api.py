@@ -1,0 +1,354 @@
+"""The operations on arrays, as users call them."""
+
+from typing import Literal, overload
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv.ops.arguments import (
+    DataFormat,
+    Padding,
+    Size,
+    bind,
+    fresh_state,
+)
+from flax_sepconv.ops.depthwise import depthwise
+from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.separable import separable
+from flax_sepconv.ops.state import StreamState, resolve_reset
+
+
+def depthwise_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    *,
+    strides: Size = 1,
+    padding: Padding = "valid",
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> jax.Array:
+    """Filter every channel with its own M kernels; the first stage of `separable_conv1d`.
+
+    h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
+
+    Args:
+        x: (..., L, C), or (..., C, L) with "channels_first"; any number of batch dimensions.
+        depthwise_kernel: (K, C, M).
+        strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
+            precision, preferred_element_type: as for `separable_conv1d`.
+
+    Returns:
+        (..., output length, C*M), or (..., C*M, output length).
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as `separable_conv1d`.
+
+    Example:
+        >>> depthwise_conv1d(jnp.ones((2, 10, 3)), jnp.ones((4, 3, 2)), padding="same").shape
+        (2, 10, 6)
+    """
+    call = bind(
+        {"x": x, "depthwise_kernel": depthwise_kernel},
+        strides=strides,
+        padding=padding,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
+        lengths=lengths,
+        segment_ids=segment_ids,
+        implementation=implementation,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    h = depthwise(
+        call.x,
+        call.kernel,
+        call.geometry,
+        call.limits,
+        implementation=call.implementation,
+        precision=call.precision,
+        dtype=call.dtype,
+    )
+    return call.unflatten(h)
+
+
+@overload
+def separable_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    pointwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = "valid",
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    initial_state: StreamState | None = None,
+    return_state: Literal[False] = False,
+) -> jax.Array: ...
+
+
+@overload
+def separable_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    pointwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = "valid",
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    initial_state: StreamState | None = None,
+    return_state: Literal[True],
+) -> tuple[jax.Array, StreamState]: ...
+
+
+@overload
+def separable_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    pointwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = "valid",
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    initial_state: StreamState | None = None,
+    return_state: bool,
+) -> jax.Array | tuple[jax.Array, StreamState]: ...
+
+
+def separable_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    pointwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = "valid",
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    lengths: ArrayLike | None = None,
+    segment_ids: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    initial_state: StreamState | None = None,
+    return_state: bool = False,
+) -> jax.Array | tuple[jax.Array, StreamState]:
+    """Filter every channel on its own, then mix the channels.
+
+    h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
+    y[b, l, f] = sum_j h[b, l, j] * pointwise_kernel[0, j, f] + bias[f]
+
+    bfloat16 and float16 are accumulated in float32 in both stages and in every gradient.
+
+    Args:
+        x: (..., L, C), or (..., C, L) with "channels_first"; any number of batch dimensions.
+        depthwise_kernel: (K, C, M).
+        pointwise_kernel: (1, C*M, F).
+        bias: (F,), or None.
+        strides: S, input steps between output steps. Unlike the layer, the operation takes strides
+            and a dilation rate together.
+        padding: "valid", "same" (TensorFlow's rule: the odd zero goes to the right) or "causal"
+            (D * (K - 1) zeros in front), in any case.
+        data_format: "channels_last" or "channels_first". The kernels are the same.
+        dilation_rate: D, input steps between taps.
+        lengths: integers (...), one for each sequence of the batch, or None: all are whole. What
+            stands from a sequence's end on, NaN included, counts as zeros of the padding and gets
+            no gradient; its first `output_length(length, ...)` steps are those of the sequence
+            alone ("same" by its own length), and what follows them is zero, without the bias.
+        segment_ids: integers (..., L), or None. Where they change within a row, a sequence ends and
+            another one begins, and no tap reaches across: with "same" or "causal" and strides 1,
+            every sequence has the result that it has alone.
+        implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum" or "native"
+            ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or "native". None
+            takes what `select_implementation` says for where the program is lowered.
+        precision: of the contractions on the matrix units; None is the platform's default.
+        preferred_element_type: dtype of the result; None is the operands' (promoted) dtype.
+        initial_state: with "causal", what came before x, as an earlier call returned it; None is
+            the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates
+            them); with respect to a whole state of strides > 1, `jax.grad` needs `allow_int=True`.
+        return_state: with "causal", whether the state behind x is returned too.
+
+    Returns:
+        (..., output length, F), or (..., F, output length); with `return_state` a pair of it and a
+        `StreamState`.
+
+    Raises:
+        ValueError: an argument or a shape breaks its rule, or no output step remains.
+        TypeError: an operand is not floating point.
+        NotImplementedError: the named implementation cannot run here.
+
+    Example:
+        >>> x = jnp.ones((2, 10, 3))
+        >>> separable_conv1d(x, jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5)), strides=2).shape
+        (2, 4, 5)
+
+    Source: https://www.tensorflow.org/api_docs/python/tf/compat/v1/layers/separable_conv1d
+    """
+    call = bind(
+        {
+            "x": x,
+            "depthwise_kernel": depthwise_kernel,
+            "pointwise_kernel": pointwise_kernel,
+            "bias": bias,
+        },
+        strides=strides,
+        padding=padding,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
+        lengths=lengths,
+        segment_ids=segment_ids,
+        implementation=implementation,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        initial_state=initial_state,
+        return_state=return_state,
+    )
+    weights, *biases = call.pointwise
+    y = separable(
+        call.x,
+        call.kernel,
+        weights,
+        biases[0] if biases else None,
+        call.geometry,
+        call.limits,
+        implementation=call.implementation,
+        precision=call.precision,
+        dtype=call.dtype,
+    )
+    y = call.unflatten(y)
+    if not return_state:
+        return y
+    assert call.state is not None
+    return y, call.state
+
+
+def separable_conv1d_step(
+    x: ArrayLike,
+    state: StreamState | None,
+    depthwise_kernel: ArrayLike,
+    pointwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    strides: Size = 1,
+    padding: Padding = "causal",
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    lengths: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    implementation: Implementation | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> tuple[jax.Array, StreamState]:
+    """Take the next chunk of each stream of a batch: `separable_conv1d` with padding "causal".
+
+    The results of all chunks, one behind the other, are the result of the whole sequence. Chunks
+    may have any size from one step up; each new size compiles a program.
+
+    With strides S > 1 a chunk of T steps gives ceil(T / S) output steps: of a stream the first
+    `state.steps` (of the returned state), then zeros. Where T is a multiple of S (and all of the
+    chunk is there, no `lengths`) every one of them counts.
+
+    Args:
+        x: (..., T, C), or (..., C, T) with "channels_first".
+        state: what the call before returned, or `initial_state`; None begins all streams.
+        depthwise_kernel, pointwise_kernel, bias: as for `separable_conv1d`.
+        strides, data_format, dilation_rate, implementation, precision, preferred_element_type: as
+            for `separable_conv1d`.
+        padding: "causal"; with another one an output step would read steps still to come.
+        lengths: integers (...,), how many of the T steps each stream has, from 0 on; None: all.
+            What stands behind them changes nothing, and 0 leaves a stream as it is.
+        reset: bool (...,), which streams begin anew with this chunk.
+
+    Returns:
+        (..., ceil(T / S), F), or (..., F, ceil(T / S)), and the state behind the chunk, which holds
+        D * (K - 1) input steps.
+
+    Raises:
+        ValueError: an argument or a shape breaks its rule, or the state is of another
+            configuration.
+        TypeError: an operand, `lengths`, `reset` or `state` has the wrong type.
+
+    Example:
+        >>> kernels = jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5))
+        >>> x = jnp.ones((2, 10, 3))
+        >>> first, state = separable_conv1d_step(x[:, :7], None, *kernels)
+        >>> second, state = separable_conv1d_step(x[:, 7:], state, *kernels)
+        >>> first.shape, second.shape, state.history.shape
+        ((2, 7, 5), (2, 3, 5), (2, 3, 3))
+    """
+    if reset is not None:
+        reset = resolve_reset(reset, jnp.shape(x)[:-2])
+        state = state.reset(reset) if isinstance(state, StreamState) else state
+    return separable_conv1d(
+        x,
+        depthwise_kernel,
+        pointwise_kernel,
+        bias,
+        strides=strides,
+        padding=padding,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
+        lengths=lengths,
+        implementation=implementation,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        initial_state=state,
+        return_state=True,
+    )
+
+
+def initial_state(
+    x_shape: tuple[int, ...],
+    depthwise_kernel_shape: tuple[int, ...],
+    *,
+    strides: Size = 1,
+    data_format: DataFormat = "channels_last",
+    dilation_rate: Size = 1,
+    dtype: DTypeLike = "float32",
+) -> StreamState:
+    """Return the state of streams that have not begun, for `separable_conv1d_step`.
+
+    Args:
+        x_shape: (..., T, C), or (..., C, T) with "channels_first", of a chunk; T may be any.
+        depthwise_kernel_shape: (K, C, M).
+        strides, data_format, dilation_rate: as for the calls.
+        dtype: of the inputs.
+
+    Example:
+        >>> initial_state((2, 1, 3), (4, 3, 1), dilation_rate=2).history.shape
+        (2, 6, 3)
+    """
+    return fresh_state(
+        x_shape,
+        depthwise_kernel_shape,
+        strides=strides,
+        data_format=data_format,
+        dilation_rate=dilation_rate,
+        dtype=dtype,
+    )

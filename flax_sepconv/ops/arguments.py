@@ -1,0 +1,328 @@
+"""From arguments as they are given to one checked call: every check is here."""
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import InconclusiveDimensionOperation
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv.ops import geometry as geometry_lib
+from flax_sepconv.ops import lengths as lengths_lib
+from flax_sepconv.ops import state as state_lib
+from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
+from flax_sepconv.ops.limits import (
+    WHOLE,
+    Limits,
+    output_lengths,
+    padded,
+    padded_geometry,
+)
+from flax_sepconv.ops.lowerings import LOWERINGS
+from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.state import StreamState
+
+# As they may be given.
+Padding = Literal["valid", "same", "causal", "VALID", "SAME", "CAUSAL"]
+DataFormat = Literal["channels_last", "channels_first"]
+Size = int | Sequence[int]
+Name = TypeVar("Name", bound=str)
+
+DATA_FORMATS: tuple[DataFormat, ...] = ("channels_last", "channels_first")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Resolve a positive int, or a sequence of one, to an int.
+
+    Example:
+        >>> positive_int("kernel_size", (3,))
+        3
+    """
+    single = value[0] if isinstance(value, tuple | list) and len(value) == 1 else value
+    if isinstance(single, bool) or not isinstance(single, numbers.Integral) or single < 1:
+        raise ValueError(f"{name} must be a positive int (or a 1-tuple of one), got {value!r}")
+    return int(single)
+
+
+def choice(name: str, value: Any, choices: tuple[Name, ...]) -> Name:
+    """Resolve a name, given in any case, to one of the choices."""
+    for known in choices:
+        if isinstance(value, str) and value.lower() == known:
+            return known
+    expected = ", ".join(map(repr, choices))
+    raise ValueError(f"{name} must be one of {expected} (in any case), got {value!r}")
+
+
+def check_implementation(implementation: Any) -> None:
+    """Raise ValueError unless it is None or the name of a lowering."""
+    if implementation is not None and implementation not in LOWERINGS:
+        raise ValueError(
+            f"implementation must be None or one of {', '.join(map(repr, LOWERINGS))}, "
+            f"got {implementation!r}"
+        )
+
+
+def channels_of(name: str, x: ArrayLike, data_format: DataFormat) -> int:
+    """Check what the operation takes as input, and return its number of channels."""
+    x = jnp.asarray(x)
+    check_dtype(name, x.dtype)
+    last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
+    if x.ndim < 2:
+        form = "(..., L, C)" if last else "(..., C, L)"
+        raise ValueError(f"{name} must have shape {form}, rank 2 or more, got {x.shape}")
+    channels = x.shape[-1 if last else -2]
+    if not isinstance(channels, int) or channels < 1:
+        raise ValueError(
+            f"the number of channels of {name} must be known and positive, got {x.shape} with "
+            f"data_format={data_format!r}"
+        )
+    return channels
+
+
+def check_dtype(name: str, dtype: DTypeLike) -> None:
+    """Raise TypeError unless it is floating point."""
+    if jnp.dtype(dtype).name not in DTYPES:
+        raise TypeError(f"{name} must be of dtype {', '.join(DTYPES)}, got {jnp.dtype(dtype)}")
+
+
+def check_kernel(shape: tuple[int, ...], channels: int) -> None:
+    """Raise ValueError unless it is the shape of a depthwise kernel for C channels."""
+    if len(shape) != 3 or shape[1] != channels or 0 in shape:
+        raise ValueError(
+            f"depthwise_kernel must have shape (K, C, M), all positive, with C={channels}, "
+            f"the channels of x, got {shape}"
+        )
+
+
+def arrays_of(operands: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
+    """Check the operands' dtypes, and convert them to their common one."""
+    arrays = {name: jnp.asarray(operand) for name, operand in operands.items()}
+    for name, array in arrays.items():
+        check_dtype(name, array.dtype)
+    dtype = jnp.result_type(*arrays.values())
+    return {name: array.astype(dtype) for name, array in arrays.items()}
+
+
+def result_dtype(preferred: DTypeLike | None, default: DTypeLike) -> jnp.dtype:
+    """Resolve `preferred_element_type`."""
+    if preferred is None:
+        return jnp.dtype(default)
+    check_dtype("preferred_element_type", preferred)
+    return jnp.dtype(preferred)
+
+
+@dataclass(frozen=True)
+class Call:
+    """The checked arguments of an operation.
+
+    Attributes:
+        x: (B, L, C), all batch dimensions in one.
+        kernel: (K, C, M).
+        pointwise: nothing; or w (C*M, F), and the bias (F,) where there is one.
+        geometry: of whole rows.
+        limits: of the rows.
+        implementation, precision: as they were given.
+        dtype: of the result.
+        state: behind x, laid out as the caller's arrays are; None without one before or behind.
+        ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
+        batch: the batch dimensions.
+        is_last: whether the caller's channels are the last axis.
+    """
+
+    x: jax.Array
+    kernel: jax.Array
+    pointwise: tuple[jax.Array, ...]
+    geometry: Geometry
+    limits: Limits
+    implementation: str | None
+    precision: lax.PrecisionLike
+    dtype: jnp.dtype
+    state: StreamState | None
+    ends: jax.Array | None
+    batch: tuple[int, ...]
+    is_last: bool
+
+    def unflatten(self, y: jax.Array) -> jax.Array:
+        """Restore the batch dimensions and the axis order of the caller's x."""
+        if self.ends is not None:
+            y = zero_tails(y, self.ends)
+        y = y.reshape(*self.batch, *y.shape[-2:])
+        return y if self.is_last else y.swapaxes(-1, -2)
+
+
+def bind(
+    operands: Mapping[str, ArrayLike | None],
+    *,
+    strides: Size,
+    padding: Padding,
+    data_format: DataFormat,
+    dilation_rate: Size,
+    lengths: ArrayLike | None,
+    segment_ids: ArrayLike | None,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    preferred_element_type: DTypeLike | None,
+    initial_state: StreamState | None = None,
+    return_state: bool = False,
+) -> Call:
+    """Check the arguments of an operation.
+
+    Args:
+        operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
+        strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
+            precision, preferred_element_type, initial_state, return_state: as they were given to
+            `ops.separable_conv1d`.
+    """
+    given = {name: operand for name, operand in operands.items() if operand is not None}
+    state_dtype = jnp.asarray(given["x"]).dtype
+    arrays = arrays_of(given)
+    x, kernel = arrays["x"], arrays["depthwise_kernel"]
+    rule = choice("padding", padding, PADDINGS)
+    has_state = initial_state is not None or return_state
+    if has_state and rule != "causal":
+        raise ValueError(f"padding must be 'causal' where there is a state, got {padding!r}")
+    if has_state and segment_ids is not None:
+        raise ValueError("segment_ids and the state of a stream do not go together")
+    check_kernel(kernel.shape, channels_of("x", x, data_format))
+    check_implementation(implementation)
+    S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
+    is_last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
+    steps = x if is_last else x.swapaxes(-1, -2)
+    batch, (length, channels) = x.shape[:-2], steps.shape[-2:]
+    rows = steps.reshape(math.prod(batch), length, channels)
+    if has_state and length == 0:
+        raise ValueError(f"x must have at least one step, got shape {x.shape}")
+    geometry = _geometry(length, kernel.shape[0], S, D, rule)
+    own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
+    state = None
+    if has_state:
+        own = None if own is None else lengths_lib.possible(own, length)
+        state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype)
+        if initial_state is not None:
+            state_lib.check("the state", initial_state, state, is_last)
+            state = initial_state
+        before = state_lib.reshaped(state, rows.shape[:1], is_last)
+        state = state_lib.reshaped(state_lib.next_state(before, rows, own), batch, is_last)
+        if initial_state is not None:
+            rows, own = state_lib.with_history(before, rows, own)
+            geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
+    limits, ends = WHOLE, None
+    if segment_ids is not None:
+        shape = (*batch, length)
+        ids = _segments(segment_ids, shape, geometry, padding, implementation)
+        limits = Limits("segments", (ids,))
+        if own is not None:  # Packed rows may have a tail.
+            rows, ends = zero_tails(rows, own), output_lengths(own, geometry)
+    elif own is not None:
+        limits = Limits("lengths", (own,))
+    else:
+        rows, geometry = padded(rows, geometry), padded_geometry(geometry)
+    return Call(
+        x=rows,
+        kernel=kernel,
+        pointwise=_pointwise(arrays, math.prod(kernel.shape[1:])),
+        geometry=geometry,
+        limits=limits,
+        implementation=implementation,
+        precision=precision,
+        dtype=result_dtype(preferred_element_type, x.dtype),
+        state=state,
+        ends=ends,
+        batch=batch,
+        is_last=is_last,
+    )
+
+
+def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
+    """Check the operands of the pointwise stage, and return w (C*M, F) and the bias (F,)."""
+    if "pointwise_kernel" not in arrays:
+        return ()
+    shape = arrays["pointwise_kernel"].shape
+    if len(shape) != 3 or shape[:2] != (1, lanes):
+        raise ValueError(
+            f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {shape}"
+        )
+    weights = arrays["pointwise_kernel"][0]
+    if "bias" not in arrays:
+        return (weights,)
+    if arrays["bias"].shape != shape[2:]:
+        raise ValueError(f"bias must have shape (F,) with F={shape[2]}, got {arrays['bias'].shape}")
+    return weights, arrays["bias"]
+
+
+def _segments(
+    segment_ids: ArrayLike,
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    padding: str,
+    implementation: str | None,
+) -> jax.Array:
+    """Check segment ids against the shape (..., L), and return them as int32 (B, L)."""
+    if geometry.stride != 1 or padding.lower() == "valid":
+        raise ValueError(
+            "segment_ids need padding 'same' or 'causal' and strides 1, got "
+            f"padding={padding!r} and strides={geometry.stride}"
+        )
+    if implementation is not None and "segments" not in LOWERINGS[implementation].limits:
+        able = [name for name, lowering in LOWERINGS.items() if "segments" in lowering.limits]
+        raise NotImplementedError(
+            f"implementation={implementation!r} knows no segments: with segment_ids it must be "
+            f"None or one of {', '.join(map(repr, able))}"
+        )
+    ids = lengths_lib.integers("segment_ids", segment_ids, shape, "batch dimensions and steps of x")
+    ids = jnp.asarray(ids).reshape(-1, shape[-1])
+    if ids.dtype.itemsize == 8:  # Neighbours may differ in the upper half alone.
+        ids = jnp.cumsum(ids != jnp.roll(ids, 1, axis=1), axis=1)
+    return ids.astype(jnp.int32)
+
+
+def fresh_state(
+    x_shape: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    *,
+    strides: Size,
+    data_format: DataFormat,
+    dilation_rate: Size,
+    dtype: DTypeLike,
+) -> StreamState:
+    """Check the arguments of streams, and return the state of those that have not begun."""
+    last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
+    S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
+    if len(x_shape) < 2:
+        raise ValueError(f"x_shape must have rank 2 or more, got {x_shape}")
+    channels = x_shape[-1 if last else -2]
+    check_kernel(tuple(kernel_shape), channels)
+    check_dtype("dtype", dtype)
+    reach = D * (kernel_shape[0] - 1)
+    return state_lib.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype)
+
+
+def _geometry(
+    length: int, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
+) -> Geometry:
+    """Resolve a padding rule for a length that may be a symbol."""
+    try:
+        return geometry_lib.resolve(length, kernel_size, stride, dilation, padding)
+    except InconclusiveDimensionOperation as error:
+        least = geometry_lib.least_length(kernel_size, dilation, padding)
+        raise ValueError(
+            f"whether an output step remains must be known: input length L={length} must be at "
+            f"least {least} with padding={padding!r}, kernel_size K={kernel_size}, "
+            f"dilation_rate D={dilation}; say so by a constraint where the symbols are made "
+            f"(of jax.export.symbolic_shape), such as '{length} >= {least}'"
+        ) from error
+
+
+def mask_tails(y: jax.Array, ends: ArrayLike, data_format: DataFormat) -> jax.Array:
+    """Set what is behind the ends (...) of sequences, (..., L, F) or (..., F, L), to zero."""
+    is_last = data_format == "channels_last"
+    steps = y if is_last else y.swapaxes(-1, -2)
+    rows = steps.reshape(math.prod(steps.shape[:-2]), *steps.shape[-2:])
+    zeroed = zero_tails(rows, jnp.asarray(ends, jnp.int32).reshape(-1)).reshape(steps.shape)
+    return zeroed if is_last else zeroed.swapaxes(-1, -2)

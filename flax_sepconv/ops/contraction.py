@@ -1,0 +1,90 @@
+"""What is to be computed, in static facts: the parameters of the primitives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jax import lax
+
+from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.limits import Limit
+
+Argument = Literal["x", "k", "y"]
+ContractionName = Literal["output", "input_gradient", "kernel_gradient"]
+
+# The three contractions, by the argument of the trilinear form that each gives from the others.
+CONTRACTIONS: dict[Argument, ContractionName] = {
+    "y": "output",
+    "x": "input_gradient",
+    "k": "kernel_gradient",
+}
+OPERANDS: dict[Argument, tuple[Argument, Argument]] = {
+    "y": ("x", "k"),
+    "x": ("y", "k"),
+    "k": ("x", "y"),
+}
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """One contraction of the depthwise stage.
+
+    Attributes:
+        result: the argument of the trilinear form that is computed from the two others.
+        geometry: of whole rows.
+        limits: what limits the rows; where they are limited, that is the last operand.
+        multiplier: M.
+        operand_dtype: the operands' common one.
+        dtype: the result's.
+        precision: of contractions on matrix units.
+        implementation: the name of a lowering, or None.
+    """
+
+    result: Argument
+    geometry: Geometry
+    limits: Limit
+    multiplier: int
+    operand_dtype: jnp.dtype
+    dtype: jnp.dtype
+    precision: lax.PrecisionLike
+    implementation: str | None
+
+    @property
+    def name(self) -> ContractionName:
+        """Of the contraction."""
+        return CONTRACTIONS[self.result]
+
+    @property
+    def accumulator(self) -> jnp.dtype:
+        """The dtype of the sums."""
+        return jnp.promote_types(self.operand_dtype, jnp.float32)
+
+
+StagesResult = Literal["y", "w", "xkw"]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Both stages, or gradients of them.
+
+    Attributes:
+        result: "y", the output, from x, k, w and the bias; "w", the gradients of w and the bias,
+            from x, k and the cotangent y; "xkw", all gradients, from x, k, w and y.
+        bias: whether there is one.
+        geometry, limits, precision, implementation: as for `Contraction`.
+        dtype: of the results.
+    """
+
+    result: StagesResult
+    bias: bool
+    geometry: Geometry
+    limits: Limit
+    precision: lax.PrecisionLike
+    implementation: str | None
+    dtype: jnp.dtype
+
+    def part(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Part what belongs to operands from what belongs to the limits behind them."""
+        count = len(operands) - (self.limits != "whole")
+        return tuple(operands[:count]), tuple(operands[count:])

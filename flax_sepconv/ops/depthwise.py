@@ -1,0 +1,261 @@
+r"""The differentiable depthwise stage, as one trilinear form.
+
+.. math:: T(x, k, y) = \sum_{b,l,i,c,m} x_{b,\,lS + iD - p,\,c} \; k_{i,c,m} \; y_{b,\,l,\,cM + m}
+
+The sum is over the steps that rows have; where these are limited, over pairs of steps of one
+sequence. Leaving one argument out gives the three contractions: the output (y left out), the
+input gradient (x left out) and the kernel gradient (k left out). Each is bilinear, and its
+derivatives and transposes are the other two, under the same limits: one JAX primitive, whose
+parameter says which contraction it is, is closed under differentiation, in both modes and to any
+order.
+
+A lowering is chosen per contraction when a program is lowered, because only then is the platform
+known: one traced (or exported) program may be lowered for several.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, mlir
+from jax.typing import DTypeLike
+
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import OPERANDS, Argument, Contraction
+from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.limits import (
+    WHOLE,
+    Limits,
+    has_known_padding,
+    output_lengths,
+    rows_geometry,
+    transpose_whole_rows,
+    whole_rows,
+)
+from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
+from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.selection import choose
+from flax_sepconv.ops.sharding import reshard_to, vary_alike
+
+depthwise_p = Primitive("depthwise_conv1d")
+
+
+def depthwise(
+    x: jax.Array,
+    kernel: jax.Array,
+    geometry: Geometry,
+    limits: Limits = WHOLE,
+    *,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M) of `dtype`.
+
+    Low-precision operands are accumulated in float32, here and in every derivative.
+    """
+    contraction = Contraction(
+        result="y",
+        geometry=geometry,
+        limits=limits.kind,
+        multiplier=kernel.shape[2],
+        operand_dtype=jnp.promote_types(x.dtype, kernel.dtype),
+        dtype=jnp.dtype(dtype),
+        precision=precision,
+        implementation=implementation,
+    )
+    return _bind({"x": x, "k": kernel}, contraction, limits.operands)
+
+
+def compute(
+    lowering: Lowering,
+    contraction: Contraction,
+    context: Context,
+    a: jax.Array,
+    b: jax.Array,
+    *limits: jax.Array,
+) -> jax.Array:
+    """Compute a contraction; lengths that are not for the lowering are masked around it."""
+    if contraction.limits in lowering.limits and has_known_padding(contraction.geometry):
+        return lowering.contract(contraction, context, a, b, *limits)
+
+    def contract(whole: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
+        return lowering.contract(whole, context, a, b)
+
+    return _between_masks(contract, contraction, a, b, *limits)
+
+
+def _between_masks(
+    contract: Callable[[Contraction, jax.Array, jax.Array], jax.Array],
+    contraction: Contraction,
+    a: jax.Array,
+    b: jax.Array,
+    lengths: jax.Array,
+) -> jax.Array:
+    """Define a contraction of sequences that end by one of whole rows."""
+    geometry = contraction.geometry
+    ends = output_lengths(lengths, geometry)
+    whole = replace(contraction, geometry=rows_geometry(geometry), limits="whole")
+    if contraction.result == "y":
+        return zero_tails(contract(whole, whole_rows(a, lengths, geometry), b), ends)
+    if contraction.result == "x":
+        return transpose_whole_rows(contract(whole, zero_tails(a, ends), b), lengths, geometry)
+    return contract(whole, whole_rows(a, lengths, geometry), zero_tails(b, ends))
+
+
+def _bind(
+    operands: dict[Argument, jax.Array], contraction: Contraction, limits: Sequence[jax.Array]
+) -> jax.Array:
+    """Bind the primitive to its two operands, and to what limits them."""
+    first, second = OPERANDS[contraction.result]
+    a, b, *limits = vary_alike(operands[first], operands[second], *limits)
+    contraction = replace(contraction, operand_dtype=jnp.promote_types(a.dtype, b.dtype))
+    out: jax.Array = depthwise_p.bind(a, b, *limits, contraction=contraction)
+    return out
+
+
+def _abstract(a: Any, b: Any, *limits: Any, contraction: Contraction) -> Any:
+    """Infer the result's type (shape, dtype, sharding, varying axes) from a one-tap stand-in.
+
+    The number of taps does not enter any of these but the first axis of a kernel.
+    """
+    K = contraction.geometry.kernel_size
+    one_tap = replace(
+        contraction, geometry=replace(contraction.geometry, kernel_size=1), limits="whole"
+    )
+    contract = functools.partial(LOWERINGS["shifted_sum"].contract, one_tap, Context("cpu"))
+
+    def typed(a: jax.Array, b: jax.Array) -> jax.Array:
+        if contraction.result == "k":
+            return jnp.repeat(contract(a, b), K, 0)
+        return contract(a, b[:1])
+
+    return jax.make_jaxpr(typed)(a, b).out_avals[0]
+
+
+def _jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[Any], *, contraction: Contraction
+) -> tuple[jax.Array, Any]:
+    a, b, *limits = primals
+    first, second = OPERANDS[contraction.result]
+    out = _bind({first: a, second: b}, contraction, limits)
+    moved = ((tangents[0], b), (a, tangents[1]))
+    terms = [
+        _bind({first: a_dot, second: b_dot}, contraction, limits)
+        for (a_dot, b_dot), dot in zip(moved, tangents[:2], strict=True)
+        if not isinstance(dot, ad.Zero)
+    ]
+    if not terms:
+        return out, ad.Zero(jax.typeof(out).to_tangent_aval())
+    return out, sum(terms[1:], terms[0])
+
+
+def _transpose(
+    cotangent: Any, *operands: Any, contraction: Contraction
+) -> list[jax.Array | ad.Zero | None]:
+    """Contract the cotangent with the operand that is known: the result is the other one."""
+    a, b, *limits = operands
+    position = 0 if ad.is_undefined_primal(a) else 1
+    operand, unknown = (b, a) if position == 0 else (a, b)
+    letters = OPERANDS[contraction.result]
+    wanted, other = letters[position], letters[1 - position]
+    gradients: list[jax.Array | ad.Zero | None] = [None] * len(operands)
+    if isinstance(cotangent, ad.Zero):
+        gradients[position] = ad.Zero(unknown.aval)
+        return gradients
+    transposed = replace(contraction, result=wanted, dtype=unknown.aval.dtype)
+    gradient = _bind({contraction.result: cotangent, other: operand}, transposed, limits)
+    gradients[position] = reshard_to(gradient, unknown.aval.sharding)
+    return gradients
+
+
+def _batch(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, contraction: Contraction
+) -> tuple[jax.Array, int]:
+    """Fold the mapped axis into the batch, or, where the kernel carries it, into the channels."""
+    result = contraction.result
+    named = dict(zip(OPERANDS[result], zip(operands[:2], axes[:2], strict=True), strict=True))
+    limits, limit_axes = operands[2:], axes[2:]
+    size = next(o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None)
+    into_batch = result != "k" and named["k"][1] is None
+    if not into_batch and any(axis is not None for axis in limit_axes):
+        return _map(contraction, operands, axes), 0
+    folded: dict[Argument, jax.Array] = {}
+    for letter, (operand, axis) in named.items():
+        if into_batch and letter == "k":
+            folded[letter] = operand
+        else:
+            folded[letter] = _fold(operand, axis, size, _fold_axis(letter, into_batch))
+    if into_batch:
+        limits = [_fold(o, a, size, 0) for o, a in zip(limits, limit_axes, strict=True)]
+    axis = _fold_axis(result, into_batch)
+    out = _bind(folded, contraction, limits)
+    return out.reshape(
+        *out.shape[:axis], size, out.shape[axis] // size, *out.shape[axis + 1 :]
+    ), axis
+
+
+def _map(
+    contraction: Contraction, operands: Sequence[jax.Array], axes: Sequence[int | None]
+) -> jax.Array:
+    """Map a contraction over limits and kernels at once, which no axis can be folded for."""
+    if contraction.limits == "lengths":
+        between_masks = functools.partial(_between_masks, _bind_whole, contraction)
+        return jax.vmap(between_masks, in_axes=tuple(axes))(*operands)
+    if contraction.implementation is None:
+        by_taps = functools.partial(
+            LOWERINGS["shifted_sum"].contract, contraction, Context(platform="")
+        )
+        return jax.vmap(by_taps, in_axes=tuple(axes))(*operands)
+    mapped = {
+        i: jnp.moveaxis(operand, axis, 0)
+        for i, (operand, axis) in enumerate(zip(operands, axes, strict=True))
+        if axis is not None
+    }
+    first, second = OPERANDS[contraction.result]
+
+    def one(own: dict[int, jax.Array]) -> jax.Array:
+        a, b, *limits = (own.get(i, operand) for i, operand in enumerate(operands))
+        return _bind({first: a, second: b}, contraction, limits)
+
+    out: jax.Array = lax.map(one, mapped)
+    return out
+
+
+def _bind_whole(contraction: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
+    first, second = OPERANDS[contraction.result]
+    return _bind({first: a, second: b}, contraction, ())
+
+
+def _fold_axis(letter: Argument, into_batch: bool) -> int:
+    """Return the axis that is folded into: the batch, or the channels of (B, L, C) or (K, C, M)."""
+    return 0 if into_batch else 1 if letter == "k" else 2
+
+
+def _fold(operand: jax.Array, mapped: int | None, size: int, axis: int) -> jax.Array:
+    """Merge the mapped axis (or, unmapped, copies) into the front of another one."""
+    if mapped is None:
+        moved = jnp.repeat(jnp.expand_dims(operand, axis), size, axis)
+    else:
+        moved = jnp.moveaxis(operand, mapped, axis)
+    shape = moved.shape
+    return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
+
+
+def _lower(
+    ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
+) -> Any:
+    """Lower the contraction by what is chosen now that the platform is known."""
+    context = Context.of(ctx, platform, sums_over_batch=contraction.result == "k")
+    chosen = functools.partial(compute, choose(contraction, context), contraction, context)
+    return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands)
+
+
+register(depthwise_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)
+register_lowering(depthwise_p, _lower)

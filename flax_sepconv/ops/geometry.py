@@ -1,0 +1,121 @@
+"""Integer geometry of a strided, dilated 1-D convolution.
+
+Everything that "same", "causal", strides and dilation mean is decided here, once, in Python
+integers. Array code only ever sees the resulting `Geometry`.
+"""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+PaddingRule = Literal["valid", "same", "causal"]
+PADDINGS: tuple[PaddingRule, ...] = get_args(PaddingRule)
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Which input step meets which output step: `p = l * stride + i * dilation - pad_low`.
+
+    Output step l reads input step p through tap i; steps outside `[0, length)` read zero.
+
+    Attributes:
+        length: L, the number of input steps.
+        kernel_size: K, the number of taps.
+        stride: S, input steps between neighbouring output steps.
+        dilation: D, input steps between neighbouring taps.
+        pad_low: zeros in front of the first input step.
+        output_length: the number of output steps.
+        same: whether `pad_low` goes by the length ("same"), so that a shorter sequence has another.
+    """
+
+    length: int
+    kernel_size: int
+    stride: int
+    dilation: int
+    pad_low: int
+    output_length: int
+    same: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Steps between the first and the last tap: D * (K - 1)."""
+        return self.dilation * (self.kernel_size - 1)
+
+    @property
+    def pad_high(self) -> int:
+        """Zeros behind the last input step; negative where trailing steps are never read."""
+        last_read = (self.output_length - 1) * self.stride + self.reach - self.pad_low
+        return last_read + 1 - self.length
+
+    @property
+    def input_gradient_padding(self) -> tuple[int, int]:
+        """Padding of the stride-dilated cotangent that yields exactly `length` steps."""
+        low = self.reach - self.pad_low
+        dilated = (self.output_length - 1) * self.stride + 1
+        return low, self.length + self.reach - dilated - low
+
+    def padded(self) -> "Geometry":
+        """Return the geometry of the input once `pad_low` and `pad_high` zeros are part of it."""
+        read = (self.output_length - 1) * self.stride + self.reach + 1
+        return dataclasses.replace(self, length=read, pad_low=0, same=False)
+
+
+def output_length(
+    length: int, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
+) -> int:
+    """Count the output steps; may be zero or negative for "valid".
+
+    Example:
+        >>> output_length(28, 3, 1, 1, "valid"), output_length(28, 3, 2, 1, "same")
+        (26, 14)
+    """
+    if padding == "valid":
+        return (length - least_length(kernel_size, dilation, padding)) // stride + 1
+    return -(-length // stride)
+
+
+def least_length(kernel_size: int, dilation: int, padding: PaddingRule) -> int:
+    """Return the length of the shortest input that has an output step."""
+    return dilation * (kernel_size - 1) + 1 if padding == "valid" else 1
+
+
+def same_pad_low(length: Any, kernel_size: int, stride: int, dilation: int) -> Any:
+    """Return the zeros in front by TensorFlow's rule, for one length or an array of them."""
+    reach = dilation * (kernel_size - 1)
+    zeros = (-(-length // stride) - 1) * stride + reach + 1 - length
+    if reach + 1 < stride:  # Some steps are not read. Symbols have no maximum: |zeros| < S.
+        zeros *= (zeros + stride) // stride
+    return zeros // 2
+
+
+def resolve(
+    length: int, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
+) -> Geometry:
+    """Resolve a padding rule to integers.
+
+    "same" is TensorFlow's rule: ceil(L / S) output steps, the zeros shared between both ends, the
+    odd one at the right; it depends on L. "causal" puts D * (K - 1) zeros in front. L may be a
+    symbol of `jax.export` that is known not to be too short.
+
+    Raises:
+        ValueError: if no output step remains.
+
+    Example:
+        >>> geometry = resolve(length=10, kernel_size=4, stride=3, dilation=1, padding="same")
+        >>> geometry.pad_low, geometry.pad_high, geometry.output_length
+        (1, 2, 4)
+    """
+    steps = output_length(length, kernel_size, stride, dilation, padding)
+    if length < least_length(kernel_size, dilation, padding):
+        raise ValueError(
+            f"the output would have no steps: padding={padding!r} with input length L={length}, "
+            f"kernel_size K={kernel_size}, strides S={stride}, dilation_rate D={dilation} gives "
+            f"output length {steps}"
+        )
+    reach = dilation * (kernel_size - 1)
+    if padding == "valid":
+        pad_low = 0
+    elif padding == "same":
+        pad_low = same_pad_low(length, kernel_size, stride, dilation)
+    else:
+        pad_low = reach
+    return Geometry(length, kernel_size, stride, dilation, pad_low, steps, padding == "same")

@@ -1,0 +1,140 @@
+"""Where sequences begin and end in the rows of a batch: no tap reaches beyond."""
+
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flax_sepconv.ops import geometry as geometry_lib
+from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.lengths import possible
+from flax_sepconv.ops.masking import zero_tails
+
+Limit = Literal["whole", "lengths", "segments"]
+
+
+class Limits(NamedTuple):
+    """What limits the rows of a batch.
+
+    Attributes:
+        kind: "whole": each row is a sequence; "lengths": it is one up to a length of its own;
+            "segments": neighbouring steps of one id are a sequence (with strides 1, and as many
+            output steps as input steps).
+        operands: none; or lengths (B,); or ids (B, L); int32.
+    """
+
+    kind: Limit = "whole"
+    operands: tuple[jax.Array, ...] = ()
+
+
+WHOLE = Limits()
+
+
+def output_lengths(lengths: jax.Array, geometry: Geometry) -> jax.Array:
+    """Count the output steps of sequences of so many input steps: (B,) -> (B,)."""
+    S, lengths = geometry.stride, possible(lengths, geometry.length)
+    if geometry.same:
+        return -(-lengths // S)
+    return jnp.maximum(0, (lengths + geometry.pad_low - geometry.reach - 1) // S + 1)
+
+
+def rows_geometry(geometry: Geometry) -> Geometry:
+    """Return the geometry that is right for all `whole_rows`."""
+    return padded_geometry(_aligned(geometry))
+
+
+def whole_rows(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Array:
+    """Make rows that end of sequences that do: zeros behind them, and in front what each needs.
+
+    With "same" and strides S > 1 the zeros in front depend on the length modulo S, and take a few
+    neighbouring values. The geometry puts the least of them in front; each row brings the rest.
+
+    Returns:
+        (B, L + the greatest difference, C).
+    """
+    x = zero_tails(x, lengths)
+    if spread := _paddings(geometry)[1]:
+        shifts = _shifts(lengths, geometry)
+        rows = _pad(x, 0, spread)
+        for shift in range(1, spread + 1):
+            rows = jnp.where(shifts == shift, _pad(x, shift, spread - shift), rows)
+        x = rows
+    return padded(x, _aligned(geometry))
+
+
+def transpose_whole_rows(rows: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Array:
+    """Carry a cotangent of `whole_rows` back to x."""
+    low, high = _unknown_edges(_aligned(geometry))
+    rows = _pad(rows, -low, -high)
+    if spread := _paddings(geometry)[1]:
+        shifts = _shifts(lengths, geometry)
+        x = _pad(rows, 0, -spread)
+        for shift in range(1, spread + 1):
+            x = jnp.where(shifts == shift, _pad(rows, -shift, shift - spread), x)
+        rows = x
+    return zero_tails(rows, lengths)
+
+
+def padded(x: jax.Array, geometry: Geometry) -> jax.Array:
+    """Pad rows by what is not known, for no lowering to have to."""
+    return _pad(x, *_unknown_edges(geometry))
+
+
+def padded_geometry(geometry: Geometry) -> Geometry:
+    """Return the geometry of `padded` rows."""
+    return geometry if has_known_padding(geometry) else geometry.padded()
+
+
+def has_known_padding(geometry: Geometry) -> bool:
+    """Tell whether the padding of whole rows is no symbol of `jax.export`."""
+    edges = geometry.pad_low, geometry.pad_high
+    return not any(map(jax.export.is_symbolic_dim, edges))
+
+
+def segment_ends(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the first and the last step of the segment that each step belongs to: (B, L) each.
+
+    A border is where the id changes: an id that comes again is another segment.
+    """
+    steps = jnp.arange(ids.shape[1], dtype=jnp.int32)
+    border = ids[:, 1:] != ids[:, :-1]
+    edge = jnp.ones_like(ids[:, :1], bool)
+    begins = jnp.where(jnp.concatenate([edge, border], 1), steps, 0)
+    ends = jnp.where(jnp.concatenate([border, edge], 1), steps, ids.shape[1])
+    return lax.cummax(begins, axis=1), lax.cummin(ends, axis=1, reverse=True)
+
+
+def _unknown_edges(geometry: Geometry) -> tuple[int, int]:
+    """Return the padding of whole rows where it is not known, else zeros."""
+    return (0, 0) if has_known_padding(geometry) else (geometry.pad_low, geometry.pad_high)
+
+
+def _aligned(geometry: Geometry) -> Geometry:
+    """Return the geometry of rows that bring what they have more in front than others."""
+    least, spread = _paddings(geometry)
+    return replace(geometry, length=geometry.length + spread, pad_low=least, same=False)
+
+
+def _paddings(geometry: Geometry) -> tuple[int, int]:
+    """Return the least number of zeros in front of any sequence, and by how much others differ."""
+    K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
+    if not geometry.same or S == 1:
+        return geometry.pad_low, 0
+    lows = [geometry_lib.same_pad_low(length, K, S, D) for length in range(1, S + 1)]
+    return min(lows), max(lows) - min(lows)
+
+
+def _shifts(lengths: jax.Array, geometry: Geometry) -> jax.Array:
+    """Return how many zeros more each sequence has in front: (B,) -> (B, 1, 1)."""
+    K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
+    lows: jax.Array = geometry_lib.same_pad_low(possible(lengths, geometry.length), K, S, D)
+    return (lows - _paddings(geometry)[0])[:, None, None]
+
+
+def _pad(x: jax.Array, low: int, high: int) -> jax.Array:
+    """Pad, or where negative cut, the steps of (B, L, C)."""
+    if isinstance(low, int) and isinstance(high, int) and low == high == 0:
+        return x
+    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (low, high, 0), (0, 0, 0)))

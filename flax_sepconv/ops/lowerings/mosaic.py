@@ -1,0 +1,66 @@
+"""Both stages, and all their gradients, in Mosaic (`flax_sepconv/ops/mosaic/`), through Pallas.
+
+For TPUs. Compiled for them and checked by interpretation, not yet run on one: it is taken only by
+name. There is no depthwise stage alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jax
+
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
+from flax_sepconv.ops.lowerings.lowering import Lowering
+
+
+class Mosaic(Lowering):
+    """Kernels for TPUs. Pallas is imported where it is used."""
+
+    stages: frozenset[StagesResult] = frozenset({"y", "xkw"})
+
+    def declines(self, context: Context) -> str | None:
+        """Say why it cannot run in a program, or None."""
+        if context.platform != "tpu":
+            return f"it is for TPUs, and the program is lowered for {context.platform}"
+        if context.surroundings not in (None, "exported"):
+            return "XLA cannot divide its calls among devices by itself there"
+        return None
+
+    def contract(
+        self,
+        contraction: Contraction,
+        context: Context,
+        a: jax.Array,
+        b: jax.Array,
+        *limits: jax.Array,
+    ) -> NoReturn:
+        """Decline: what cannot be computed together ends up here."""
+        raise NotImplementedError(
+            "implementation='mosaic' computes both stages together and their first derivatives in "
+            "reverse, on one device (or inside a shard_map), and nothing else"
+        )
+
+    def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
+        """Tell that both stages can be computed together; raise where they cannot, to say why."""
+        from flax_sepconv.ops.mosaic.plan import check
+
+        check(stages.geometry, *types[:3])
+        return True
+
+    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+        """Compute the output, or all gradients."""
+        from flax_sepconv.ops.mosaic.forward import separable
+        from flax_sepconv.ops.mosaic.gradients import gradients
+
+        x, kernel, weights, *rest = operands
+        geometry, precision = stages.geometry, stages.precision
+        if stages.result == "y":
+            bias = rest[0] if stages.bias else None
+            return [
+                separable(x, kernel, weights, bias, geometry, stages.dtype, precision=precision)
+            ]
+        results = gradients(
+            x, kernel, weights, rest[0], geometry, bias=stages.bias, precision=precision
+        )
+        return [result for result in results if result is not None]

@@ -1,0 +1,125 @@
+"""The kernels in C++ (`flax_sepconv/ops/native/`), called through XLA's FFI.
+
+For CPUs. bfloat16 is summed in float32; float16 is computed as float32. Products and sums of the
+accumulator's dtype are exact enough for any precision.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flax_sepconv.ops import native
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
+from flax_sepconv.ops.limits import Limit
+from flax_sepconv.ops.lowerings.lowering import Lowering
+from flax_sepconv.ops.partitioning import partitioned, result_type, whole_type
+
+# Operands' and result's; others are converted.
+DTYPES = (
+    ("float32", "float32"),
+    ("float64", "float64"),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "float32"),
+)
+
+
+class Native(Lowering):
+    """Calls of the native library; what is behind the end of a sequence it neither reads nor masks.
+
+    Both stages are computed block by block: the depthwise output stays in the caches.
+    """
+
+    limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
+    stages: frozenset[StagesResult] = frozenset({"y", "w"})
+
+    def declines(self, context: Context) -> str | None:
+        """Say why it cannot run in a program, or None."""
+        return native.declines(context)
+
+    def output(
+        self,
+        contraction: Contraction,
+        context: Context,
+        x: jax.Array,
+        kernel: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+        return _contract(contraction, x, kernel, *limits)
+
+    def input_gradient(
+        self,
+        contraction: Contraction,
+        context: Context,
+        y: jax.Array,
+        kernel: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
+        return _contract(contraction, y, kernel, *limits)
+
+    def kernel_gradient(
+        self,
+        contraction: Contraction,
+        context: Context,
+        x: jax.Array,
+        y: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
+        return _contract(contraction, x, y, *limits)
+
+    def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
+        """Tell whether `separable` is for operands and results of these types."""
+        dtypes = {each.dtype for each in types}
+        return len(dtypes) == 1 and dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}
+
+    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+        """Compute the output, or the gradients of w and the bias, which is empty without one."""
+        x, kernel, *rest = operands
+        last = rest[-1:] if stages.limits != "whole" else []
+        geometry, dtype = stages.geometry, stages.dtype
+        if stages.result == "y":
+            w, b = rest[:2] if stages.bias else (rest[0], jnp.zeros(0, dtype))
+            out = whole_type(x, (x.shape[0], geometry.output_length, w.shape[1]), dtype)
+            operands = x, kernel, w, b, *last
+            return [native.call("separable_output", out, geometry, stages.limits, operands)]
+        y, J = rest[0], kernel.shape[1] * kernel.shape[2]
+        F = y.shape[-1]
+        gradients = whole_type(x, (J, F), dtype), whole_type(x, (F if stages.bias else 0,), dtype)
+        operands = x, kernel, y, *last
+        w, b = native.call("pointwise_gradient", gradients, geometry, stages.limits, operands)
+        return [w, b] if stages.bias else [w]
+
+
+def _contract(
+    contraction: Contraction, a: jax.Array, b: jax.Array, *limits: jax.Array
+) -> jax.Array:
+    """Call the library on operands of one dtype, which XLA may divide among devices."""
+    geometry, common, result = contraction.geometry, contraction.operand_dtype, contraction.dtype
+    if (common.name, result.name) not in DTYPES:
+        common = result = contraction.accumulator
+
+    def call(*operands: jax.Array) -> jax.Array:
+        shape = _shape_of_result(contraction, *operands[:2])
+        out = result_type(contraction.name, operands, shape, result)
+        called: jax.Array = native.call(
+            contraction.name, out, geometry, contraction.limits, operands
+        )
+        return called
+
+    divided = partitioned(contraction.name, call, contraction.multiplier, contraction.limits)
+    return divided(a.astype(common), b.astype(common), *limits).astype(contraction.dtype)
+
+
+def _shape_of_result(contraction: Contraction, a: jax.Array, b: jax.Array) -> tuple[int, ...]:
+    """Return the shape of the result for operands, or for a device's share of them."""
+    geometry = contraction.geometry
+    if contraction.result == "y":
+        return a.shape[0], geometry.output_length, b.shape[1] * contraction.multiplier
+    if contraction.result == "x":
+        return a.shape[0], geometry.length, b.shape[1]
+    return geometry.kernel_size, a.shape[2], contraction.multiplier

@@ -1,0 +1,162 @@
+"""The depthwise stage as a sum of K shifted inputs, each times its tap.
+
+Only slices, multiplications and additions, which XLA fuses into one pass (on TPU even into the
+operand of the pointwise contraction). A form for small K: the work is done on the vector units. In
+packed rows each tap has a mask of its own, so that what another segment holds, NaN included, is not
+read. Products and sums of the accumulator's dtype are exact enough for any precision.
+"""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction
+from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.limits import Limit, segment_ends
+from flax_sepconv.ops.lowerings.lowering import Lowering
+
+# On CPU one XLA reduction sums the products of so many taps in a single pass over x and y. Fewer
+# passes save memory traffic; past 16 the accumulators spill (K = 87: 12 ms at 16, 78 at 128).
+# For TPU and GPU each tap has a reduction of its own: XLA fuses those with each other, with their
+# products, and with the input gradient, but writes the products of a joint one to memory.
+TERMS_PER_CPU_REDUCTION = 16
+
+
+class ShiftedSum(Lowering):
+    """K shifted inputs, each times its tap."""
+
+    limits: frozenset[Limit] = frozenset({"whole", "segments"})
+    is_portable = True
+
+    def output(
+        self,
+        contraction: Contraction,
+        context: Context,
+        x: jax.Array,
+        kernel: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+        K, C, M = kernel.shape
+        taps = kernel.astype(contraction.accumulator)
+        windows = _windows(x, contraction, limits)
+        y = functools.reduce(operator.add, (windows[i][..., None] * taps[i] for i in range(K)))
+        return y.reshape(*y.shape[:2], C * M).astype(contraction.dtype)
+
+    def input_gradient(
+        self,
+        contraction: Contraction,
+        context: Context,
+        y: jax.Array,
+        kernel: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C).
+
+        Input step p receives tap i only where p + pad_low - i * D is a multiple of S: the S
+        residues of p are S sums of stride one, interleaved at the end.
+        """
+        (K, C, M), geometry = kernel.shape, contraction.geometry
+        S, D = geometry.stride, geometry.dilation
+        phases = -(-geometry.length // S)
+        # Tap i meets step p of residue r at output step (p - r) / S + start, where it meets any.
+        met = [
+            (r, i, (r + geometry.pad_low - i * D) // S)
+            for r in range(S)
+            for i in range(K)
+            if (r + geometry.pad_low - i * D) % S == 0
+        ]
+        first = min(start for _, _, start in met)
+        last = max(start for _, _, start in met) + phases
+        taps = kernel.astype(contraction.accumulator)
+        sums: dict[int, jax.Array] = {}
+        for m, plane in enumerate(_planes(_pad(y, -first, last - y.shape[1]), M)):
+            for r, i, start in met:
+                window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
+                own = _within(window, start, limits).astype(contraction.accumulator)
+                term = own * taps[i, :, m]
+                sums[r] = sums[r] + term if r in sums else term
+        nothing = jnp.zeros_like(term)  # For residues that no tap meets.
+        interleaved = jnp.stack([sums.get(r, nothing) for r in range(S)], 2).reshape(
+            y.shape[0], phases * S, C
+        )
+        return interleaved[:, : geometry.length].astype(contraction.dtype)
+
+    def kernel_gradient(
+        self,
+        contraction: Contraction,
+        context: Context,
+        x: jax.Array,
+        y: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
+        K, C, M = contraction.geometry.kernel_size, x.shape[-1], contraction.multiplier
+        windows = _windows(x, contraction, limits)
+        planes = [plane.astype(contraction.accumulator) for plane in _planes(y, M)]
+        terms = [window * plane for window in windows for plane in planes]
+        count = TERMS_PER_CPU_REDUCTION if context.platform == "cpu" else 1
+        sums: list[jax.Array] = []
+        for i in range(0, len(terms), count):
+            sums += _sum_together(terms[i : i + count])
+        # The batch is summed by an operation of its own: one all-reduce where it is sharded.
+        summed = jnp.stack(sums).sum(1).reshape(K, M, C)
+        return summed.swapaxes(1, 2).astype(contraction.dtype)
+
+
+def _windows(
+    x: jax.Array, contraction: Contraction, limits: tuple[jax.Array, ...]
+) -> list[jax.Array]:
+    """Return the input step that each output step reads through each tap, in the accumulator."""
+    geometry = contraction.geometry
+    padded = _pad(x, geometry.pad_low, geometry.pad_high)
+    windows = []
+    for i in range(geometry.kernel_size):
+        offset = i * geometry.dilation
+        window = _within(_shift(padded, offset, geometry), offset - geometry.pad_low, limits)
+        windows.append(window.astype(contraction.accumulator))
+    return windows
+
+
+def _within(window: jax.Array, offset: int, limits: tuple[jax.Array, ...]) -> jax.Array:
+    """Let zeros stand for what a step meets, so many steps on, in another segment than its own."""
+    if not limits:
+        return window
+    first, last = segment_ends(limits[0])
+    met = jnp.arange(window.shape[1], dtype=jnp.int32) + offset
+    inside = (met >= first) & (met <= last)
+    return jnp.where(inside[..., None], window, jnp.zeros((), window.dtype))
+
+
+def _planes(y: jax.Array, M: int) -> list[jax.Array]:
+    """Divide (B, L, C*M) into M arrays of (B, L, C): XLA is slow with so short a last axis."""
+    if M == 1:
+        return [y]
+    split = y.reshape(*y.shape[:2], y.shape[-1] // M, M)
+    return [lax.index_in_dim(split, m, axis=3, keepdims=False) for m in range(M)]
+
+
+def _sum_together(terms: list[jax.Array]) -> tuple[jax.Array, ...]:
+    """Sum each of (B, L, C) over L, all in one pass over the operands they share."""
+    zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
+    sums: tuple[jax.Array, ...] = lax.reduce(
+        tuple(terms), zeros, lambda a, b: tuple(map(operator.add, a, b)), (1,)
+    )
+    return sums
+
+
+def _pad(x: jax.Array, low: int, high: int) -> jax.Array:
+    """Pad (or, where negative, cut) the ends of axis 1."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[1] = (low, high, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), edges)
+
+
+def _shift(padded: jax.Array, first: int, geometry: Geometry) -> jax.Array:
+    """Return every S-th step from the first one on, one for each output step."""
+    last = first + (geometry.output_length - 1) * geometry.stride
+    return lax.slice_in_dim(padded, first, last + 1, geometry.stride, axis=1)

@@ -1,0 +1,112 @@
+"""Both stages, and the depthwise stage alone, in Triton (`flax_sepconv/ops/triton/`), by Pallas.
+
+For NVIDIA GPUs. Compiled for them and checked by interpretation, not yet run on one: it is taken
+only by name. Sums are float32.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
+from flax_sepconv.ops.lowerings.lowering import Lowering
+from flax_sepconv.ops.partitioning import partitioned
+
+DTYPES = {"float32", "bfloat16", "float16"}
+LARGEST_MULTIPLIER = 2
+
+
+class Triton(Lowering):
+    """Kernels for NVIDIA GPUs. Pallas is imported where it is used."""
+
+    stages: frozenset[StagesResult] = frozenset({"y", "xkw"})
+
+    def declines(self, context: Context) -> str | None:
+        """Say why it cannot run in a program, or None."""
+        if context.platform != "cuda":
+            return f"it is for NVIDIA GPUs, and the program is lowered for {context.platform}"
+        if context.surroundings not in (None, "exported"):
+            return "XLA cannot divide its calls among devices by itself there"
+        return None
+
+    def output(
+        self,
+        contraction: Contraction,
+        context: Context,
+        x: jax.Array,
+        kernel: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+        from flax_sepconv.ops import triton
+
+        def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return triton.output(x, kernel, contraction.geometry, contraction.dtype)
+
+        return _divided(contraction, call, x, kernel)
+
+    def input_gradient(
+        self,
+        contraction: Contraction,
+        context: Context,
+        y: jax.Array,
+        kernel: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
+        from flax_sepconv.ops import triton
+
+        def call(y: jax.Array, kernel: jax.Array) -> jax.Array:
+            return triton.input_gradient(y, kernel, contraction.geometry, contraction.dtype)
+
+        return _divided(contraction, call, y, kernel)
+
+    def kernel_gradient(
+        self,
+        contraction: Contraction,
+        context: Context,
+        x: jax.Array,
+        y: jax.Array,
+        *limits: jax.Array,
+    ) -> jax.Array:
+        """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
+        from flax_sepconv.ops import triton
+
+        def call(x: jax.Array, y: jax.Array) -> jax.Array:
+            return triton.kernel_gradient(x, y, contraction.geometry, contraction.dtype)
+
+        return _divided(contraction, call, x, y)
+
+    def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
+        """Tell whether both stages can be computed together for these types."""
+        return (
+            all(each.dtype.name in DTYPES and 0 not in each.shape for each in types)
+            and types[1].shape[2] <= LARGEST_MULTIPLIER
+            and (stages.result == "y" or stages.geometry.stride == 1)
+        )
+
+    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+        """Compute the output, or all gradients."""
+        from flax_sepconv.ops import triton
+
+        x, kernel, weights, *rest = operands
+        geometry, precision = stages.geometry, stages.precision
+        if stages.result == "y":
+            bias = rest[0] if stages.bias else None
+            return [
+                triton.separable_output(
+                    x, kernel, weights, bias, geometry, stages.dtype, precision=precision
+                )
+            ]
+        gradients = triton.separable_gradients(
+            x, kernel, weights, rest[0], geometry, bias=stages.bias, precision=precision
+        )
+        return [gradient for gradient in gradients if gradient is not None]
+
+
+def _divided(
+    contraction: Contraction, call: Callable[..., jax.Array], a: jax.Array, b: jax.Array
+) -> jax.Array:
+    return partitioned(contraction.name, call, contraction.multiplier, "whole")(a, b)

@@ -1,0 +1,215 @@
+// Output and input gradient: both correlate the rows of an operand with the taps.
+
+// Up to this many taps, or for fewer positions than a tile has, the rows are read where they lie: a
+// panel costs more than it saves.
+constexpr std::int64_t kDirectTaps = 8;
+
+template <typename T, typename R>
+class Correlation {
+ public:
+  using A = Accumulator<T>;
+
+  // Blocks have at most `positions` positions where that leaves their tiles full.
+  Correlation(const Schedule& schedule, Rows<const T> in, const T* kernel, std::int64_t taps,
+              std::int64_t out_repeats, std::int64_t batch, std::int64_t positions = 128)
+      : schedule_(schedule), in_(in), kernel_(kernel), taps_(taps), batch_(batch),
+        lanes_(in.lanes()) {
+    constexpr std::int64_t tile = kVectors * kWidth<A>;
+    fold_ = std::min(batch, std::max<std::int64_t>(1, tile / lanes_));
+    direct_ = std::is_same_v<T, A> && std::is_same_v<R, A> && in.repeats == 1 &&
+              out_repeats == 1 && fold_ == 1 && lanes_ >= kWidth<A> &&
+              (taps <= kDirectTaps || schedule.positions < kPositions);
+    const std::int64_t repeats = std::max(in.repeats, out_repeats);
+    strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
+    block_ = std::min(block_positions(schedule.classes, positions), schedule.positions);
+  }
+
+  // The work falls into groups of neighbouring examples and blocks of positions.
+  std::int64_t fold() const { return fold_; }
+  std::int64_t block() const { return block_; }
+  std::int64_t groups() const { return ceil_div(batch_, fold_); }
+  std::int64_t blocks() const { return ceil_div(schedule_.positions, block_); }
+
+  std::size_t scratch_bytes() const {
+    const std::int64_t width = padded_width<A>(fold_ * strip_);
+    return sizeof(A) * width * (taps_ + block_ + schedule_.rows_met(block_));
+  }
+
+  // Ask for the rows that begin at positions [first, last): those of an output, by the stride.
+  void prefetch(std::int64_t batch, std::int64_t first, std::int64_t last) const {
+    const std::int64_t stride = schedule_.row_step / schedule_.classes;
+    const std::int64_t shift = schedule_.runs[0][0].row;
+    const std::int64_t high = std::min(in_.end(batch), last * stride + shift);
+    for (std::int64_t row = std::max(in_.first(batch), first * stride + shift); row < high; ++row)
+      ask_for(in_.row(batch, row), in_.columns);
+  }
+
+  void run(const Rows<R>& out, Pool& pool) const {
+    const std::int64_t block_work = block_ * taps_ * lanes_ * fold_;
+    const std::int64_t per_item = std::clamp<std::int64_t>((1 << 19) / block_work, 1, blocks());
+    const std::int64_t ranges = ceil_div(blocks(), per_item);
+    parallel_for(pool, groups() * ranges, scratch_bytes(), [&](std::int64_t item, void* scratch) {
+      const std::int64_t first = item % ranges * per_item;
+      for (std::int64_t i = first; i < std::min(blocks(), first + per_item); ++i)
+        run_block(item / ranges, i * block_, std::min(schedule_.positions, (i + 1) * block_), out,
+                  static_cast<A*>(scratch));
+    });
+  }
+
+  // Positions [from, to) of one group, a block of them at most, all lanes: those of the interior
+  // straight from the operand where that is faster, the others strip by strip.
+  void run_block(std::int64_t group, std::int64_t from, std::int64_t to, const Rows<R>& out,
+                 A* scratch) const {
+    const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
+    const auto [first, last] = out.cut(batch, fold, from, to);
+    if (first >= last) return;
+    std::int64_t low = last, high = last;
+    if constexpr (std::is_same_v<T, A> && std::is_same_v<R, A>) {
+      if (direct_) {
+        low = std::clamp(schedule_.interior_first(in_.first(batch)), first, last);
+        high = std::clamp(schedule_.interior_last(in_.end(batch)), low, last);
+        direct(batch, low, high, out);
+      }
+    }
+    for (std::int64_t lane = 0; lane < lanes_; lane += strip_) {
+      const Strip strip{batch, fold, lane, std::min(strip_, lanes_ - lane)};
+      if (first < low) by_panel(strip, first, low, out, scratch);
+      if (high < last) by_panel(strip, high, last, out, scratch);
+    }
+  }
+
+ private:
+  // All lanes of positions [first, last), whose rows are all in range.
+  void direct(std::int64_t batch, std::int64_t first, std::int64_t last,
+              const Rows<R>& out) const {
+    const std::int64_t shift = in_.first(batch);
+    const A* in = in_.row(batch, shift);
+    std::vector<TapRun<A>> runs;
+    Coming<T> nothing;
+    each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
+      runs.clear();
+      for (const Run& run : schedule_.runs[i]) {
+        const std::int64_t row = run.row + (position - i) / schedule_.classes * schedule_.row_step;
+        runs.push_back({(row - shift) * in_.step, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
+      }
+      tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
+            schedule_.classes * out.step, count, lanes_, nothing);
+    });
+  }
+
+  // Positions [first, last) of a strip.
+  void by_panel(const Strip& strip, std::int64_t first, std::int64_t last, const Rows<R>& to,
+                A* scratch) const {
+    const std::int64_t width = padded_width<A>(strip.width());
+    A* const taps = scratch;
+    A* const out = taps + taps_ * width;
+    A* const in = out + block_ * width;
+    pack_taps(strip, taps, width);
+    std::int64_t low = schedule_.rows, high = 0;
+    each_run(first, last, [&](std::int64_t count, const Run& run) {
+      low = std::min(low, run.row);
+      high = std::max(high, run.row + (run.count + count - 2) * schedule_.row_step + 1);
+    });
+    pack(in_, strip, low, high, in, width);
+    Coming<T> coming = beside(strip, low, high, last - first);
+    if constexpr (std::is_same_v<R, A>) {
+      if (to.repeats == 1 && strip.fold == 1 && strip.lanes == width)
+        return from_panel(in, low, width, taps, first, last, coming,
+                          to.row(strip.batch, first) + strip.lane, to.step);
+    }
+    from_panel(in, low, width, taps, first, last, coming, out, width);
+    unpack(out, width, strip, first, last, to);
+  }
+
+  // The strip beside this one, or the first one of the rows that follow.
+  Coming<T> beside(const Strip& strip, std::int64_t low, std::int64_t high,
+                   std::int64_t positions) const {
+    const std::int64_t lane = strip.lane + strip.lanes < lanes_ ? strip.lane + strip.lanes : 0;
+    const std::int64_t first = std::max(in_.first(strip.batch), lane > 0 ? low : high);
+    const std::int64_t last = std::min(in_.end(strip.batch), lane > 0 ? high : high + positions);
+    if (first >= last) return {};
+    return {in_.row(strip.batch, first) + lane / in_.repeats, in_.step,
+            std::min(strip_, lanes_ - lane) / in_.repeats, last - first,
+            ceil_div(last - first, positions)};
+  }
+
+  // Every example of a folded strip meets the same taps.
+  void pack_taps(const Strip& strip, A* taps, std::int64_t width) const {
+    for (std::int64_t t = 0; t < taps_; ++t, taps += width) {
+      A* to = taps;
+      for (std::int64_t i = 0; i < strip.fold; ++i, to += strip.lanes)
+        convert_row(kernel_ + t * lanes_ + strip.lane, to, strip.lanes);
+      std::fill(to, taps + width, A{0});
+    }
+  }
+
+  // The panel `in` holds rows from `low` on.
+  void from_panel(const A* in, std::int64_t low, std::int64_t width, const A* taps,
+                  std::int64_t first, std::int64_t last, Coming<T>& coming, A* out,
+                  std::int64_t out_step) const {
+    std::vector<TapRun<A>> runs;
+    each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
+      runs.clear();
+      for (const Run& whole : schedule_.runs[i]) {
+        const Run run = schedule_.trimmed(whole, (position - i) / schedule_.classes, count);
+        if (run.count > 0)
+          runs.push_back({(run.row - low) * width, taps + run.tap * width, run.tap_step * width,
+                          run.count});
+      }
+      tiles(in, schedule_.row_step * width, runs, out + (position - first) * out_step,
+            schedule_.classes * out_step, count, width, coming);
+    });
+  }
+
+  // `count` positions of one class, `lanes` lanes.
+  static void tiles(const A* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, A* out,
+                    std::int64_t out_step, std::int64_t count, std::int64_t lanes, Coming<T>& coming) {
+    constexpr std::int64_t wide = kVectors * kWidth<A>;
+    const int n = static_cast<int>(runs.size());
+#define SEPCONV_TILES(P)                                                                        \
+  for (; count >= P; count -= P, in += P * row_step, out += P * out_step) {                     \
+    coming.ask(P);                                                                              \
+    std::int64_t lane = 0;                                                                      \
+    for (; lane + wide <= lanes; lane += wide)                                                  \
+      output_tile<A, P, kVectors>(in + lane, row_step, runs.data(), n, lane, out + lane, out_step); \
+    for (; lane < lanes; lane += kWidth<A>) {                                                   \
+      /* The last vector goes over lanes again rather than over the end. */                     \
+      const std::int64_t at = std::min(lane, lanes - kWidth<A>);                                \
+      output_tile<A, P, 1>(in + at, row_step, runs.data(), n, at, out + at, out_step);          \
+    }                                                                                           \
+  }
+    SEPCONV_TILES(kPositions)
+    SEPCONV_TILES(4)
+    SEPCONV_TILES(1)
+#undef SEPCONV_TILES
+  }
+
+  // Call f(class, first position, number of positions) for the classes in [first, last).
+  template <typename F>
+  void each_class(std::int64_t first, std::int64_t last, F f) const {
+    const std::int64_t classes = schedule_.classes;
+    for (std::int64_t position = first; position < std::min(last, first + classes); ++position)
+      f(position % classes, position, ceil_div(last - position, classes));
+  }
+
+  // Call f(number of positions, trimmed run) for the runs that meet any row.
+  template <typename F>
+  void each_run(std::int64_t first, std::int64_t last, F f) const {
+    each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
+      for (const Run& whole : schedule_.runs[i]) {
+        const Run run = schedule_.trimmed(whole, (position - i) / schedule_.classes, count);
+        if (run.count > 0) f(count, run);
+      }
+    });
+  }
+
+  const Schedule& schedule_;
+  const Rows<const T> in_;
+  const T* const kernel_;
+  const std::int64_t taps_;
+  const std::int64_t batch_, lanes_;
+  bool direct_;         // interior positions are computed without panels
+  std::int64_t fold_;   // examples side by side in a strip, where one has few lanes
+  std::int64_t strip_;  // lanes of one example in a strip
+  std::int64_t block_;  // positions of a panel
+};

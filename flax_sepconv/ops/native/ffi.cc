@@ -1,0 +1,271 @@
+// What XLA calls: buffers checked, threads borrowed from XLA's own pool.
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <new>
+#include <utility>
+
+#include "limits.h"
+#include "parallel.h"
+#include "problem.h"
+#include "tails.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace sepconv {
+
+// The lengths of a problem are in the shapes.
+struct Settings {
+  std::int64_t stride, dilation, pad_low, limit;
+  bool same;
+};
+
+}  // namespace sepconv
+
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::Settings,
+                                      xla::ffi::StructMember<std::int64_t>("stride"),
+                                      xla::ffi::StructMember<std::int64_t>("dilation"),
+                                      xla::ffi::StructMember<std::int64_t>("pad_low"),
+                                      xla::ffi::StructMember<std::int64_t>("limit"),
+                                      xla::ffi::StructMember<bool>("same"));
+
+namespace sepconv {
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+using Numbers = ffi::Buffer<ffi::S32>;
+
+class XlaPool : public Pool {
+ public:
+  explicit XlaPool(ffi::ThreadPool& pool) : pool_(pool) {}
+  std::int64_t threads() const override { return pool_.num_threads(); }
+  void schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
+
+ private:
+  ffi::ThreadPool& pool_;
+};
+
+template <typename A>
+A* data(const Buffer& buffer) {
+  return buffer.element_count() == 0 ? nullptr : static_cast<A*>(buffer.untyped_data());
+}
+
+std::int64_t count(const Buffer& buffer) {
+  return static_cast<std::int64_t>(buffer.element_count());
+}
+
+ffi::Error wrong_shapes() {
+  return ffi::Error::InvalidArgument("shapes that do not belong together");
+}
+
+// What a call is about: arrays in the roles of x, k and y (of h, where there are both stages, of
+// which the last axis alone differs), what limits them, and the attributes.
+struct Call {
+  Buffer x, k, y;
+  Numbers numbers;
+  Settings settings;
+
+  bool consistent() const {
+    const auto a = x.dimensions(), b = k.dimensions(), c = y.dimensions();
+    if (a.size() != 3 || b.size() != 3 || c.size() != 3 || a[0] != c[0] || a[2] != b[1] ||
+        b[0] < 1 || settings.stride < 1 || settings.dilation < 1)
+      return false;
+    const auto limits = static_cast<std::int64_t>(numbers.element_count());
+    switch (Limit{settings.limit}) {
+      case Limit::kWhole: return limits == 0;
+      case Limit::kLengths: return limits == a[0];
+      case Limit::kSegments: return limits == a[0] * a[1] && settings.stride == 1 && a[1] == c[1];
+    }
+    return false;
+  }
+  std::int64_t lanes() const { return k.dimensions()[1] * k.dimensions()[2]; }
+  Problem problem() const {
+    const auto a = x.dimensions(), b = k.dimensions();
+    return {a[0], a[1], a[2], b[2], b[0], settings.stride, settings.dilation, settings.pad_low,
+            y.dimensions()[1]};
+  }
+  Limits limits() const {
+    return {Limit{settings.limit}, numbers.typed_data(), settings.same};
+  }
+};
+
+// Run on the sequences of a call whose arrays are as they must be. Where there is nothing to compute
+// with, the results are zero.
+template <typename Run>
+ffi::Error compute(const Call& call, Wanted wanted, std::initializer_list<Result> results,
+                   ffi::ThreadPool& threads, Run run) {
+  if (count(call.x) == 0 || count(call.k) == 0 || count(call.y) == 0) {
+    for (Result result : results) std::memset(result->untyped_data(), 0, result->size_bytes());
+    return ffi::Error::Success();
+  }
+  XlaPool pool(threads);
+  try {
+    return run(Sequences(call.problem(), call.limits(), wanted), pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+}
+
+// Which array of the trilinear form is the result of the two others.
+enum class Role { kX, kK, kY };
+
+ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffer a, Buffer b,
+                    Result result) {
+  if (!call.consistent() || call.lanes() != call.y.dimensions()[2]) return wrong_shapes();
+  const auto from = a.element_type(), to = result->element_type();
+  if (from != b.element_type()) return ffi::Error::InvalidArgument("operands of two types");
+  const Wanted wanted = role == Role::kX ? Wanted::kInputGradient : Wanted::kForward;
+  return compute(call, wanted, {result}, threads, [&](const Sequences& batch, Pool& pool) {
+    const auto run = [&](const auto& contractions) {
+      using Types = typename std::decay_t<decltype(contractions)>;
+      using R = typename Types::Result;
+      const auto* const first = data<const typename Types::Operand>(a);
+      const auto* const second = data<const typename Types::Operand>(b);
+      R* const out = data<R>(*result);
+      const std::int64_t step = sizeof(R) * result->dimensions().back();
+      if (role == Role::kY) {
+        contractions.output(batch.problem(), first, second, out, pool);
+        batch.clear_y(out, step, pool);
+      } else if (role == Role::kX) {
+        contractions.input_gradient(batch.problem(), first, second, out, pool);
+        batch.clear_x(out, step, pool);
+      } else {
+        contractions.kernel_gradient(batch.problem(), first, second, out, pool);
+      }
+      return ffi::Error::Success();
+    };
+    const Kernels& kernels = best_kernels();
+    if (from == ffi::F32 && to == ffi::F32) return run(kernels.f32);
+    if (from == ffi::F64 && to == ffi::F64) return run(kernels.f64);
+    if (from == ffi::BF16 && to == ffi::BF16) return run(kernels.bf16);
+    if (from == ffi::BF16 && to == ffi::F32) return run(kernels.bf16_to_f32);
+    return ffi::Error::InvalidArgument("types other than float32, float64 and bfloat16");
+  });
+}
+
+ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Numbers limits, Result y,
+                  Settings settings) {
+  return contract(Role::kY, {x, k, *y, limits, settings}, threads, x, k, y);
+}
+
+ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Numbers limits, Result x,
+                         Settings settings) {
+  return contract(Role::kX, {*x, k, y, limits, settings}, threads, y, k, x);
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Numbers limits, Result k,
+                          Settings settings) {
+  return contract(Role::kK, {x, *k, y, limits, settings}, threads, x, y, k);
+}
+
+// Both stages: w (lanes, filters), and a bias (filters), empty where there is none. All arrays are
+// of one type; y has the filters as its last axis.
+template <typename Run>
+ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias,
+                             std::initializer_list<Result> results, ffi::ThreadPool& threads,
+                             Run run) {
+  const auto a = w.dimensions();
+  if (!call.consistent() || a.size() != 2 || a[0] != call.lanes() ||
+      a[1] != call.y.dimensions()[2] || (count(bias) != 0 && count(bias) != a[1]))
+    return wrong_shapes();
+  const auto type = w.element_type();
+  for (const Buffer& other : {call.x, call.k, call.y, bias})
+    if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
+  return compute(call, Wanted::kForward, results, threads,
+                 [&](const Sequences& batch, Pool& pool) {
+                   const Kernels& kernels = best_kernels();
+                   if (type == ffi::F32) return run(batch, kernels.separable_f32, float(), pool);
+                   if (type == ffi::F64) return run(batch, kernels.separable_f64, double(), pool);
+                   return ffi::Error::InvalidArgument("types other than float32 and float64");
+                 });
+}
+
+ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
+                           Numbers limits, Result y, Settings settings) {
+  return compute_separable(
+      {x, k, *y, limits, settings}, w, bias, {y}, threads,
+      [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
+        using A = decltype(zero);
+        const std::int64_t filters = w.dimensions()[1];
+        kernels.output(batch.problem(), data<A>(x), data<A>(k), {data<A>(w), data<A>(bias), filters},
+                       data<A>(*y), pool);
+        batch.clear_y(data<A>(*y), sizeof(A) * filters, pool);
+        return ffi::Error::Success();
+      });
+}
+
+ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y, Numbers limits,
+                             Result w, Result bias, Settings settings) {
+  return compute_separable(
+      {x, k, y, limits, settings}, *w, *bias, {w, bias}, threads,
+      [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
+        using A = decltype(zero);
+        kernels.pointwise_gradient(batch.problem(), data<A>(x), data<A>(k), data<A>(y),
+                                   {data<A>(*w), data<A>(*bias), w->dimensions()[1]}, pool);
+        return ffi::Error::Success();
+      });
+}
+
+// In place: XLA gives the same memory to x and the result.
+ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, Numbers lengths, Result result) {
+  const auto shape = x.dimensions();
+  if (shape.size() != 3 || static_cast<std::int64_t>(lengths.element_count()) != shape[0] ||
+      x.size_bytes() != result->size_bytes())
+    return wrong_shapes();
+  if (x.element_count() == 0) return ffi::Error::Success();
+  if (x.untyped_data() != result->untyped_data())
+    return ffi::Error::Internal("the result is not where the operand is");
+  const auto step = static_cast<std::int64_t>(x.size_bytes()) / (shape[0] * shape[1]);
+  XlaPool pool(threads);
+  try {
+    const std::int32_t* const ends = lengths.typed_data();
+    clear_tails({static_cast<char*>(result->untyped_data()), shape[0], shape[1], step},
+                [ends](std::int64_t row) { return ends[row]; }, pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+  return ffi::Error::Success();
+}
+
+// Of a call: arrays, then what limits it, and the first result.
+template <int arrays>
+auto operands() {
+  if constexpr (arrays == 0) {
+    return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>();
+  } else {
+    return operands<arrays - 1>().template Arg<Buffer>();
+  }
+}
+template <int arrays>
+auto call() {
+  return operands<arrays>().template Arg<Numbers>().template Ret<Buffer>();
+}
+
+}  // namespace
+}  // namespace sepconv
+
+// All that the library exports.
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output, sepconv::Output,
+                              sepconv::call<2>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient,
+                              sepconv::call<2>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient,
+                              sepconv::call<2>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput,
+                              sepconv::call<4>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
+                              sepconv::call<3>().Ret<sepconv::Buffer>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails, sepconv::call<1>());
+
+// The version of XLA's interface that the handlers were built for: major, minor.
+extern "C" const int sepconv_ffi_version[2];
+const int sepconv_ffi_version[2] = {XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
+
+// The name of the instruction set that calls run with.
+extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }
+
+#pragma GCC visibility pop

@@ -1,0 +1,93 @@
+"""The library of native kernels: does it fit the installed jaxlib, and how XLA gets to know it.
+
+XLA looks at a handler's version when it starts a platform, and does not start it where one does not
+fit: JAX would be left without a CPU. So a library is looked at before any of it is registered, and
+one that does not fit is left out, with the reason.
+"""
+
+import ctypes
+import pathlib
+import re
+import sys
+from typing import NamedTuple
+
+import jax
+import jaxlib.version
+
+from flax_sepconv.ops.primitives import refusal
+
+PATH = pathlib.Path(__file__).with_name(
+    "libsepconv.dll" if sys.platform == "win32" else "libsepconv.so"
+)
+# Names of handlers in the library and, with the package's name before them, among XLA's targets.
+TARGETS = (
+    "output",
+    "input_gradient",
+    "kernel_gradient",
+    "separable_output",
+    "pointwise_gradient",
+    "zero_tails",
+)
+
+
+class Version(NamedTuple):
+    """Of XLA's interface for such libraries (its "FFI")."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+def register(path: pathlib.Path = PATH) -> str | None:
+    """Make the library's handlers known to XLA: all of them, or none.
+
+    Returns:
+        None, or what keeps the library from being used.
+    """
+    if not path.exists():
+        return "it was not built when flax_sepconv was installed (that takes a C++17 compiler)"
+    try:
+        library = ctypes.CDLL(str(path))
+        built = Version(*(ctypes.c_int * 2).in_dll(library, "sepconv_ffi_version"))
+        handlers = {name: getattr(library, f"sepconv_{name}") for name in TARGETS}
+    except (OSError, ValueError, AttributeError) as error:
+        return f"its library cannot be loaded: {error}"
+    known = {name: jax.ffi.pycapsule(handler) for name, handler in handlers.items()}
+    if reason := misfit(built, installed_version()) or refusal(list(known.values())):
+        return f"its library does not fit jaxlib {jaxlib.version.__version__}: {reason}"
+    for name, capsule in known.items():
+        jax.ffi.register_ffi_target(f"flax_sepconv_{name}", capsule, platform="cpu")
+    return None
+
+
+def installed_version() -> Version | None:
+    """Read the version of the installed jaxlib's interface from the headers that it carries."""
+    header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    try:
+        text = header.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    numbers = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
+    if len(numbers) < 2:
+        return None
+    return Version(int(numbers["MAJOR"]), int(numbers["MINOR"]))
+
+
+def misfit(built: Version, installed: Version | None) -> str | None:
+    """Say why a library does not fit: XLA takes what was built for its own version or before.
+
+    Example:
+        >>> misfit(Version(0, 3), Version(0, 5))
+        >>> misfit(Version(0, 5), Version(0, 3))
+        "it was built for version 0.5 of XLA's FFI and this one has 0.3: build it again"
+    """
+    if installed is None:
+        return "the headers that tell the version of XLA's FFI are not there"
+    if built.major == installed.major and built.minor <= installed.minor:
+        return None
+    return (
+        f"it was built for version {built} of XLA's FFI and this one has {installed}: "
+        "build it again"
+    )

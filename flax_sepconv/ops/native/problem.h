@@ -1,0 +1,89 @@
+// What is computed, and the functions that compute it, without XLA.
+#pragma once
+
+#include <cstdint>
+
+namespace sepconv {
+
+class Pool;
+
+// A bfloat16 in memory; all arithmetic on it is done in float.
+struct bfloat16 {
+  std::uint16_t bits;
+};
+
+// What an example has of the rows of an array: `count` of them, from row `origin` of all examples'
+// on. The schedule knows the first one as row `shift`. No other one is read or written.
+struct Part {
+  std::int64_t shift, count, origin;
+  std::int64_t end() const { return shift + count; }
+};
+
+// The trilinear form of depthwise.py: input step p = l * stride + i * dilation - pad_low.
+// Arrays are dense: x (batch, length, channels), k (taps, channels, multiplier),
+// y (batch, output_length, channels * multiplier).
+struct Problem {
+  std::int64_t batch, length, channels, multiplier, taps;
+  std::int64_t stride, dilation, pad_low, output_length;
+  // Of each example in x and in y; null: all are whole. `spread` is the greatest shift.
+  const Part* x_parts = nullptr;
+  const Part* y_parts = nullptr;
+  std::int64_t spread = 0;
+
+  std::int64_t lanes() const { return channels * multiplier; }
+};
+
+// The three contractions for operands of type T and a result of type R.
+template <typename T, typename R>
+struct Contractions {
+  using Operand = T;
+  using Result = R;
+  void (*output)(const Problem&, const T* x, const T* k, R* y, Pool&);
+  void (*input_gradient)(const Problem&, const T* y, const T* k, R* x, Pool&);
+  void (*kernel_gradient)(const Problem&, const T* x, const T* y, R* k, Pool&);
+};
+
+// The pointwise stage: weights (lanes, filters), and a bias (filters) or null.
+template <typename P>
+struct Pointwise {
+  P weights, bias;
+  std::int64_t filters;
+};
+
+// Both stages together: h, the depthwise output, never leaves the caches.
+template <typename A>
+struct Separable {
+  // y (batch, output_length, filters) = h weights + bias
+  void (*output)(const Problem&, const A* x, const A* k, const Pointwise<const A*>& w, A* y, Pool&);
+  // weights = the sum over batch and positions of h y, bias = that of y
+  void (*pointwise_gradient)(const Problem&, const A* x, const A* k, const A* y,
+                             const Pointwise<A*>& w, Pool&);
+};
+
+// The same source compiled for one instruction set.
+struct Kernels {
+  const char* name;
+  Contractions<float, float> f32;
+  Contractions<double, double> f64;
+  Contractions<bfloat16, bfloat16> bf16;
+  Contractions<bfloat16, float> bf16_to_f32;
+  Separable<float> separable_f32;
+  Separable<double> separable_f64;
+};
+
+// Null where this build or this processor lacks the instruction set.
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
+
+// The widest that this processor runs.
+inline const Kernels& best_kernels() {
+  static const Kernels* best = [] {
+    if (const Kernels* kernels = avx512_kernels()) return kernels;
+    if (const Kernels* kernels = avx2_kernels()) return kernels;
+    return baseline_kernels();
+  }();
+  return *best;
+}
+
+}  // namespace sepconv

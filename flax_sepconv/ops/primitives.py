@@ -1,0 +1,97 @@
+"""How JAX gets to know a primitive, and XLA a native handler.
+
+Of JAX's private names, all that the package uses is here; `tests/ops/test_private_names.py` says
+which release took one away.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax._src import checkify, dispatch
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir, xla
+from jaxlib import xla_client
+
+Rule = Callable[..., Any]
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def register(
+    primitive: Primitive, *, abstract: Rule, batch: Rule, jvp: Rule, transpose: Rule
+) -> None:
+    """Register the rules of a primitive, but for its lowerings."""
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    # A lowering that is partitioned by a rule of its own must know the devices.
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
+
+
+def register_lowering(primitive: Primitive, lower: Rule) -> None:
+    """Register a lowering that is told its `platform`, one of `PLATFORMS`."""
+    for platform in PLATFORMS:
+        by_platform = functools.partial(lower, platform=platform)
+        mlir.register_lowering(primitive, by_platform, platform=platform)
+
+
+def register_identity(primitive: Primitive) -> None:
+    """Register all rules of a primitive that is the identity of its one operand."""
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
+    primitive.def_abstract_eval(lambda operand, **_: operand)
+    ad.primitive_jvps[primitive] = lambda primals, tangents, **params: (
+        primitive.bind(*primals, **params),
+        tangents[0],
+    )
+    batching.primitive_batchers[primitive] = lambda operands, axes, **params: (
+        primitive.bind(*operands, **params),
+        axes[0],
+    )
+    mlir.register_lowering(primitive, lambda context, operand, **_: [operand])
+
+
+def register_check(primitive: Primitive, failure: Rule) -> None:
+    """Let `checkify` look at the one operand of a primitive that is the identity.
+
+    Args:
+        primitive: the identity.
+        failure: (operand, **params) -> whether it is wrong, a message with the names of values in
+            braces, and the values by name.
+    """
+    let_fail: Any = checkify.assert_func
+
+    def check(*arguments: Any, **params: Any) -> tuple[Any, jax.Array]:
+        # JAX 0.11.2 put a context before the error.
+        *context, error, enabled, operand = arguments
+        if checkify.FailedCheckError in enabled:
+            wrong, message, values = failure(operand, **params)
+            told = checkify.FailedCheckError(checkify.get_traceback(), message, **values)
+            error = let_fail(*context, error, wrong, told)
+        return error, operand
+
+    checkify.error_checks[primitive] = check
+
+
+def refusal(handlers: Sequence[Any]) -> str | None:
+    """Let XLA judge native handlers at once, under names that nothing calls.
+
+    How old a library it still takes no header tells. JAX's public function would ask when the
+    platform starts, which is too late.
+
+    Returns:
+        None, or what XLA has against them.
+    """
+    judge = getattr(getattr(xla_client, "_xla", None), "register_custom_call_target", None)
+    if judge is None:
+        return None
+    traits = xla_client.CustomCallTargetTraits.DEFAULT
+    for number, handler in enumerate(handlers):
+        try:
+            judge(f"flax_sepconv_trial_{number}", handler, "cpu", 1, traits)
+        except (RuntimeError, TypeError) as error:
+            return str(error)
+    return None

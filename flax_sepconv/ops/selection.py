@@ -1,0 +1,137 @@
+"""Which lowering computes what: the one that is named, or, by static facts, the best one known."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from flax_sepconv.ops import native
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction, Stages
+from flax_sepconv.ops.exporting import Replaced, resolve_name
+from flax_sepconv.ops.limits import has_known_padding
+from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
+
+CPU_REASON = (
+    "on CPU the native kernels were measured fastest, for every contraction and kernel size tried"
+)
+CPU_WITHOUT_NATIVE_REASON = (
+    "the fastest of XLA's own forms on CPU, for every contraction and kernel size tried; the "
+    "native kernels, faster still, are left out: "
+)
+GPU_REASON = (
+    "compiled for H100 (not run), shifted sums are one launch and move no more bytes than the "
+    "convolution and the copies around it"
+)
+GPU_DILATED_REASON = (
+    "compiled for H100 (not run), beside a dilated convolution for the kernel gradient another one "
+    "moves fewer bytes"
+)
+GPU_KERNEL_REASON = (
+    "compiled for H100 (not run), from 5 taps up (9 in 16 bits) the convolution moves fewer bytes "
+    "here"
+)
+TPU_SMALL_REASON = (
+    "compiled for TPU (not run), up to 5 taps shifted sums fuse with their neighbours (the forward "
+    "one into the pointwise contraction) and take the least time and bytes"
+)
+TPU_REASON = (
+    "compiled for TPU (not run), the convolution uses the matrix unit, which wins from 6 taps up"
+)
+TPU_SHAPE_REASON = (
+    "compiled for TPU (not run), the convolution takes less time where strides are larger than 1 "
+    "or lengths are no whole tiles (multiples of 8)"
+)
+TPU_MULTIPLIER_REASON = (
+    "compiled for TPU (not run), the convolution writes the channels of several multipliers side "
+    "by side, which shifted sums of them do with copies"
+)
+SEGMENTS_REASON = "of XLA's own forms the one that knows segments"
+OTHER_REASON = "not measured on this platform: the definition"
+
+# By the bytes of an element: 16-bit convolutions convert their operands first.
+GPU_SHIFTED_SUM_TAPS = {2: 8, 4: 4, 8: 4}
+TPU_SHIFTED_SUM_TAPS = 5
+TPU_SUBLANES = 8
+
+
+class Selection(NamedTuple):
+    """A lowering's name and the reason it was taken."""
+
+    name: str
+    reason: str
+
+
+def select(contraction: Contraction, context: Context) -> Selection:
+    """Select a lowering for one contraction, of which none is named; L may be a symbol."""
+    geometry, platform = contraction.geometry, context.platform
+    if platform == "cpu":
+        if missing := native.reason_to_avoid(context):
+            return Selection("shifted_sum", CPU_WITHOUT_NATIVE_REASON + missing)
+        return Selection("native", CPU_REASON)
+    if contraction.limits == "segments":
+        return Selection("shifted_sum", SEGMENTS_REASON)
+    if platform in ("cuda", "rocm", "gpu"):
+        if geometry.kernel_size > GPU_SHIFTED_SUM_TAPS[contraction.operand_dtype.itemsize]:
+            if contraction.name == "kernel_gradient":
+                return Selection("grouped_conv", GPU_KERNEL_REASON)
+            if contraction.name == "input_gradient" and geometry.dilation > 1:
+                return Selection("grouped_conv", GPU_DILATED_REASON)
+        return Selection("shifted_sum", GPU_REASON)
+    if platform == "tpu":
+        if geometry.kernel_size > TPU_SHIFTED_SUM_TAPS:
+            return Selection("grouped_conv", TPU_REASON)
+        if geometry.stride > 1 or geometry.length % TPU_SUBLANES != 0:
+            return Selection("grouped_conv", TPU_SHAPE_REASON)
+        if contraction.multiplier > 1 and contraction.name == "output":
+            return Selection("grouped_conv", TPU_MULTIPLIER_REASON)
+        return Selection("shifted_sum", TPU_SMALL_REASON)
+    return Selection("grouped_conv", OTHER_REASON)
+
+
+def choose(contraction: Contraction, context: Context) -> Lowering:
+    """Return the lowering that is named, if it runs here, or the selected one.
+
+    Raises:
+        NotImplementedError: the named one cannot run here.
+    """
+    name, replaced = resolve_name(contraction.implementation, context)
+    if name is None:
+        name = select(contraction, context).name
+    else:
+        _check_named(name, context)
+    if contraction.implementation is not None and replaced is not None:
+        replaced.add(Replaced(contraction.implementation, context.platform, name))
+    return LOWERINGS[name]
+
+
+def choose_for_both(
+    stages: Stages, first: Contraction, types: Sequence[Any], context: Context
+) -> Lowering | None:
+    """Return the lowering that computes both stages together, or None: they are composed.
+
+    Args:
+        stages: what is to be computed.
+        first: the output of the depthwise stage, for its lowering.
+        types: of the operands, without what limits them, and of the results.
+        context: of the program.
+
+    Raises:
+        NotImplementedError: the named one cannot run here.
+    """
+    name, _ = resolve_name(stages.implementation, context)
+    if name is not None:
+        _check_named(name, context)
+    lowering = LOWERINGS[name or select(first, context).name]
+    is_here = (
+        stages.result in lowering.stages
+        and stages.limits in lowering.limits
+        and has_known_padding(stages.geometry)
+        and context.surroundings is None
+        and context.single_device
+    )
+    return lowering if is_here and lowering.supports(stages, types) else None
+
+
+def _check_named(name: str, context: Context) -> None:
+    """Raise NotImplementedError where a lowering that was asked for by name does not run."""
+    if reason := LOWERINGS[name].declines(context):
+        raise NotImplementedError(f"implementation={name!r} cannot run here: {reason}")

@@ -1,0 +1,262 @@
+"""Both stages as one primitive, so that a lowering may compute them together.
+
+`separable_conv1d` with result "y" is pointwise(depthwise(x, k), w) + b. With result "w" it gives
+the gradients of w and b, from x, k and the cotangent y: given x and k, each of the two is linear in
+what remains, and the other one's transpose. What limits the rows is the last operand.
+
+With result "xkw" it gives all gradients of whole rows, from x, k, w and y: the transpose of
+`separable_tangent`, the derivative of y as a primitive of its own, which takes the place of its
+parts for lowerings that compute all gradients together.
+
+By definition they are compositions, and that is what they are lowered to where nothing is gained
+by computing them together.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, mlir
+from jax.typing import DTypeLike
+
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction, Stages
+from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.limits import (
+    WHOLE,
+    Limits,
+    output_lengths,
+    rows_geometry,
+    whole_rows,
+)
+from flax_sepconv.ops.lowerings import LOWERINGS
+from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.reference import compose, contract, hidden, masked, tangent
+from flax_sepconv.ops.selection import choose_for_both
+from flax_sepconv.ops.sharding import reshard_to, vary_alike
+
+separable_p = Primitive("separable_conv1d")
+separable_p.multiple_results = True
+tangent_p = Primitive("separable_tangent")
+tangent_p.multiple_results = True
+
+
+def separable(
+    x: jax.Array,
+    kernel: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array | None,
+    geometry: Geometry,
+    limits: Limits = WHOLE,
+    *,
+    implementation: str | None,
+    precision: lax.PrecisionLike,
+    dtype: DTypeLike,
+) -> jax.Array:
+    """Filter, then contract: (B, L, C), (K, C, M), (C*M, F), (F,) -> (B, output_length, F)."""
+    stages = Stages(
+        result="y",
+        bias=bias is not None,
+        geometry=geometry,
+        limits=limits.kind,
+        precision=precision,
+        implementation=implementation,
+        dtype=jnp.dtype(dtype),
+    )
+    operands = (kernel, weights) if bias is None else (kernel, weights, bias)
+    named = None if implementation is None else LOWERINGS[implementation]
+    if named is not None and not named.stages:
+        # What is asked for by name and has no way to compute both together stays two operations.
+        (y,) = compose(stages, x, *operands, *limits.operands)
+    elif named is not None and limits.kind == "lengths" and limits.kind not in named.limits:
+        (lengths,) = limits.operands
+        stages = replace(stages, geometry=rows_geometry(geometry), limits="whole")
+        (y,) = _bind(stages, whole_rows(x, lengths, geometry), *operands)
+        y = zero_tails(y, output_lengths(lengths, geometry))
+    else:
+        (y,) = _bind(stages, x, *operands, *limits.operands)
+    return y
+
+
+def _bind(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    results: list[jax.Array] = separable_p.bind(*vary_alike(*operands), stages=stages)
+    return results
+
+
+def _abstract(*operands: Any, stages: Stages) -> list[Any]:
+    return list(jax.make_jaxpr(functools.partial(compose, stages))(*operands).out_avals)
+
+
+def _jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[Any], *, stages: Stages
+) -> tuple[list[jax.Array], list[Any]]:
+    """Differentiate: through h by the composition, and in the rest, which is linear, by itself."""
+    out = _bind(stages, *primals)
+    if stages.result == "xkw":
+        dots = tuple(map(ad.instantiate_zeros, tangents))
+        return out, jax.jvp(functools.partial(compose, stages), tuple(primals), dots)[1]
+    if stages.result == "y" and _differentiates_at_once(stages):
+        moved = vary_alike(*primals[:3], *map(ad.instantiate_zeros, tangents))
+        return out, tangent_p.bind(*moved, stages=stages)
+    (x, kernel, *rest), limits = stages.part(primals)
+    (x_dot, kernel_dot, *rest_dot), _ = stages.part(tangents)
+    h_dots = [
+        hidden(stages, a, b, limits)
+        for a, b, dot in ((x_dot, kernel, x_dot), (x, kernel_dot, kernel_dot))
+        if not isinstance(dot, ad.Zero)
+    ]
+    terms: list[list[Any]] = []
+    if h_dots:
+        # No bias: nothing but h moves. With "w", what is behind ends in y must not meet h's zeros.
+        other = masked(stages, rest[0], limits) if stages.result == "w" else rest[0]
+        terms.append(contract(replace(stages, bias=False), sum(h_dots[1:], h_dots[0]), other))
+    if not all(isinstance(dot, ad.Zero) for dot in rest_dot):
+        terms.append(_bind(stages, x, kernel, *map(ad.instantiate_zeros, rest_dot), *limits))
+    return out, [_add(terms, i, value) for i, value in enumerate(out)]
+
+
+def _differentiates_at_once(stages: Stages) -> bool:
+    if stages.implementation is None or stages.limits != "whole":
+        return False
+    return "xkw" in LOWERINGS[stages.implementation].stages
+
+
+def _add(terms: list[list[Any]], index: int, like: jax.Array) -> Any:
+    """Add one of the results of several terms; a term may lack it."""
+    present = [term[index] for term in terms if index < len(term)]
+    return sum(present[1:], present[0]) if present else ad.Zero(jax.typeof(like).to_tangent_aval())
+
+
+def _transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> list[Any]:
+    """Carry cotangents back to what is linear: w and b, or y; x or k by the composition."""
+    (x, kernel, *rest), limits = stages.part(operands)
+    through_h = ad.is_undefined_primal(x) or ad.is_undefined_primal(kernel)
+    if through_h or stages.result == "xkw":
+        return _transpose_through_h(cotangents, operands, stages)
+    unknown = rest[0].aval
+    known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    transposed = replace(stages, result="w" if stages.result == "y" else "y", dtype=unknown.dtype)
+    gradients = _bind(transposed, x, kernel, *known, *limits)
+    shardings = [operand.aval.sharding for operand in rest]
+    return [None, None, *map(reshard_to, gradients, shardings), *(None for _ in limits)]
+
+
+def _transpose_through_h(
+    cotangents: Sequence[Any], operands: Sequence[Any], stages: Stages
+) -> list[Any]:
+    position = next(i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
+
+    def linear(unknown: jax.Array) -> list[jax.Array]:
+        full = [unknown if i == position else operand for i, operand in enumerate(operands)]
+        return compose(stages, *full)
+
+    known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    (gradient,) = jax.linear_transpose(linear, operands[position].aval)(known)
+    return [gradient if i == position else None for i in range(len(operands))]
+
+
+def _batch(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, stages: Stages
+) -> tuple[list[jax.Array], list[int]]:
+    """Fold a mapped axis of rows and limits into the batch; else map the composition."""
+    _, limits = stages.part(operands)
+    rows = (0, *range(len(operands) - len(limits), len(operands)))
+    if stages.result == "y" and all(axes[i] is None for i in range(len(axes)) if i not in rows):
+        size = next(operands[i].shape[axes[i]] for i in rows if axes[i] is not None)
+        folded = list(operands)
+        for i in rows:
+            folded[i] = _fold(operands[i], axes[i], size)
+        (y,) = _bind(stages, *folded)
+        return [y.reshape(size, y.shape[0] // size, *y.shape[1:])], [0]
+    out = jax.vmap(functools.partial(compose, stages), in_axes=tuple(axes))(*operands)
+    return out, [0] * len(out)
+
+
+def _fold(operand: jax.Array, axis: int | None, size: int) -> jax.Array:
+    """Merge a mapped axis (or, unmapped, copies) into the batch."""
+    if axis is None:
+        moved = jnp.broadcast_to(operand, (size, *operand.shape))
+    else:
+        moved = jnp.moveaxis(operand, axis, 0)
+    return moved.reshape(size * moved.shape[1], *moved.shape[2:])
+
+
+def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages: Stages) -> Any:
+    """Lower to a call that computes both stages together where there is one, or to both."""
+    context = Context.of(ctx, platform)
+    types: Any = (*stages.part(ctx.avals_in)[0], *ctx.avals_out)
+    first = Contraction(
+        result="y",
+        geometry=stages.geometry,
+        limits=stages.limits,
+        multiplier=types[1].shape[2],
+        operand_dtype=types[0].dtype,
+        dtype=types[0].dtype,
+        precision=stages.precision,
+        implementation=stages.implementation,
+    )
+    lowering = choose_for_both(stages, first, types, context)
+    if lowering is not None:
+        function = functools.partial(lowering.separable, stages)
+    else:
+        # One more channel divides as badly as it can.
+        divided = platform == "tpu" and not context.single_device
+        function = functools.partial(compose, stages, platform=None if divided else platform)
+    return mlir.lower_fun(function)(ctx, *operands)
+
+
+register(separable_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)
+register_lowering(separable_p, _lower)
+
+
+def _tangent_abstract(*operands: Any, stages: Stages) -> list[Any]:
+    return list(jax.make_jaxpr(functools.partial(tangent, stages))(*operands).out_avals)
+
+
+def _tangent_jvp(
+    primals: Sequence[jax.Array], tangents: Sequence[Any], *, stages: Stages
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    dots = tuple(map(ad.instantiate_zeros, tangents))
+    moved: tuple[list[jax.Array], list[jax.Array]] = jax.jvp(
+        functools.partial(tangent, stages), tuple(primals), dots
+    )
+    return moved
+
+
+def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> list[Any]:
+    """Compute all gradients, and hand out those that are asked for."""
+    x, kernel, weights, *dots = operands
+    (y,) = map(ad.instantiate_zeros, cotangents)
+    gradients = _bind(replace(stages, result="xkw"), x, kernel, weights, y)
+    wanted = [
+        reshard_to(gradient, dot.aval.sharding) if ad.is_undefined_primal(dot) else None
+        for gradient, dot in zip(gradients, dots, strict=True)
+    ]
+    return [None, None, None, *wanted]
+
+
+def _tangent_batch(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, stages: Stages
+) -> tuple[list[jax.Array], list[int]]:
+    out = jax.vmap(functools.partial(tangent, stages), in_axes=tuple(axes))(*operands)
+    return out, [0] * len(out)
+
+
+def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: Any, stages: Stages) -> Any:
+    return mlir.lower_fun(functools.partial(tangent, stages))(ctx, *operands)
+
+
+register(
+    tangent_p,
+    abstract=_tangent_abstract,
+    batch=_tangent_batch,
+    jvp=_tangent_jvp,
+    transpose=_tangent_transpose,
+)
+mlir.register_lowering(tangent_p, _lower_tangent)

@@ -1,0 +1,248 @@
+"""The arguments of the layer and the parameters they ask for: one spec for every module system.
+
+Fans (Keras'): a depthwise kernel (K, C, M) has fan_in K*C and fan_out K*M; a pointwise kernel
+(1, C*M, F) has fan_in C*M and fan_out F.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from flax_sepconv import activations, constraints, initializers, ops, regularizers
+from flax_sepconv.constraints import Constraint
+from flax_sepconv.initializers import Initializer
+from flax_sepconv.ops.arguments import (
+    DATA_FORMATS,
+    DataFormat,
+    check_implementation,
+    choice,
+    mask_tails,
+    positive_int,
+)
+from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
+from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.regularizers import Regularizer
+
+DEPTHWISE_KERNEL = "depthwise_kernel"
+POINTWISE_KERNEL = "pointwise_kernel"
+BIAS = "bias"
+
+Activation = Callable[[jax.Array], jax.Array]
+_DEFAULT: Any = None
+
+# What a caller may give for an object of Keras: None, a name, a dict or the object itself.
+Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
+
+
+class Parameter(NamedTuple):
+    """One weight of the layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    initializer: Initializer
+    regularizer: Regularizer | None
+    constraint: Constraint | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The documented arguments of the layer, checked, with names resolved to callables.
+
+    The types are those of what is resolved; what may be given is told in the layers.
+
+    Raises:
+        ValueError, TypeError: names the argument, the rule and what came.
+    """
+
+    filters: int
+    kernel_size: int
+    strides: int = 1
+    padding: PaddingRule = "valid"
+    data_format: DataFormat = "channels_last"
+    dilation_rate: int = 1
+    depth_multiplier: int = 1
+    activation: Activation = _DEFAULT
+    use_bias: bool = True
+    depthwise_initializer: Initializer = _DEFAULT
+    pointwise_initializer: Initializer = _DEFAULT
+    bias_initializer: Initializer = _DEFAULT
+    depthwise_regularizer: Regularizer | None = None
+    pointwise_regularizer: Regularizer | None = None
+    bias_regularizer: Regularizer | None = None
+    activity_regularizer: Regularizer | None = None
+    depthwise_constraint: Constraint | None = None
+    pointwise_constraint: Constraint | None = None
+    bias_constraint: Constraint | None = None
+    trainable: bool = True
+    implementation: Implementation | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("filters", "kernel_size", "strides", "dilation_rate", "depth_multiplier"):
+            self._set(name, positive_int(name, getattr(self, name)))
+        self._set("padding", choice("padding", self.padding, PADDINGS))
+        self._set("data_format", choice("data_format", self.data_format, DATA_FORMATS))
+        for name in ("use_bias", "trainable"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.strides != 1 and self.dilation_rate != 1:
+            raise ValueError(
+                "strides and dilation_rate must not both differ from 1, got "
+                f"strides={self.strides} and dilation_rate={self.dilation_rate}"
+            )
+        check_implementation(self.implementation)
+        given: Any = self.activation
+        if given == "threshold":
+            raise ValueError(
+                "activation 'threshold' needs arguments, give a dict: {'class_name': 'threshold', "
+                "'config': {'threshold': 0.0, 'default_value': 0.0}}"
+            )
+        self._resolve("activation", activations.get)
+        for weight, default in (
+            ("depthwise", initializers.GlorotUniform()),
+            ("pointwise", initializers.GlorotUniform()),
+            ("bias", initializers.Zeros()),
+        ):
+            self._resolve(f"{weight}_initializer", initializers.get, default)
+            self._resolve(f"{weight}_regularizer", regularizers.get)
+            self._resolve(f"{weight}_constraint", constraints.get)
+        self._resolve("activity_regularizer", regularizers.get)
+
+    def parameters(self, channels: int) -> tuple[Parameter, ...]:
+        """List the weights of the layer for C input channels."""
+        mixed = channels * self.depth_multiplier
+        shapes = {
+            "depthwise": (self.kernel_size, channels, self.depth_multiplier),
+            "pointwise": (1, mixed, self.filters),
+            "bias": (self.filters,),
+        }
+        if not self.use_bias:
+            del shapes["bias"]
+        return tuple(
+            Parameter(
+                weight if weight == BIAS else f"{weight}_kernel",
+                shape,
+                getattr(self, f"{weight}_initializer"),
+                getattr(self, f"{weight}_regularizer"),
+                getattr(self, f"{weight}_constraint"),
+            )
+            for weight, shape in shapes.items()
+        )
+
+    def apply(
+        self,
+        x: jax.Array,
+        weights: Mapping[str, jax.Array],
+        precision: jax.lax.PrecisionLike,
+        lengths: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        initial_state: ops.StreamState | None = None,
+        return_state: bool = False,
+    ) -> tuple[jax.Array, ops.StreamState | None]:
+        """Run the operation and the activation; nothing stands behind the ends of sequences.
+
+        Returns:
+            The output, and, where there is a state or one is asked for, the state behind x.
+        """
+        streams = initial_state is not None or return_state
+        out = ops.separable_conv1d(
+            x,
+            weights[DEPTHWISE_KERNEL],
+            weights[POINTWISE_KERNEL],
+            weights.get(BIAS),
+            strides=self.strides,
+            padding=self.padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            lengths=lengths,
+            segment_ids=segment_ids,
+            implementation=self.implementation,
+            precision=precision,
+            initial_state=initial_state,
+            return_state=streams,
+        )
+        y, state = out if isinstance(out, tuple) else (out, None)
+        if lengths is not None or segment_ids is not None or streams:
+            self._check_activation(y.ndim)
+        activated = self.activation(y)
+        ends: ArrayLike | None = None if state is None else state.steps
+        if ends is None and lengths is not None:
+            integers: Any = lengths  # The operation has raised for anything else.
+            ends = ops.output_length(
+                integers, self.kernel_size, self.strides, self.padding, self.dilation_rate
+            )
+        if ends is not None and activated is not y:
+            # An activation may make something of zeros (sigmoid a half), and of their derivative.
+            activated = mask_tails(activated, ends, self.data_format)
+        return activated, state
+
+    def initial_state(self, x_shape: tuple[int, ...], dtype: DTypeLike) -> ops.StreamState:
+        """Return the state of streams that have not begun, for inputs of a shape and dtype."""
+        channels = x_shape[-1 if self.data_format == "channels_last" else -2]
+        return ops.initial_state(
+            x_shape,
+            (self.kernel_size, channels, self.depth_multiplier),
+            strides=self.strides,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+            dtype=dtype,
+        )
+
+    def check_decode(self, decode: Any) -> None:
+        """Raise ValueError unless a layer with these arguments can take a sequence in chunks."""
+        if not isinstance(decode, bool):
+            raise ValueError(f"decode must be True or False, got {decode!r}")
+        if decode and self.padding != "causal":
+            raise ValueError(f"padding must be 'causal' with decode=True, got {self.padding!r}")
+
+    def _check_activation(self, rank: int) -> None:
+        """Raise ValueError where an activation of Keras would mix the steps of a sequence."""
+        name = getattr(self.activation, "name", getattr(self.activation, "__name__", None))
+        if name not in activations.ALONG_AN_AXIS:
+            return
+        given = dict(getattr(self.activation, "arguments", ())).get("axis", -1)
+        channels = rank - (1 if self.data_format == "channels_last" else 2)
+        if any(axis % rank != channels for axis in ((given,) if isinstance(given, int) else given)):
+            raise ValueError(
+                "lengths, segment_ids and streams need an activation of each step alone, got "
+                f"{name} over axis {given} with data_format={self.data_format!r}"
+            )
+
+    @staticmethod
+    def check_call(decode: bool, reset: Any, initial_state: Any, return_state: bool) -> None:
+        """Raise ValueError where a call asks for no state, or for two."""
+        if decode and (initial_state is not None or return_state):
+            raise ValueError(
+                "initial_state and return_state are for decode=False: with decode=True the state "
+                "is in the cache"
+            )
+        if reset is not None and not decode:
+            raise ValueError("reset is for decode=True: without a cache nothing can begin anew")
+
+    def activity_loss(self, y: jax.Array) -> jax.Array | None:
+        """Return the activity regularizer's value per example of the batch, None without one."""
+        if self.activity_regularizer is None:
+            return None
+        examples = max(y[..., 0, 0].size, 1)
+        return scalar_loss("activity_regularizer", self.activity_regularizer(y)) / examples
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _resolve(self, name: str, get: Callable[[Any], Any], default: Any = None) -> None:
+        try:
+            found = get(getattr(self, name))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        self._set(name, default if found is None else found)
+
+
+def scalar_loss(name: str, value: Any) -> jax.Array:
+    """Return what a regularizer returned as a scalar of at least float32."""
+    loss = jnp.asarray(value)
+    if loss.shape != ():
+        raise ValueError(f"{name} must return a scalar, got shape {loss.shape}")
+    return loss.astype(jnp.promote_types(loss.dtype, jnp.float32))
