@@ -42,7 +42,8 @@ def test_every_python_is_tried():
 
 def test_what_is_tried_with_other_versions_is_there():
     core = re.search(r"^CORE=\((.*?)\)$", VERSIONS, re.MULTILINE | re.DOTALL)[1].split()
-    assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in core)
+    files = (ROOT / "tests" / f"{name.replace('/', '/test_')}.py" for name in core)
+    assert all(file.exists() for file in files)
 
 
 def test_the_version_has_the_form_that_installers_compare():

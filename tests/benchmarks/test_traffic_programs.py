@@ -16,7 +16,7 @@ from jax import lax
 from benchmarks.aot import hlo, traffic
 from benchmarks.aot.targets import TARGETS
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ARRAY = 16 * 512 * 1024
 
 PROGRAMS = {

@@ -15,7 +15,7 @@ from tests.training_runs import refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of loading config files
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 GROUPS = {group.name: group.default for group in dataclasses.fields(Config)}
 SETTINGS = [(g, field) for g, values in GROUPS.items() for field in dataclasses.fields(values)]

@@ -367,7 +367,7 @@ def test_too_short_an_input_is_refused():
 @pytest.fixture(scope="module")
 def page():
     """What the blocks of docs/export.md leave behind, in turn; those with TensorFlow last."""
-    text = pathlib.Path(__file__).parents[1].joinpath("docs", "export.md").read_text()
+    text = pathlib.Path(__file__).parents[2].joinpath("docs", "export.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"__name__": "docs.export"}
     for block in blocks:

@@ -23,7 +23,7 @@ from flax_sepconv.ops.triton import blocks, tiles
 from tests import oracle
 from tests.cases import Case
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Several tiles of steps, of channels and of filters, and a rest of each; and the reach of taps
 # across them. With F up to 128 the gradients are one kernel, beyond that two.

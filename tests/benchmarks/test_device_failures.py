@@ -290,7 +290,7 @@ def test_no_row_is_without_what_it_compares():
 
 # --- From end to end, with processes
 
-HERE = "tests.test_benchmark_device_failures"
+HERE = "tests.benchmarks.test_device_failures"
 
 
 def probe(platform):

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "flax_sepconv"
+PACKAGE = pathlib.Path(__file__).parents[2] / "flax_sepconv"
 NAMES = [
     ("jax", "jax._src.checkify", "assert_func"),
     ("jax", "jax._src.checkify", "FailedCheckError"),

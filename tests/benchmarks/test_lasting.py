@@ -13,7 +13,7 @@ from benchmarks.bound import Bound
 from benchmarks.lasting import Failed, Lasting
 from benchmarks.worker import Declined, Program, Worker
 
-HERE = "tests.test_benchmark_lasting"
+HERE = "tests.benchmarks.test_lasting"
 
 
 def build(name):

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from flax_sepconv.ops import native
 from tests.cases import Case
 from tests.conftest import DEVICES
-from tests.test_separable import F, close, draw, draw_cotangent, gradients, operation, output
+from tests.ops.test_separable import F, close, draw, draw_cotangent, gradients, operation, output
 
 CASE = Case(2, 9, 3, 4, M=2)
 

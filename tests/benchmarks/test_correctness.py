@@ -21,7 +21,7 @@ from benchmarks.lasting import Lasting
 from benchmarks.worker import Declined, Worker, WorkerError
 from tests import oracle
 
-HERE = "tests.test_benchmark_correctness"
+HERE = "tests.benchmarks.test_correctness"
 NAMES = ("y", "dx", "d_depthwise_kernel", "d_pointwise_kernel", "d_bias")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.worker import Declined, Program, Worker, WorkerError
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def build(size):
@@ -44,8 +44,8 @@ def environment():
 
 
 def test_a_worker_runs_programs(worker):
-    assert worker.load("tests.test_benchmark_worker:environment") == {}
-    assert worker.load("tests.test_benchmark_worker:build", size=3) == {"ones": {"size": 3}}
+    assert worker.load("tests.benchmarks.test_worker:environment") == {}
+    assert worker.load("tests.benchmarks.test_worker:build", size=3) == {"ones": {"size": 3}}
     np.testing.assert_array_equal(worker.numbers("ones")["y"], np.ones(3))
     seconds = worker.times("ones", 4)
     assert len(seconds) == 4
@@ -57,10 +57,10 @@ def test_a_worker_runs_programs(worker):
 
 def test_a_worker_outlives_tasks_that_fail_or_decline(worker):
     with pytest.raises(WorkerError, match=r"(?s)^test: load.*Traceback.*ValueError: as it should"):
-        worker.load("tests.test_benchmark_worker:fail")
+        worker.load("tests.benchmarks.test_worker:fail")
     with pytest.raises(Declined, match=r"^not today$"):
-        worker.load("tests.test_benchmark_worker:decline")
-    assert worker.load("tests.test_benchmark_worker:build", 1) == {"ones": {"size": 1}}
+        worker.load("tests.benchmarks.test_worker:decline")
+    assert worker.load("tests.benchmarks.test_worker:build", 1) == {"ones": {"size": 1}}
 
 
 def double(number):
@@ -68,9 +68,9 @@ def double(number):
 
 
 def test_functions_are_called(worker):
-    assert worker.call("tests.test_benchmark_worker:double", 21) == 42
+    assert worker.call("tests.benchmarks.test_worker:double", 21) == 42
     with pytest.raises(WorkerError, match="ValueError: as it should"):
-        worker.call("tests.test_benchmark_worker:fail")
+        worker.call("tests.benchmarks.test_worker:fail")
 
 
 def sleep():
@@ -79,14 +79,14 @@ def sleep():
 
 def test_patience_ends():
     with Worker("slow") as slow:
-        assert slow.call("tests.test_benchmark_worker:double", 1, patience=60) == 2
+        assert slow.call("tests.benchmarks.test_worker:double", 1, patience=60) == 2
         with pytest.raises(TimeoutError, match=r"^slow: no answer within 0\.1 s$"):
-            slow.call("tests.test_benchmark_worker:sleep", patience=0.1)
+            slow.call("tests.benchmarks.test_worker:sleep", patience=0.1)
 
 
 def test_a_dead_worker_is_reported():
     with Worker("mortal") as worker, pytest.raises(WorkerError) as caught:
-        worker.load("tests.test_benchmark_worker:die")
+        worker.load("tests.benchmarks.test_worker:die")
     assert "mortal: the worker died with status -6" in str(caught.value)
     assert "famous last words" in str(caught.value)
 

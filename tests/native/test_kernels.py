@@ -217,21 +217,21 @@ def test_threads_of_the_caller_give_the_same_bits():
 ONE_CPU = """
 import os
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-from tests import test_native
-print(*test_native.digest())
+from tests.native import test_kernels
+print(*test_kernels.digest())
 """
 SEVEN_THREADS = """
 import os
 os.environ["PJRT_NPROC"] = "7"
-from tests import test_native
-print(*test_native.digest())
+from tests.native import test_kernels
+print(*test_kernels.digest())
 """
 # JAX itself does not survive a fork once it has computed: its threads are missing in the child.
 FORK = """
 import os
-from tests import test_native
+from tests.native import test_kernels
 child = os.fork()
-print(*test_native.digest(), flush=True)
+print(*test_kernels.digest(), flush=True)
 if child == 0:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
@@ -248,7 +248,7 @@ def test_other_processes_give_the_same_bits(program, processes, needs):
         pytest.skip(f"os.{needs} is not on this platform")
     printed = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=pathlib.Path(__file__).parents[1],
+        cwd=pathlib.Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
         timeout=120,
