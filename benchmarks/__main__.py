@@ -11,6 +11,7 @@ SUITES = {
     "layers": "the whole layer, ours and its peers in other frameworks",
     "lowerings": "our ways to compute the depthwise stage, contraction by contraction",
     "lengths": "ragged batches over whole ones",
+    "limits": "what lengths, states and segments cost where all is whole",
     "step": "one step of streams over the matrix product in it",
     "networks": "training steps of networks made of the layer",
     "aot": "the layer compiled for TPUs and an H100, where there is none",
