@@ -121,14 +121,18 @@ def _bind(
 
 
 def _abstract(a: Any, b: Any, *limits: Any, contraction: Contraction) -> Any:
-    """Infer the result's type (shape, dtype, sharding, varying axes) from a one-tap stand-in.
+    """Infer the result's type: limits do not enter it."""
+    return _type_of_result(a, b, replace(contraction, limits="whole"))
+
+
+@functools.lru_cache(maxsize=4096)
+def _type_of_result(a: Any, b: Any, contraction: Contraction) -> Any:
+    """Infer a type (shape, dtype, sharding, varying axes) from a one-tap stand-in.
 
     The number of taps does not enter any of these but the first axis of a kernel.
     """
     K = contraction.geometry.kernel_size
-    one_tap = replace(
-        contraction, geometry=replace(contraction.geometry, kernel_size=1), limits="whole"
-    )
+    one_tap = replace(contraction, geometry=replace(contraction.geometry, kernel_size=1))
     contract = functools.partial(LOWERINGS["shifted_sum"].contract, one_tap, Context("cpu"))
 
     def typed(a: jax.Array, b: jax.Array) -> jax.Array:
