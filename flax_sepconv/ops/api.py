@@ -66,16 +66,9 @@ def depthwise_conv1d(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    h = depthwise(
-        call.x,
-        call.kernel,
-        call.geometry,
-        call.limits,
-        implementation=call.implementation,
-        precision=call.precision,
-        dtype=call.dtype,
-    )
-    return call.unflatten(h)
+    M, dtype = call.kernel.shape[2], call.x.dtype
+    contraction = call.stages.first_stage(M, dtype, call.stages.dtype)
+    return call.unflatten(depthwise(call.x, call.kernel, call.limits, contraction))
 
 
 @overload
@@ -229,18 +222,7 @@ def separable_conv1d(
         initial_state=initial_state,
         return_state=return_state,
     )
-    weights, *biases = call.pointwise
-    y = separable(
-        call.x,
-        call.kernel,
-        weights,
-        biases[0] if biases else None,
-        call.geometry,
-        call.limits,
-        implementation=call.implementation,
-        precision=call.precision,
-        dtype=call.dtype,
-    )
+    y = separable(call.x, call.kernel, call.pointwise, call.limits, call.stages)
     y = call.unflatten(y)
     if not return_state:
         return y

@@ -15,14 +15,9 @@ from jax.typing import ArrayLike, DTypeLike
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops import state as state_lib
+from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
-from flax_sepconv.ops.limits import (
-    WHOLE,
-    Limits,
-    output_lengths,
-    padded,
-    padded_geometry,
-)
+from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.state import StreamState
@@ -125,10 +120,8 @@ class Call:
         x: (B, L, C), all batch dimensions in one.
         kernel: (K, C, M).
         pointwise: nothing; or w (C*M, F), and the bias (F,) where there is one.
-        geometry: of whole rows.
-        limits: of the rows.
-        implementation, precision: as they were given.
-        dtype: of the result.
+        limits: what limits the rows, if they are.
+        stages: what is to be computed of these.
         state: behind x, laid out as the caller's arrays are; None without one before or behind.
         ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
         batch: the batch dimensions.
@@ -138,11 +131,8 @@ class Call:
     x: jax.Array
     kernel: jax.Array
     pointwise: tuple[jax.Array, ...]
-    geometry: Geometry
-    limits: Limits
-    implementation: str | None
-    precision: lax.PrecisionLike
-    dtype: jnp.dtype
+    limits: tuple[jax.Array, ...]
+    stages: Stages
     state: StreamState | None
     ends: jax.Array | None
     batch: tuple[int, ...]
@@ -212,31 +202,23 @@ def bind(
         if initial_state is not None:
             rows, own = state_lib.with_history(before, rows, own)
             geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
-    limits, ends = WHOLE, None
+    kind: Limit = "whole"
+    limits: tuple[jax.Array, ...] = ()
+    ends = None
     if segment_ids is not None:
         shape = (*batch, length)
-        ids = _segments(segment_ids, shape, geometry, padding, implementation)
-        limits = Limits("segments", (ids,))
+        kind = "segments"
+        limits = (_segments(segment_ids, shape, geometry, padding, implementation),)
         if own is not None:  # Packed rows may have a tail.
             rows, ends = zero_tails(rows, own), output_lengths(own, geometry)
     elif own is not None:
-        limits = Limits("lengths", (own,))
+        kind, limits = "lengths", (own,)
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
-    return Call(
-        x=rows,
-        kernel=kernel,
-        pointwise=_pointwise(arrays, math.prod(kernel.shape[1:])),
-        geometry=geometry,
-        limits=limits,
-        implementation=implementation,
-        precision=precision,
-        dtype=result_dtype(preferred_element_type, x.dtype),
-        state=state,
-        ends=ends,
-        batch=batch,
-        is_last=is_last,
-    )
+    pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
+    dtype, bias = result_dtype(preferred_element_type, x.dtype), len(pointwise) == 2
+    stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
+    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last)
 
 
 def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:

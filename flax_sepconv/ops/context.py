@@ -70,6 +70,9 @@ class Context:
         return cls(platform, surroundings, single_device, _summation(axes, devices, surroundings))
 
 
+UNKNOWN = Context(platform="")
+
+
 def _mesh_of(ctx: mlir.LoweringRuleContext) -> AbstractMesh:
     """Return the mesh in the type of the first operand."""
     operand: Any = ctx.avals_in[0]

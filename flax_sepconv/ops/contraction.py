@@ -6,7 +6,9 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
+from flax_sepconv.ops.context import UNKNOWN, Context
 from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.limits import Limit
 
@@ -39,6 +41,7 @@ class Contraction:
         dtype: the result's.
         precision: of contractions on matrix units.
         implementation: the name of a lowering, or None.
+        context: of the program; known when it is lowered.
     """
 
     result: Argument
@@ -49,6 +52,7 @@ class Contraction:
     dtype: jnp.dtype
     precision: lax.PrecisionLike
     implementation: str | None
+    context: Context = UNKNOWN
 
     @property
     def name(self) -> ContractionName:
@@ -83,6 +87,26 @@ class Stages:
     precision: lax.PrecisionLike
     implementation: str | None
     dtype: jnp.dtype
+
+    def first_stage(
+        self,
+        multiplier: int,
+        operands: DTypeLike,
+        dtype: DTypeLike,
+        context: Context = UNKNOWN,
+    ) -> Contraction:
+        """Return what is to be computed for h, the output of the depthwise stage."""
+        return Contraction(
+            "y",
+            self.geometry,
+            self.limits,
+            multiplier,
+            jnp.dtype(operands),
+            jnp.dtype(dtype),
+            self.precision,
+            self.implementation,
+            context,
+        )
 
     def part(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Part what belongs to operands from what belongs to the limits behind them."""

@@ -23,14 +23,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
-from jax.typing import DTypeLike
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import OPERANDS, Argument, Contraction
-from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.limits import (
-    WHOLE,
-    Limits,
     has_known_padding,
     output_lengths,
     rows_geometry,
@@ -47,48 +43,20 @@ depthwise_p = Primitive("depthwise_conv1d")
 
 
 def depthwise(
-    x: jax.Array,
-    kernel: jax.Array,
-    geometry: Geometry,
-    limits: Limits = WHOLE,
-    *,
-    implementation: str | None,
-    precision: lax.PrecisionLike,
-    dtype: DTypeLike,
+    x: jax.Array, kernel: jax.Array, limits: Sequence[jax.Array], contraction: Contraction
 ) -> jax.Array:
-    """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M) of `dtype`.
+    """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M).
 
     Low-precision operands are accumulated in float32, here and in every derivative.
     """
-    contraction = Contraction(
-        result="y",
-        geometry=geometry,
-        limits=limits.kind,
-        multiplier=kernel.shape[2],
-        operand_dtype=jnp.promote_types(x.dtype, kernel.dtype),
-        dtype=jnp.dtype(dtype),
-        precision=precision,
-        implementation=implementation,
-    )
-    return _bind({"x": x, "k": kernel}, contraction, limits.operands)
+    return _bind({"x": x, "k": kernel}, contraction, limits)
 
 
-def compute(
-    lowering: Lowering,
-    contraction: Contraction,
-    context: Context,
-    a: jax.Array,
-    b: jax.Array,
-    *limits: jax.Array,
-) -> jax.Array:
+def _compute(lowering: Lowering, contraction: Contraction, *operands: jax.Array) -> jax.Array:
     """Compute a contraction; lengths that are not for the lowering are masked around it."""
     if contraction.limits in lowering.limits and has_known_padding(contraction.geometry):
-        return lowering.contract(contraction, context, a, b, *limits)
-
-    def contract(whole: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
-        return lowering.contract(whole, context, a, b)
-
-    return _between_masks(contract, contraction, a, b, *limits)
+        return lowering.contract(contraction, *operands)
+    return _between_masks(lowering.contract, contraction, *operands)
 
 
 def _between_masks(
@@ -133,7 +101,7 @@ def _type_of_result(a: Any, b: Any, contraction: Contraction) -> Any:
     """
     K = contraction.geometry.kernel_size
     one_tap = replace(contraction, geometry=replace(contraction.geometry, kernel_size=1))
-    contract = functools.partial(LOWERINGS["shifted_sum"].contract, one_tap, Context("cpu"))
+    contract = functools.partial(LOWERINGS["shifted_sum"].contract, one_tap)
 
     def typed(a: jax.Array, b: jax.Array) -> jax.Array:
         if contraction.result == "k":
@@ -213,9 +181,7 @@ def _map(
         between_masks = functools.partial(_between_masks, _bind_whole, contraction)
         return jax.vmap(between_masks, in_axes=tuple(axes))(*operands)
     if contraction.implementation is None:
-        by_taps = functools.partial(
-            LOWERINGS["shifted_sum"].contract, contraction, Context(platform="")
-        )
+        by_taps = functools.partial(LOWERINGS["shifted_sum"].contract, contraction)
         return jax.vmap(by_taps, in_axes=tuple(axes))(*operands)
     mapped = {
         i: jnp.moveaxis(operand, axis, 0)
@@ -257,7 +223,8 @@ def _lower(
 ) -> Any:
     """Lower the contraction by what is chosen now that the platform is known."""
     context = Context.of(ctx, platform, sums_over_batch=contraction.result == "k")
-    chosen = functools.partial(compute, choose(contraction, context), contraction, context)
+    contraction = replace(contraction, context=context)
+    chosen = functools.partial(_compute, choose(contraction), contraction)
     return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands)
 
 

@@ -1,7 +1,7 @@
 """Where sequences begin and end in the rows of a batch: no tap reaches beyond."""
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,10 @@ from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.lengths import possible
 from flax_sepconv.ops.masking import zero_tails
 
+# "whole": each row is a sequence; "lengths": it is one up to a length of its own, integers (B,);
+# "segments": neighbouring steps of one id are a sequence, integers (B, L) (with strides 1, and as
+# many output steps as input steps). The primitives have these integers, int32, as an operand.
 Limit = Literal["whole", "lengths", "segments"]
-
-
-class Limits(NamedTuple):
-    """What limits the rows of a batch.
-
-    Attributes:
-        kind: "whole": each row is a sequence; "lengths": it is one up to a length of its own;
-            "segments": neighbouring steps of one id are a sequence (with strides 1, and as many
-            output steps as input steps).
-        operands: none; or lengths (B,); or ids (B, L); int32.
-    """
-
-    kind: Limit = "whole"
-    operands: tuple[jax.Array, ...] = ()
-
-
-WHOLE = Limits()
 
 
 def output_lengths(lengths: jax.Array, geometry: Geometry) -> jax.Array:

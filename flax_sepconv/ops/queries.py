@@ -1,6 +1,7 @@
 """Questions about the operations, answered without computing: how long, and by which lowering."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import overload
 
 import jax
@@ -12,7 +13,7 @@ from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops.arguments import Padding, Size, check_kernel, choice, positive_int
 from flax_sepconv.ops.context import Context, Surroundings
-from flax_sepconv.ops.contraction import CONTRACTIONS, Contraction, ContractionName
+from flax_sepconv.ops.contraction import CONTRACTIONS, ContractionName, Stages
 from flax_sepconv.ops.native import SURROUNDINGS
 from flax_sepconv.ops.selection import Selection, select
 
@@ -128,14 +129,7 @@ def select_implementation(
         dilation=positive_int("dilation_rate", dilation_rate),
         padding="causal",  # Which zeros are read makes no difference.
     )
-    asked = Contraction(
-        result=results[contraction],
-        geometry=geometry,
-        limits="whole",
-        multiplier=depthwise_kernel_shape[2],
-        operand_dtype=jnp.dtype(dtype),
-        dtype=jnp.dtype(dtype),
-        precision=None,
-        implementation=None,
-    )
-    return select(asked, Context(platform, surroundings))
+    stages = Stages("y", False, geometry, "whole", None, None, jnp.dtype(dtype))
+    M, context = depthwise_kernel_shape[2], Context(platform, surroundings)
+    first = stages.first_stage(M, dtype, dtype, context)
+    return select(replace(first, result=results[contraction]))

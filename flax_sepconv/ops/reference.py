@@ -14,7 +14,7 @@ from jax import lax
 
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.depthwise import depthwise
-from flax_sepconv.ops.limits import Limits, output_lengths
+from flax_sepconv.ops.limits import output_lengths
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 
@@ -51,15 +51,8 @@ def hidden(
     stages: Stages, x: jax.Array, kernel: jax.Array, limits: tuple[jax.Array, ...]
 ) -> jax.Array:
     """Compute the depthwise stage of both."""
-    return depthwise(
-        x,
-        kernel,
-        stages.geometry,
-        Limits(stages.limits, limits),
-        implementation=stages.implementation,
-        precision=stages.precision,
-        dtype=jnp.result_type(x, kernel),
-    )
+    dtype = jnp.result_type(x, kernel)
+    return depthwise(x, kernel, limits, stages.first_stage(kernel.shape[2], dtype, dtype))
 
 
 def masked(stages: Stages, y: jax.Array, limits: tuple[jax.Array, ...]) -> jax.Array:

@@ -60,9 +60,10 @@ class Selection(NamedTuple):
     reason: str
 
 
-def select(contraction: Contraction, context: Context) -> Selection:
+def select(contraction: Contraction) -> Selection:
     """Select a lowering for one contraction, of which none is named; L may be a symbol."""
-    geometry, platform = contraction.geometry, context.platform
+    geometry, context = contraction.geometry, contraction.context
+    platform = context.platform
     if platform == "cpu":
         if missing := native.reason_to_avoid(context):
             return Selection("shifted_sum", CPU_WITHOUT_NATIVE_REASON + missing)
@@ -87,15 +88,16 @@ def select(contraction: Contraction, context: Context) -> Selection:
     return Selection("grouped_conv", OTHER_REASON)
 
 
-def choose(contraction: Contraction, context: Context) -> Lowering:
+def choose(contraction: Contraction) -> Lowering:
     """Return the lowering that is named, if it runs here, or the selected one.
 
     Raises:
         NotImplementedError: the named one cannot run here.
     """
+    context = contraction.context
     name, replaced = resolve_name(contraction.implementation, context)
     if name is None:
-        name = select(contraction, context).name
+        name = select(contraction).name
     else:
         _check_named(name, context)
     if contraction.implementation is not None and replaced is not None:
@@ -103,24 +105,22 @@ def choose(contraction: Contraction, context: Context) -> Lowering:
     return LOWERINGS[name]
 
 
-def choose_for_both(
-    stages: Stages, first: Contraction, types: Sequence[Any], context: Context
-) -> Lowering | None:
+def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) -> Lowering | None:
     """Return the lowering that computes both stages together, or None: they are composed.
 
     Args:
         stages: what is to be computed.
-        first: the output of the depthwise stage, for its lowering.
+        first: the output of the depthwise stage, in its context.
         types: of the operands, without what limits them, and of the results.
-        context: of the program.
 
     Raises:
         NotImplementedError: the named one cannot run here.
     """
+    context = first.context
     name, _ = resolve_name(stages.implementation, context)
     if name is not None:
         _check_named(name, context)
-    lowering = LOWERINGS[name or select(first, context).name]
+    lowering = LOWERINGS[name or select(first).name]
     is_here = (
         stages.result in lowering.stages
         and stages.limits in lowering.limits

@@ -19,21 +19,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
-from jax.typing import DTypeLike
 
 from flax_sepconv.ops.context import Context
-from flax_sepconv.ops.contraction import Contraction, Stages
-from flax_sepconv.ops.geometry import Geometry
-from flax_sepconv.ops.limits import (
-    WHOLE,
-    Limits,
-    output_lengths,
-    rows_geometry,
-    whole_rows,
-)
+from flax_sepconv.ops.contraction import Stages
+from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.primitives import register, register_lowering
@@ -50,37 +41,22 @@ tangent_p.multiple_results = True
 def separable(
     x: jax.Array,
     kernel: jax.Array,
-    weights: jax.Array,
-    bias: jax.Array | None,
-    geometry: Geometry,
-    limits: Limits = WHOLE,
-    *,
-    implementation: str | None,
-    precision: lax.PrecisionLike,
-    dtype: DTypeLike,
+    pointwise: Sequence[jax.Array],
+    limits: Sequence[jax.Array],
+    stages: Stages,
 ) -> jax.Array:
     """Filter, then contract: (B, L, C), (K, C, M), (C*M, F), (F,) -> (B, output_length, F)."""
-    stages = Stages(
-        result="y",
-        bias=bias is not None,
-        geometry=geometry,
-        limits=limits.kind,
-        precision=precision,
-        implementation=implementation,
-        dtype=jnp.dtype(dtype),
-    )
-    operands = (kernel, weights) if bias is None else (kernel, weights, bias)
-    named = None if implementation is None else LOWERINGS[implementation]
+    named = LOWERINGS[stages.implementation] if stages.implementation else None
     if named is not None and not named.stages:
         # What is asked for by name and has no way to compute both together stays two operations.
-        (y,) = compose(stages, x, *operands, *limits.operands)
-    elif named is not None and limits.kind == "lengths" and limits.kind not in named.limits:
-        (lengths,) = limits.operands
-        stages = replace(stages, geometry=rows_geometry(geometry), limits="whole")
-        (y,) = _bind(stages, whole_rows(x, lengths, geometry), *operands)
+        (y,) = compose(stages, x, kernel, *pointwise, *limits)
+    elif named is not None and stages.limits == "lengths" and stages.limits not in named.limits:
+        (lengths,), geometry = limits, stages.geometry
+        whole = replace(stages, geometry=rows_geometry(geometry), limits="whole")
+        (y,) = _bind(whole, whole_rows(x, lengths, geometry), kernel, *pointwise)
         y = zero_tails(y, output_lengths(lengths, geometry))
     else:
-        (y,) = _bind(stages, x, *operands, *limits.operands)
+        (y,) = _bind(stages, x, kernel, *pointwise, *limits)
     return y
 
 
@@ -191,17 +167,9 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     """Lower to a call that computes both stages together where there is one, or to both."""
     context = Context.of(ctx, platform)
     types: Any = (*stages.part(ctx.avals_in)[0], *ctx.avals_out)
-    first = Contraction(
-        result="y",
-        geometry=stages.geometry,
-        limits=stages.limits,
-        multiplier=types[1].shape[2],
-        operand_dtype=types[0].dtype,
-        dtype=types[0].dtype,
-        precision=stages.precision,
-        implementation=stages.implementation,
-    )
-    lowering = choose_for_both(stages, first, types, context)
+    dtype = types[0].dtype
+    first = stages.first_stage(types[1].shape[2], dtype, dtype, context)
+    lowering = choose_for_both(stages, first, types)
     if lowering is not None:
         function = functools.partial(lowering.separable, stages)
     else:

@@ -10,8 +10,8 @@ import pytest
 
 import flax_sepconv as fsc
 from flax_sepconv import interop
-from flax_sepconv.__main__ import main
 from flax_sepconv.interop import checking, formats, pytorch, tf_table
+from flax_sepconv.interop.command import main
 from tests import peers
 
 X = np.random.default_rng(0).standard_normal((2, 21, 3)).astype("float32")

@@ -65,30 +65,6 @@ def test_nothing_is_copied_where_the_operand_is_let_go():
     assert " copy(" not in operations(zero_tails, X, N, donate_argnums=0)
 
 
-@with_native
-def test_native_kernels_stop_at_the_ends():
-    """Neither inputs nor cotangents are masked or copied; the gradients are three calls."""
-    weights = np.ones((4, 64, 1), np.float32), np.ones((1, 64, 7), np.float32)
-    x, n = np.ones((3, 100, 64), np.float32), np.array([100, 3, 0], np.int32)
-
-    def layer(x, weights, n):
-        return ops.separable_conv1d(x, *weights, padding="same", strides=2, lengths=n)
-
-    def gradients(x, weights, n, y):
-        return jax.vjp(lambda *a: layer(*a, n), x, weights)[1](y)
-
-    targets = lambda text: re.findall(r'custom_call_target="flax_sepconv_(\w+)"', text)  # noqa: E731
-    forward = operations(layer, x, weights, n)
-    assert targets(forward) == ["separable_output"]
-    backward = operations(gradients, x, weights, n, np.ones((3, 50, 7), np.float32))
-    assert sorted(targets(backward)) == [
-        "input_gradient",
-        "kernel_gradient",
-        "pointwise_gradient",
-    ]
-    assert " copy(" not in forward + backward
-
-
 def test_elsewhere_it_is_a_select():
     for platform in ("cuda", "tpu"):
         traced = jax.jit(zero_tails).trace(X, N)
@@ -151,26 +127,6 @@ def test_explicit_meshes_and_manual_axes(spec):
     mesh = jax.make_mesh((2, 2), ("r", "c"), axis_types=(AxisType.Auto,) * 2)
     manual = jax.jit(jax.shard_map(zero_tails, mesh=mesh, in_specs=(spec, own), out_specs=spec))
     np.testing.assert_array_equal(manual(X, N), EXPECTED)
-
-
-@pytest.mark.skipif(DEVICES != 4, reason="for a mesh of two by two devices")
-def test_a_layer_and_its_gradients_on_a_divided_batch():
-    mesh = jax.make_mesh((4,), ("b",), axis_types=(AxisType.Auto,))
-    k = np.random.default_rng(1).standard_normal((4, 6, 2)).astype(np.float32)
-    spoiled = np.where(np.arange(8)[:, None] < N[:, None, None], X, np.nan)
-
-    def loss(x, k, n):
-        h = ops.depthwise_conv1d(x, k, padding="same", strides=2, lengths=n)
-        return (h**2).sum(), h
-
-    step = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-    divided = jax.NamedSharding(mesh, P("b"))
-    x, n = jax.device_put(spoiled, divided), jax.device_put(N, divided)
-    one = jax.tree.leaves(step(X, k, N))
-    compiled = step.lower(x, k, n).compile()
-    for ours, theirs in zip(jax.tree.leaves(compiled(x, k, n)), one, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
-    assert "all-gather" not in compiled.as_text()
 
 
 @pytest.mark.skipif(DEVICES != 4, reason="for four devices")

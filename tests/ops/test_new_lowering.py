@@ -14,18 +14,18 @@ from tests.cases import CASES
 class ByGather(Lowering):
     """All windows of x, gathered, contracted with the kernel at once."""
 
-    def output(self, contraction, context, x, kernel, *limits):
+    def output(self, contraction, x, kernel, *limits):
         h = jnp.einsum("blkc,kcm->blcm", self.windows(x, contraction), kernel)
         return h.reshape(*h.shape[:2], -1).astype(contraction.dtype)
 
-    def input_gradient(self, contraction, context, y, kernel, *limits):
+    def input_gradient(self, contraction, y, kernel, *limits):
         B, C, L = y.shape[0], kernel.shape[1], contraction.geometry.length
         like = jax.ShapeDtypeStruct((B, L, C), y.dtype)
         gathered = jax.linear_transpose(lambda x: self.windows(x, contraction), like)
         lanes = y.reshape(*y.shape[:2], C, -1)
         return gathered(jnp.einsum("blcm,kcm->blkc", lanes, kernel))[0].astype(contraction.dtype)
 
-    def kernel_gradient(self, contraction, context, x, y, *limits):
+    def kernel_gradient(self, contraction, x, y, *limits):
         lanes = y.reshape(*y.shape[:2], x.shape[2], -1)
         gradient = jnp.einsum("blkc,blcm->kcm", self.windows(x, contraction), lanes)
         return gradient.astype(contraction.dtype)

@@ -10,11 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction
 from flax_sepconv.ops.lowerings.lowering import Lowering
 from flax_sepconv.ops.lowerings.shifted_sum import ShiftedSum
@@ -27,18 +26,11 @@ class GroupedConv(Lowering):
 
     is_portable = True
 
-    def output(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def output(self, task: Contraction, x: Array, kernel: Array, *limits: Array) -> Array:
         """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
-        (K, C, M), geometry = kernel.shape, contraction.geometry
+        (K, C, M), geometry = kernel.shape, task.geometry
         sharding = result_sharding("output", x, kernel)
-        x, kernel = _operands(x, kernel, contraction, context)
+        x, kernel = _operands(x, kernel, task)
         divided = sharding_on(mesh_of(x, kernel), None, None, axes_of(kernel, 1))
         out = lax.conv_general_dilated(
             x,
@@ -48,24 +40,17 @@ class GroupedConv(Lowering):
             rhs_dilation=(geometry.dilation,),
             dimension_numbers=("NHC", "HIO", "NHC"),
             feature_group_count=C,
-            precision=contraction.precision,
-            preferred_element_type=jnp.promote_types(x.dtype, contraction.dtype),
+            precision=task.precision,
+            preferred_element_type=jnp.promote_types(x.dtype, task.dtype),
             out_sharding=sharding,
         )
-        return out.astype(contraction.dtype)
+        return out.astype(task.dtype)
 
-    def input_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        y: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
         """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
-        geometry = contraction.geometry
+        geometry = task.geometry
         sharding = result_sharding("input_gradient", y, kernel)
-        y, kernel = _operands(y, kernel, contraction, context)
+        y, kernel = _operands(y, kernel, task)
         out = lax.conv_general_dilated(
             y,
             jnp.flip(kernel, 0).swapaxes(1, 2),
@@ -75,39 +60,30 @@ class GroupedConv(Lowering):
             rhs_dilation=(geometry.dilation,),
             dimension_numbers=("NHC", "HIO", "NHC"),
             feature_group_count=kernel.shape[1],
-            precision=contraction.precision,
-            preferred_element_type=jnp.promote_types(y.dtype, contraction.dtype),
+            precision=task.precision,
+            preferred_element_type=jnp.promote_types(y.dtype, task.dtype),
             out_sharding=sharding,
         )
-        return out.astype(contraction.dtype)
+        return out.astype(task.dtype)
 
-    def kernel_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        y: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def kernel_gradient(self, task: Contraction, x: Array, y: Array, *limits: Array) -> Array:
         """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-        if context.summation.kind == "by tap":
-            return ShiftedSum().kernel_gradient(contraction, context, x, y)
+        if task.context.summation.kind == "by tap":
+            return ShiftedSum().kernel_gradient(task, x, y)
         sharding = result_sharding("kernel_gradient", x, y)
-        x, y = _operands(x, y, contraction, context)
-        if context.summation.mesh is not None:
-            gradient = _by_example(context.summation.mesh, x, y, contraction)
+        x, y = _operands(x, y, task)
+        if task.context.summation.mesh is not None:
+            gradient = _by_example(task.context.summation.mesh, x, y, task)
             return gradient if sharding is None else jax.reshard(gradient, sharding)
         C = x.shape[-1]
         lanes = sharding and sharding.update(spec=PartitionSpec(None, None, sharding.spec[1]))
         # Channels take the role of the batch, examples that of the contracted features.
-        gradient = _correlate(x, y, C, contraction, contraction.dtype, lanes)
-        shape = (contraction.geometry.kernel_size, C, contraction.multiplier)
-        return lax.reshape(gradient, shape, out_sharding=sharding).astype(contraction.dtype)
+        gradient = _correlate(x, y, C, task, task.dtype, lanes)
+        shape = (task.geometry.kernel_size, C, task.multiplier)
+        return lax.reshape(gradient, shape, out_sharding=sharding).astype(task.dtype)
 
 
-def _by_example(
-    mesh: AbstractMesh, x: jax.Array, y: jax.Array, contraction: Contraction
-) -> jax.Array:
+def _by_example(mesh: AbstractMesh, x: Array, y: Array, task: Contraction) -> Array:
     """Correlate inputs and cotangents, and sum over the batch afterwards, in the accumulator.
 
     For programs that XLA divides over a mesh whose axes are all explicit, or all automatic: the
@@ -119,7 +95,7 @@ def _by_example(
     def sharding(*axes: Any) -> NamedSharding | None:
         return sharding_on(mesh, *axes) if is_explicit else None
 
-    def side_by_side(rows: jax.Array) -> jax.Array:
+    def side_by_side(rows: Array) -> Array:
         """Make each channel of each example a channel of one: (B, L, C) -> (1, L, B*C)."""
         if not is_explicit:
             free = PartitionSpec.UNCONSTRAINED
@@ -132,25 +108,25 @@ def _by_example(
         side_by_side(x),
         side_by_side(y),
         B * C,
-        contraction,
-        contraction.accumulator,
+        task,
+        task.accumulator,
         sharding(None, None, batch),
     )
-    shape = (contraction.geometry.kernel_size, B, C, contraction.multiplier)
+    shape = (task.geometry.kernel_size, B, C, task.multiplier)
     apart = lax.reshape(gradients, shape, out_sharding=sharding(None, batch, None, None))
-    return apart.sum(1).astype(contraction.dtype)
+    return apart.sum(1).astype(task.dtype)
 
 
 def _correlate(
-    x: jax.Array,
-    y: jax.Array,
+    x: Array,
+    y: Array,
     groups: int,
-    contraction: Contraction,
+    task: Contraction,
     dtype: DTypeLike,
     sharding: NamedSharding | None,
-) -> jax.Array:
+) -> Array:
     """Correlate each channel of x with its lanes of y: -> (K, 1, lanes)."""
-    geometry = contraction.geometry
+    geometry = task.geometry
     return lax.conv_general_dilated(
         x,
         y,
@@ -159,20 +135,18 @@ def _correlate(
         rhs_dilation=(geometry.stride,),
         dimension_numbers=("CHN", "IHO", "NHC"),
         batch_group_count=groups,
-        precision=contraction.precision,
+        precision=task.precision,
         preferred_element_type=jnp.promote_types(x.dtype, dtype),
         out_sharding=sharding,
     )
 
 
-def _operands(
-    a: jax.Array, b: jax.Array, contraction: Contraction, context: Context
-) -> tuple[jax.Array, jax.Array]:
+def _operands(a: Array, b: Array, task: Contraction) -> tuple[Array, Array]:
     """Convert to the common dtype: XLA's convolutions take no mixed operands.
 
     On GPUs also to 32 bits: 1-D convolutions of fewer are reported to fail (jax-ml/jax#37922).
     """
-    dtype = contraction.operand_dtype
-    if context.platform in ("cuda", "rocm"):
+    dtype = task.operand_dtype
+    if task.context.platform in ("cuda", "rocm"):
         dtype = jnp.promote_types(dtype, jnp.float32)
     return a.astype(dtype), b.astype(dtype)

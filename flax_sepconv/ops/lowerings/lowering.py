@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
+from jax import Array
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
@@ -31,58 +31,30 @@ class Lowering:
         """Say why it cannot run in a program, or None."""
         return None
 
-    def output(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def output(self, task: Contraction, x: Array, kernel: Array, *limits: Array) -> Array:
         """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
         raise NotImplementedError
 
-    def input_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        y: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
         """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
         raise NotImplementedError
 
-    def kernel_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        y: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def kernel_gradient(self, task: Contraction, x: Array, y: Array, *limits: Array) -> Array:
         """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
         raise NotImplementedError
 
-    def contract(
-        self,
-        contraction: Contraction,
-        context: Context,
-        a: jax.Array,
-        b: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
         """Compute the contraction that is asked for."""
-        if contraction.result == "y":
-            return self.output(contraction, context, a, b, *limits)
-        if contraction.result == "x":
-            return self.input_gradient(contraction, context, a, b, *limits)
-        return self.kernel_gradient(contraction, context, a, b, *limits)
+        if task.result == "y":
+            return self.output(task, a, b, *limits)
+        if task.result == "x":
+            return self.input_gradient(task, a, b, *limits)
+        return self.kernel_gradient(task, a, b, *limits)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether `separable` is for operands, without limits, and results of these types."""
         return True
 
-    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute a result of both stages together."""
         raise NotImplementedError

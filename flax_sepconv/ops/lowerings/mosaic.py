@@ -7,7 +7,7 @@ name. There is no depthwise stage alone.
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import jax
+from jax import Array
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
@@ -27,14 +27,7 @@ class Mosaic(Lowering):
             return "XLA cannot divide its calls among devices by itself there"
         return None
 
-    def contract(
-        self,
-        contraction: Contraction,
-        context: Context,
-        a: jax.Array,
-        b: jax.Array,
-        *limits: jax.Array,
-    ) -> NoReturn:
+    def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> NoReturn:
         """Decline: what cannot be computed together ends up here."""
         raise NotImplementedError(
             "implementation='mosaic' computes both stages together and their first derivatives in "
@@ -48,7 +41,7 @@ class Mosaic(Lowering):
         check(stages.geometry, *types[:3])
         return True
 
-    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute the output, or all gradients."""
         from flax_sepconv.ops.mosaic.forward import separable
         from flax_sepconv.ops.mosaic.gradients import gradients

@@ -7,8 +7,8 @@ accumulator's dtype are exact enough for any precision.
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from flax_sepconv.ops import native
 from flax_sepconv.ops.context import Context
@@ -39,45 +39,27 @@ class Native(Lowering):
         """Say why it cannot run in a program, or None."""
         return native.declines(context)
 
-    def output(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
-        """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
-        return _contract(contraction, x, kernel, *limits)
+    def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
+        """Call the library on operands of one dtype, which XLA may divide among devices."""
+        common, result = task.operand_dtype, task.dtype
+        if (common.name, result.name) not in DTYPES:
+            common = result = task.accumulator
 
-    def input_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        y: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
-        """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
-        return _contract(contraction, y, kernel, *limits)
+        def call(*operands: Array) -> Array:
+            shape = _shape_of_result(task, *operands[:2])
+            out = result_type(task.name, operands, shape, result)
+            called: Array = native.call(task.name, out, task.geometry, task.limits, operands)
+            return called
 
-    def kernel_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        y: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
-        """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-        return _contract(contraction, x, y, *limits)
+        divided = partitioned(task.name, call, task.multiplier, task.limits)
+        return divided(a.astype(common), b.astype(common), *limits).astype(task.dtype)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether `separable` is for operands and results of these types."""
         dtypes = {each.dtype for each in types}
         return len(dtypes) == 1 and dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}
 
-    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute the output, or the gradients of w and the bias, which is empty without one."""
         x, kernel, *rest = operands
         last = rest[-1:] if stages.limits != "whole" else []
@@ -95,31 +77,11 @@ class Native(Lowering):
         return [w, b] if stages.bias else [w]
 
 
-def _contract(
-    contraction: Contraction, a: jax.Array, b: jax.Array, *limits: jax.Array
-) -> jax.Array:
-    """Call the library on operands of one dtype, which XLA may divide among devices."""
-    geometry, common, result = contraction.geometry, contraction.operand_dtype, contraction.dtype
-    if (common.name, result.name) not in DTYPES:
-        common = result = contraction.accumulator
-
-    def call(*operands: jax.Array) -> jax.Array:
-        shape = _shape_of_result(contraction, *operands[:2])
-        out = result_type(contraction.name, operands, shape, result)
-        called: jax.Array = native.call(
-            contraction.name, out, geometry, contraction.limits, operands
-        )
-        return called
-
-    divided = partitioned(contraction.name, call, contraction.multiplier, contraction.limits)
-    return divided(a.astype(common), b.astype(common), *limits).astype(contraction.dtype)
-
-
-def _shape_of_result(contraction: Contraction, a: jax.Array, b: jax.Array) -> tuple[int, ...]:
+def _shape_of_result(task: Contraction, a: Array, b: Array) -> tuple[int, ...]:
     """Return the shape of the result for operands, or for a device's share of them."""
-    geometry = contraction.geometry
-    if contraction.result == "y":
-        return a.shape[0], geometry.output_length, b.shape[1] * contraction.multiplier
-    if contraction.result == "x":
+    geometry = task.geometry
+    if task.result == "y":
+        return a.shape[0], geometry.output_length, b.shape[1] * task.multiplier
+    if task.result == "x":
         return a.shape[0], geometry.length, b.shape[1]
-    return geometry.kernel_size, a.shape[2], contraction.multiplier
+    return geometry.kernel_size, a.shape[2], task.multiplier

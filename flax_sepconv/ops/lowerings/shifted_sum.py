@@ -9,11 +9,9 @@ read. Products and sums of the accumulator's dtype are exact enough for any prec
 import functools
 import operator
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
-from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction
 from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.limits import Limit, segment_ends
@@ -32,35 +30,21 @@ class ShiftedSum(Lowering):
     limits: frozenset[Limit] = frozenset({"whole", "segments"})
     is_portable = True
 
-    def output(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def output(self, task: Contraction, x: Array, kernel: Array, *limits: Array) -> Array:
         """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
         K, C, M = kernel.shape
-        taps = kernel.astype(contraction.accumulator)
-        windows = _windows(x, contraction, limits)
+        taps = kernel.astype(task.accumulator)
+        windows = _windows(x, task, limits)
         y = functools.reduce(operator.add, (windows[i][..., None] * taps[i] for i in range(K)))
-        return y.reshape(*y.shape[:2], C * M).astype(contraction.dtype)
+        return y.reshape(*y.shape[:2], C * M).astype(task.dtype)
 
-    def input_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        y: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
         """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C).
 
         Input step p receives tap i only where p + pad_low - i * D is a multiple of S: the S
         residues of p are S sums of stride one, interleaved at the end.
         """
-        (K, C, M), geometry = kernel.shape, contraction.geometry
+        (K, C, M), geometry = kernel.shape, task.geometry
         S, D = geometry.stride, geometry.dilation
         phases = -(-geometry.length // S)
         # Tap i meets step p of residue r at output step (p - r) / S + start, where it meets any.
@@ -72,57 +56,48 @@ class ShiftedSum(Lowering):
         ]
         first = min(start for _, _, start in met)
         last = max(start for _, _, start in met) + phases
-        taps = kernel.astype(contraction.accumulator)
-        sums: dict[int, jax.Array] = {}
+        taps = kernel.astype(task.accumulator)
+        sums: dict[int, Array] = {}
         for m, plane in enumerate(_planes(_pad(y, -first, last - y.shape[1]), M)):
             for r, i, start in met:
                 window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
-                own = _within(window, start, limits).astype(contraction.accumulator)
+                own = _within(window, start, limits).astype(task.accumulator)
                 term = own * taps[i, :, m]
                 sums[r] = sums[r] + term if r in sums else term
         nothing = jnp.zeros_like(term)  # For residues that no tap meets.
         interleaved = jnp.stack([sums.get(r, nothing) for r in range(S)], 2).reshape(
             y.shape[0], phases * S, C
         )
-        return interleaved[:, : geometry.length].astype(contraction.dtype)
+        return interleaved[:, : geometry.length].astype(task.dtype)
 
-    def kernel_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        y: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
+    def kernel_gradient(self, task: Contraction, x: Array, y: Array, *limits: Array) -> Array:
         """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-        K, C, M = contraction.geometry.kernel_size, x.shape[-1], contraction.multiplier
-        windows = _windows(x, contraction, limits)
-        planes = [plane.astype(contraction.accumulator) for plane in _planes(y, M)]
+        K, C, M = task.geometry.kernel_size, x.shape[-1], task.multiplier
+        windows = _windows(x, task, limits)
+        planes = [plane.astype(task.accumulator) for plane in _planes(y, M)]
         terms = [window * plane for window in windows for plane in planes]
-        count = TERMS_PER_CPU_REDUCTION if context.platform == "cpu" else 1
-        sums: list[jax.Array] = []
+        count = TERMS_PER_CPU_REDUCTION if task.context.platform == "cpu" else 1
+        sums: list[Array] = []
         for i in range(0, len(terms), count):
             sums += _sum_together(terms[i : i + count])
         # The batch is summed by an operation of its own: one all-reduce where it is sharded.
         summed = jnp.stack(sums).sum(1).reshape(K, M, C)
-        return summed.swapaxes(1, 2).astype(contraction.dtype)
+        return summed.swapaxes(1, 2).astype(task.dtype)
 
 
-def _windows(
-    x: jax.Array, contraction: Contraction, limits: tuple[jax.Array, ...]
-) -> list[jax.Array]:
+def _windows(x: Array, task: Contraction, limits: tuple[Array, ...]) -> list[Array]:
     """Return the input step that each output step reads through each tap, in the accumulator."""
-    geometry = contraction.geometry
+    geometry = task.geometry
     padded = _pad(x, geometry.pad_low, geometry.pad_high)
     windows = []
     for i in range(geometry.kernel_size):
         offset = i * geometry.dilation
         window = _within(_shift(padded, offset, geometry), offset - geometry.pad_low, limits)
-        windows.append(window.astype(contraction.accumulator))
+        windows.append(window.astype(task.accumulator))
     return windows
 
 
-def _within(window: jax.Array, offset: int, limits: tuple[jax.Array, ...]) -> jax.Array:
+def _within(window: Array, offset: int, limits: tuple[Array, ...]) -> Array:
     """Let zeros stand for what a step meets, so many steps on, in another segment than its own."""
     if not limits:
         return window
@@ -132,7 +107,7 @@ def _within(window: jax.Array, offset: int, limits: tuple[jax.Array, ...]) -> ja
     return jnp.where(inside[..., None], window, jnp.zeros((), window.dtype))
 
 
-def _planes(y: jax.Array, M: int) -> list[jax.Array]:
+def _planes(y: Array, M: int) -> list[Array]:
     """Divide (B, L, C*M) into M arrays of (B, L, C): XLA is slow with so short a last axis."""
     if M == 1:
         return [y]
@@ -140,23 +115,23 @@ def _planes(y: jax.Array, M: int) -> list[jax.Array]:
     return [lax.index_in_dim(split, m, axis=3, keepdims=False) for m in range(M)]
 
 
-def _sum_together(terms: list[jax.Array]) -> tuple[jax.Array, ...]:
+def _sum_together(terms: list[Array]) -> tuple[Array, ...]:
     """Sum each of (B, L, C) over L, all in one pass over the operands they share."""
     zeros = tuple(jnp.zeros((), term.dtype) for term in terms)
-    sums: tuple[jax.Array, ...] = lax.reduce(
+    sums: tuple[Array, ...] = lax.reduce(
         tuple(terms), zeros, lambda a, b: tuple(map(operator.add, a, b)), (1,)
     )
     return sums
 
 
-def _pad(x: jax.Array, low: int, high: int) -> jax.Array:
+def _pad(x: Array, low: int, high: int) -> Array:
     """Pad (or, where negative, cut) the ends of axis 1."""
     edges = [(0, 0, 0)] * x.ndim
     edges[1] = (low, high, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
-def _shift(padded: jax.Array, first: int, geometry: Geometry) -> jax.Array:
+def _shift(padded: Array, first: int, geometry: Geometry) -> Array:
     """Return every S-th step from the first one on, one for each output step."""
     last = first + (geometry.output_length - 1) * geometry.stride
     return lax.slice_in_dim(padded, first, last + 1, geometry.stride, axis=1)

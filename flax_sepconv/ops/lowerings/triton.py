@@ -4,10 +4,10 @@ For NVIDIA GPUs. Compiled for them and checked by interpretation, not yet run on
 only by name. Sums are float32.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
+from jax import Array
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
@@ -31,53 +31,20 @@ class Triton(Lowering):
             return "XLA cannot divide its calls among devices by itself there"
         return None
 
-    def output(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
-        """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+    def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
+        """Compute a contraction, which XLA may divide among devices."""
         from flax_sepconv.ops import triton
 
-        def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            return triton.output(x, kernel, contraction.geometry, contraction.dtype)
+        kernels = {
+            "output": triton.output,
+            "input_gradient": triton.input_gradient,
+            "kernel_gradient": triton.kernel_gradient,
+        }
 
-        return _divided(contraction, call, x, kernel)
+        def call(a: Array, b: Array) -> Array:
+            return kernels[task.name](a, b, task.geometry, task.dtype)
 
-    def input_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        y: jax.Array,
-        kernel: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
-        """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
-        from flax_sepconv.ops import triton
-
-        def call(y: jax.Array, kernel: jax.Array) -> jax.Array:
-            return triton.input_gradient(y, kernel, contraction.geometry, contraction.dtype)
-
-        return _divided(contraction, call, y, kernel)
-
-    def kernel_gradient(
-        self,
-        contraction: Contraction,
-        context: Context,
-        x: jax.Array,
-        y: jax.Array,
-        *limits: jax.Array,
-    ) -> jax.Array:
-        """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-        from flax_sepconv.ops import triton
-
-        def call(x: jax.Array, y: jax.Array) -> jax.Array:
-            return triton.kernel_gradient(x, y, contraction.geometry, contraction.dtype)
-
-        return _divided(contraction, call, x, y)
+        return partitioned(task.name, call, task.multiplier, "whole")(a, b)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether both stages can be computed together for these types."""
@@ -87,7 +54,7 @@ class Triton(Lowering):
             and (stages.result == "y" or stages.geometry.stride == 1)
         )
 
-    def separable(self, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute the output, or all gradients."""
         from flax_sepconv.ops import triton
 
@@ -104,9 +71,3 @@ class Triton(Lowering):
             x, kernel, weights, rest[0], geometry, bias=stages.bias, precision=precision
         )
         return [gradient for gradient in gradients if gradient is not None]
-
-
-def _divided(
-    contraction: Contraction, call: Callable[..., jax.Array], a: jax.Array, b: jax.Array
-) -> jax.Array:
-    return partitioned(contraction.name, call, contraction.multiplier, "whole")(a, b)

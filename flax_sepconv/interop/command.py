@@ -1,0 +1,193 @@
+"""Command line: trained weights of other libraries, in and out."""
+
+import argparse
+import io
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from flax_sepconv.interop import formats
+from flax_sepconv.interop.layer import InteropError, Layer
+
+_FORMATS = "\n".join(
+    f"  {name:<15}{form.description}{'' if form.endings else ' (read only)'}"
+    for name, form in formats.FORMATS.items()
+)
+_EXIT = "exit status: 0 done, 1 --check found a difference, 2 an error, which one line tells"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    given = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        status: int = given.run(given)
+        sys.stdout.flush()
+        return status
+    except InteropError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:  # Of the standard output: a pipe that nobody reads, a full disk.
+        print(f"error: cannot print: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted: {given.done}", file=sys.stderr)
+        return 130
+
+
+def _convert(given: argparse.Namespace) -> int:
+    options = _options(given)
+    source_format = given.source_format or formats.format_of(given.source)
+    layers = formats.load(given.source, source_format, **options)
+    if _are_one(given.source, given.dest):
+        raise InteropError(f"SOURCE and DEST are one file: {given.dest}")
+    formats.save(given.dest, layers, given.dest_format, overwrite=given.force)
+    given.done = f"{given.dest} is written"
+    dest_format = given.dest_format or formats.format_of(given.dest)
+    count = sum(weight.size for layer in layers for weight in layer.weights.values())
+    print(f"{_counted(len(layers))}, {count:,} parameters: {given.source} -> {given.dest}")
+    _tell_what_is_passed_over(given, source_format)
+    _tell_what_is_lost(layers, given.source, dest_format)
+    if not given.check:
+        return 0
+    from flax_sepconv.interop import checking
+
+    source = checking.Side(given.source, source_format, options)
+    found = checking.differences(source, checking.Side(given.dest, dest_format))
+    for layer in layers:
+        print(f"{layer.title}: outputs differ by at most {found[layer.path]:.1e} of the largest")
+    good = all(difference <= checking.TOLERANCE for difference in found.values())
+    print(f"all within {checking.TOLERANCE:g}: {'good' if good else 'BAD'}")
+    return 0 if good else 1
+
+
+def _tell_what_is_passed_over(given: argparse.Namespace, source_format: str) -> None:
+    """Print what may be layers, in files that do not tell the classes of all."""
+    if formats.FORMATS[source_format].option == "layers":
+        from flax_sepconv.interop import keras3
+
+        for group in keras3.passed_over(given.source, given.layer):
+            print(f"not taken: {group} looks like a layer, but nothing says so (--layer takes it)")
+
+
+def _tell_what_is_lost(layers: Sequence[Layer], source: pathlib.Path, dest_format: str) -> None:
+    """Print what the source does not say of layers, and what the written file cannot say."""
+    from flax_sepconv.interop import inspecting
+
+    for layer in layers:
+        if layer.config is None:
+            print(f"{layer.title}: strides, padding and activation are not in {source}")
+        elif dest_format == "torch":
+            print(f"{inspecting.call(layer)}\n  weights for {inspecting.torch_call(layer)}")
+        elif dest_format == "keras-weights":
+            print(f"{inspecting.call(layer)}  # to be made so: the file has weights alone")
+    if dest_format == "keras-weights" and len(layers) > 1:
+        print(f"the order, which counts: {', '.join(layer.title for layer in layers)}")
+
+
+def _inspect(given: argparse.Namespace) -> int:
+    from flax_sepconv.interop import inspecting
+
+    name = given.source_format or formats.format_of(given.source)
+    layers: list[Layer] = formats.load(given.source, name, **_options(given))
+    print(f"{given.source}: {formats.FORMATS[name].description}")
+    print(inspecting.table(layers))
+    _tell_what_is_passed_over(given, name)
+    return 0
+
+
+def _are_one(a: pathlib.Path, b: pathlib.Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:  # One of them is not there.
+        return False
+
+
+def _counted(number: int) -> str:
+    return f"{number} layer{'s' * (number != 1)}"
+
+
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what the caller says of the layers in a file that does not say it itself."""
+    options: dict[str, Any] = {"configs": False} if given.weights_only else {}
+    if given.layer:
+        options["layers"] = given.layer
+    if given.pair:
+        pairs = [_pair(text) for text in given.pair]
+        options["pairs"] = dict(pairs)
+        if len(options["pairs"]) < len(pairs):
+            raise InteropError(f"--pair must name each layer once, got {' '.join(given.pair)}")
+    return options
+
+
+def _pair(text: str) -> tuple[str, tuple[str, str] | tuple[str, str, int]]:
+    found = re.fullmatch(r"([^=]*)=([^,]+),([^,]+?)(?:,([0-9]{1,9}))?", text)
+    if found is None:
+        raise InteropError(f"--pair must be PATH=DEPTHWISE,POINTWISE or ...,M, got {text!r}")
+    path, depthwise, pointwise, multiplier = found.groups()
+    if multiplier is None:
+        return path, (depthwise, pointwise)
+    return path, (depthwise, pointwise, int(multiplier))
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m flax_sepconv",
+        description=__doc__,
+        epilog=f"formats:\n{_FORMATS}\n\n{_EXIT}",
+        formatter_class=shape,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    about = "write the separable convolutions of one file as another format"
+    convert = commands.add_parser("convert", help=about, description=about, formatter_class=shape)
+    convert.add_argument("source", metavar="SOURCE", type=pathlib.Path)
+    convert.add_argument("dest", metavar="DEST", type=pathlib.Path)
+    convert.add_argument(
+        "--to",
+        dest="dest_format",
+        choices=formats.WRITABLE,
+        help="the format to write; else DEST's ending tells",
+    )
+    convert.add_argument(
+        "--check",
+        action="store_true",
+        help="then run both files' layers on random input, each in its own library",
+    )
+    convert.add_argument("--force", action="store_true", help="replace DEST if it is there")
+    convert.set_defaults(run=_convert, done="nothing was written")
+    about = "list the separable convolutions of a file"
+    inspect = commands.add_parser("inspect", help=about, description=about, formatter_class=shape)
+    inspect.add_argument("source", metavar="FILE", type=pathlib.Path)
+    inspect.set_defaults(run=_inspect, done="nothing was written")
+    for command in (convert, inspect):
+        command.epilog = f"formats:\n{_FORMATS}\n\n{_EXIT}"
+        command.add_argument(
+            "--from",
+            dest="source_format",
+            choices=tuple(formats.FORMATS),
+            help="the format to read; else it is seen from the file",
+        )
+        command.add_argument(
+            "--weights-only",
+            action="store_true",
+            help="pass over the layers' arguments: for those that this package cannot have",
+        )
+        command.add_argument(
+            "--layer",
+            action="append",
+            metavar="PATH",
+            help="keras-weights, keras: a group that is a separable convolution (repeat it)",
+        )
+        command.add_argument(
+            "--pair",
+            action="append",
+            metavar="PATH=DEPTHWISE,POINTWISE[,M]",
+            help="torch: the two modules of a layer, and its depth multiplier (repeat it)",
+        )
+    return parser
