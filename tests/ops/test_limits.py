@@ -31,10 +31,10 @@ def layer(limit, x, k, w, b, limits, **settings):
     return ops.separable_conv1d(x, k, w, b, padding="same", **{limit: limits}, **settings)
 
 
-def calls(function, *operands):
-    """Name the native calls of a compiled program, in which nothing is copied."""
+def calls(function, *operands, copies=True):
+    """Name the native calls of a compiled program, which may have copies in it or not."""
     text = jax.jit(function).lower(*operands).compile().as_text()
-    assert " copy(" not in text[text.index("ENTRY") :]
+    assert copies or " copy(" not in text[text.index("ENTRY") :]
     return sorted(re.findall(r'custom_call_target="flax_sepconv_(\w+)"', text))
 
 
@@ -43,7 +43,7 @@ def gradients(function, *operands):
         y, pullback = jax.vjp(lambda *weights: function(*weights, *operands[4:]), *operands[:4])
         return y, pullback(jnp.ones_like(y))
 
-    return calls(step, *operands)
+    return calls(step, *operands, copies=False)
 
 
 @with_native
@@ -51,7 +51,7 @@ def gradients(function, *operands):
 def test_both_stages_and_their_gradients_are_native(limit):
     f = functools.partial(layer, limit)
     operands = (X, K, W, B, LIMITS[limit])
-    assert calls(f, *operands) == ["separable_output"]
+    assert calls(f, *operands, copies=False) == ["separable_output"]
     found = gradients(f, *operands)
     assert found == ["input_gradient", "kernel_gradient", "pointwise_gradient", "separable_output"]
 
