@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flax_sepconv.ops.context import Context, Surroundings
@@ -53,11 +52,9 @@ def call(
     Lengths go in as they are: one operation of XLA's beside the call would take longer than small
     calls do.
     """
-    last = () if limits != "whole" else (jnp.zeros(0, jnp.int32),)
     kernel: Callable[..., Any] = jax.ffi.ffi_call(f"flax_sepconv_{target}", out)
     return kernel(
         *operands,
-        *last,
         stride=np.int64(geometry.stride),
         dilation=np.int64(geometry.dilation),
         pad_low=np.int64(geometry.pad_low),

@@ -4,6 +4,7 @@
 #include <functional>
 #include <initializer_list>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "limits.h"
@@ -36,6 +37,7 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<ffi::AnyBuffer>;
 using Numbers = ffi::Buffer<ffi::S32>;
+using Limited = std::optional<Numbers>;
 
 class XlaPool : public Pool {
  public:
@@ -64,7 +66,7 @@ ffi::Error wrong_shapes() {
 // which the last axis alone differs), what limits them, and the attributes.
 struct Call {
   Buffer x, k, y;
-  Numbers numbers;
+  Limited numbers;
   Settings settings;
 
   bool consistent() const {
@@ -72,7 +74,7 @@ struct Call {
     if (a.size() != 3 || b.size() != 3 || c.size() != 3 || a[0] != c[0] || a[2] != b[1] ||
         b[0] < 1 || settings.stride < 1 || settings.dilation < 1)
       return false;
-    const auto limits = static_cast<std::int64_t>(numbers.element_count());
+    const auto limits = numbers ? static_cast<std::int64_t>(numbers->element_count()) : 0;
     switch (Limit{settings.limit}) {
       case Limit::kWhole: return limits == 0;
       case Limit::kLengths: return limits == a[0];
@@ -87,7 +89,7 @@ struct Call {
             y.dimensions()[1]};
   }
   Limits limits() const {
-    return {Limit{settings.limit}, numbers.typed_data(), settings.same};
+    return {Limit{settings.limit}, numbers ? numbers->typed_data() : nullptr, settings.same};
   }
 };
 
@@ -145,17 +147,17 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
   });
 }
 
-ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Numbers limits, Result y,
+ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Limited limits, Result y,
                   Settings settings) {
   return contract(Role::kY, {x, k, *y, limits, settings}, threads, x, k, y);
 }
 
-ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Numbers limits, Result x,
+ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Limited limits, Result x,
                          Settings settings) {
   return contract(Role::kX, {*x, k, y, limits, settings}, threads, y, k, x);
 }
 
-ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Numbers limits, Result k,
+ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Limited limits, Result k,
                           Settings settings) {
   return contract(Role::kK, {x, *k, y, limits, settings}, threads, x, y, k);
 }
@@ -183,7 +185,7 @@ ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias,
 }
 
 ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
-                           Numbers limits, Result y, Settings settings) {
+                           Limited limits, Result y, Settings settings) {
   return compute_separable(
       {x, k, *y, limits, settings}, w, bias, {y}, threads,
       [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
@@ -196,7 +198,7 @@ ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w
       });
 }
 
-ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y, Numbers limits,
+ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y, Limited limits,
                              Result w, Result bias, Settings settings) {
   return compute_separable(
       {x, k, y, limits, settings}, *w, *bias, {w, bias}, threads,
@@ -229,7 +231,7 @@ ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, Numbers lengths, Result 
   return ffi::Error::Success();
 }
 
-// Of a call: arrays, then what limits it, and the first result.
+// Of a call: arrays, then, where there is anything, what limits it, and the first result.
 template <int arrays>
 auto operands() {
   if constexpr (arrays == 0) {
@@ -240,7 +242,7 @@ auto operands() {
 }
 template <int arrays>
 auto call() {
-  return operands<arrays>().template Arg<Numbers>().template Ret<Buffer>();
+  return operands<arrays>().template OptionalArg<Numbers>().template Ret<Buffer>();
 }
 
 }  // namespace
@@ -259,7 +261,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput
                               sepconv::call<4>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
                               sepconv::call<3>().Ret<sepconv::Buffer>().Attrs<sepconv::Settings>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails, sepconv::call<1>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails,
+                              sepconv::operands<1>().Arg<sepconv::Numbers>().Ret<sepconv::Buffer>());
 
 // The version of XLA's interface that the handlers were built for: major, minor.
 extern "C" const int sepconv_ffi_version[2];
