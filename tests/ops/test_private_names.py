@@ -8,7 +8,9 @@ import re
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[2] / "flax_sepconv"
+import flax_sepconv
+
+PACKAGE = pathlib.Path(flax_sepconv.__file__).parent
 NAMES = [
     ("jax", "jax._src.checkify", "assert_func"),
     ("jax", "jax._src.checkify", "FailedCheckError"),
