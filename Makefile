@@ -56,7 +56,7 @@ wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each i
 	for compiler in with without; do \
 	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flax_sepconv && \
 	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/$$compiler/*.whl && \
-	  (cd $(VENV)/empty && bin/python -W error ../../tests/empty_environment.py $$compiler) || exit 1; \
+	  (cd $(VENV)/empty && bin/python -P -W error ../../tests/empty_environment.py $$compiler) || exit 1; \
 	done
 
 sanitize: ## Run the native kernels on random shapes under sanitizers (needs no Python).
