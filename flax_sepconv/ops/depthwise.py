@@ -35,7 +35,7 @@ from flax_sepconv.ops.limits import (
 )
 from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
 from flax_sepconv.ops.masking import zero_tails
-from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.selection import choose
 from flax_sepconv.ops.sharding import reshard_to, vary_alike
 
@@ -49,7 +49,7 @@ def depthwise(
 
     Low-precision operands are accumulated in float32, here and in every derivative.
     """
-    return _bind({"x": x, "k": kernel}, contraction, limits)
+    return _apply(contraction, x, kernel, *limits)
 
 
 def _compute(lowering: Lowering, contraction: Contraction, *operands: jax.Array) -> jax.Array:
@@ -77,15 +77,20 @@ def _between_masks(
     return contract(whole, whole_rows(a, lengths, geometry), zero_tails(b, ends))
 
 
-def _bind(
-    operands: dict[Argument, jax.Array], contraction: Contraction, limits: Sequence[jax.Array]
-) -> jax.Array:
+def _apply(contraction: Contraction, a: jax.Array, b: jax.Array, *limits: jax.Array) -> jax.Array:
     """Bind the primitive to its two operands, and to what limits them."""
-    first, second = OPERANDS[contraction.result]
-    a, b, *limits = vary_alike(operands[first], operands[second], *limits)
+    a, b, *limits_alike = vary_alike(a, b, *limits)
     contraction = replace(contraction, operand_dtype=jnp.promote_types(a.dtype, b.dtype))
-    out: jax.Array = depthwise_p.bind(a, b, *limits, contraction=contraction)
+    out: jax.Array = depthwise_p.bind(a, b, *limits_alike, contraction=contraction)
     return out
+
+
+def _apply_named(
+    contraction: Contraction, operands: dict[Argument, jax.Array], limits: Sequence[jax.Array]
+) -> jax.Array:
+    """Put operands into their order, and bind."""
+    first, second = OPERANDS[contraction.result]
+    return _apply(contraction, operands[first], operands[second], *limits)
 
 
 def _abstract(a: Any, b: Any, *limits: Any, contraction: Contraction) -> Any:
@@ -115,11 +120,10 @@ def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[Any], *, contraction: Contraction
 ) -> tuple[jax.Array, Any]:
     a, b, *limits = primals
-    first, second = OPERANDS[contraction.result]
-    out = _bind({first: a, second: b}, contraction, limits)
+    out = _apply(contraction, a, b, *limits)
     moved = ((tangents[0], b), (a, tangents[1]))
     terms = [
-        _bind({first: a_dot, second: b_dot}, contraction, limits)
+        _apply(contraction, a_dot, b_dot, *limits)
         for (a_dot, b_dot), dot in zip(moved, tangents[:2], strict=True)
         if not isinstance(dot, ad.Zero)
     ]
@@ -142,7 +146,8 @@ def _transpose(
         gradients[position] = ad.Zero(unknown.aval)
         return gradients
     transposed = replace(contraction, result=wanted, dtype=unknown.aval.dtype)
-    gradient = _bind({contraction.result: cotangent, other: operand}, transposed, limits)
+    named = {contraction.result: cotangent, other: operand}
+    gradient = _apply_named(transposed, named, limits)
     gradients[position] = reshard_to(gradient, unknown.aval.sharding)
     return gradients
 
@@ -163,11 +168,11 @@ def _batch(
         if into_batch and letter == "k":
             folded[letter] = operand
         else:
-            folded[letter] = _fold(operand, axis, size, _fold_axis(letter, into_batch))
+            folded[letter] = fold(operand, axis, size, _fold_axis(letter, into_batch))
     if into_batch:
-        limits = [_fold(o, a, size, 0) for o, a in zip(limits, limit_axes, strict=True)]
+        limits = [fold(o, a, size) for o, a in zip(limits, limit_axes, strict=True)]
     axis = _fold_axis(result, into_batch)
-    out = _bind(folded, contraction, limits)
+    out = _apply_named(contraction, folded, limits)
     return out.reshape(
         *out.shape[:axis], size, out.shape[axis] // size, *out.shape[axis + 1 :]
     ), axis
@@ -178,7 +183,7 @@ def _map(
 ) -> jax.Array:
     """Map a contraction over limits and kernels at once, which no axis can be folded for."""
     if contraction.limits == "lengths":
-        between_masks = functools.partial(_between_masks, _bind_whole, contraction)
+        between_masks = functools.partial(_between_masks, _apply, contraction)
         return jax.vmap(between_masks, in_axes=tuple(axes))(*operands)
     if contraction.implementation is None:
         by_taps = functools.partial(LOWERINGS["shifted_sum"].contract, contraction)
@@ -188,34 +193,17 @@ def _map(
         for i, (operand, axis) in enumerate(zip(operands, axes, strict=True))
         if axis is not None
     }
-    first, second = OPERANDS[contraction.result]
 
     def one(own: dict[int, jax.Array]) -> jax.Array:
-        a, b, *limits = (own.get(i, operand) for i, operand in enumerate(operands))
-        return _bind({first: a, second: b}, contraction, limits)
+        return _apply(contraction, *(own.get(i, operand) for i, operand in enumerate(operands)))
 
     out: jax.Array = lax.map(one, mapped)
     return out
 
 
-def _bind_whole(contraction: Contraction, a: jax.Array, b: jax.Array) -> jax.Array:
-    first, second = OPERANDS[contraction.result]
-    return _bind({first: a, second: b}, contraction, ())
-
-
 def _fold_axis(letter: Argument, into_batch: bool) -> int:
     """Return the axis that is folded into: the batch, or the channels of (B, L, C) or (K, C, M)."""
     return 0 if into_batch else 1 if letter == "k" else 2
-
-
-def _fold(operand: jax.Array, mapped: int | None, size: int, axis: int) -> jax.Array:
-    """Merge the mapped axis (or, unmapped, copies) into the front of another one."""
-    if mapped is None:
-        moved = jnp.repeat(jnp.expand_dims(operand, axis), size, axis)
-    else:
-        moved = jnp.moveaxis(operand, mapped, axis)
-    shape = moved.shape
-    return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
 
 
 def _lower(

@@ -18,7 +18,7 @@ from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops import native
 from flax_sepconv.ops.context import Context
-from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.sharding import axes_of, mesh_of, reshard_to, sharding_on, vary_alike
 
 zero_tails_p = Primitive("zero_tails")
@@ -60,15 +60,8 @@ def _transpose(cotangent: Any, x: Any, lengths: jax.Array) -> list[Any]:
 def _batch(operands: Sequence[jax.Array], axes: Sequence[int | None]) -> tuple[jax.Array, int]:
     """Fold the mapped axis into the batch."""
     size = next(o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None)
-    x, lengths = (
-        jnp.broadcast_to(operand, (size, *operand.shape))
-        if axis is None
-        else jnp.moveaxis(operand, axis, 0)
-        for operand, axis in zip(operands, axes, strict=True)
-    )
-    rows = size * x.shape[1]
-    out = zero_tails(x.reshape(rows, *x.shape[2:]), lengths.reshape(rows))
-    return out.reshape(x.shape), 0
+    out = zero_tails(*(fold(o, a, size) for o, a in zip(operands, axes, strict=True)))
+    return out.reshape(size, out.shape[0] // size, *out.shape[1:]), 0
 
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str) -> Any:

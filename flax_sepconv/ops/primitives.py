@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax._src import checkify, dispatch
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
@@ -37,6 +38,16 @@ def register_lowering(primitive: Primitive, lower: Rule) -> None:
     for platform in PLATFORMS:
         by_platform = functools.partial(lower, platform=platform)
         mlir.register_lowering(primitive, by_platform, platform=platform)
+
+
+def fold(operand: jax.Array, mapped: int | None, size: int, axis: int = 0) -> jax.Array:
+    """Merge the mapped axis (or, unmapped, copies) into the front of another one."""
+    if mapped is None:
+        moved = jnp.repeat(jnp.expand_dims(operand, axis), size, axis)
+    else:
+        moved = jnp.moveaxis(operand, mapped, axis)
+    shape = moved.shape
+    return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
 
 
 def register_identity(primitive: Primitive) -> None:

@@ -18,7 +18,6 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
@@ -27,7 +26,7 @@ from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
-from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.reference import compose, contract, hidden, masked, tangent
 from flax_sepconv.ops.selection import choose_for_both
 from flax_sepconv.ops.sharding import reshard_to, vary_alike
@@ -147,20 +146,11 @@ def _batch(
         size = next(operands[i].shape[axes[i]] for i in rows if axes[i] is not None)
         folded = list(operands)
         for i in rows:
-            folded[i] = _fold(operands[i], axes[i], size)
+            folded[i] = fold(operands[i], axes[i], size)
         (y,) = _bind(stages, *folded)
         return [y.reshape(size, y.shape[0] // size, *y.shape[1:])], [0]
     out = jax.vmap(functools.partial(compose, stages), in_axes=tuple(axes))(*operands)
     return out, [0] * len(out)
-
-
-def _fold(operand: jax.Array, axis: int | None, size: int) -> jax.Array:
-    """Merge a mapped axis (or, unmapped, copies) into the batch."""
-    if axis is None:
-        moved = jnp.broadcast_to(operand, (size, *operand.shape))
-    else:
-        moved = jnp.moveaxis(operand, axis, 0)
-    return moved.reshape(size * moved.shape[1], *moved.shape[2:])
 
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages: Stages) -> Any:

@@ -57,11 +57,12 @@ class ShiftedSum(Lowering):
         first = min(start for _, _, start in met)
         last = max(start for _, _, start in met) + phases
         taps = kernel.astype(task.accumulator)
+        ends = segment_ends(*limits) if limits else None
         sums: dict[int, Array] = {}
         for m, plane in enumerate(_planes(_pad(y, -first, last - y.shape[1]), M)):
             for r, i, start in met:
                 window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
-                own = _within(window, start, limits).astype(task.accumulator)
+                own = _within(window, start, ends).astype(task.accumulator)
                 term = own * taps[i, :, m]
                 sums[r] = sums[r] + term if r in sums else term
         nothing = jnp.zeros_like(term)  # For residues that no tap meets.
@@ -89,19 +90,20 @@ def _windows(x: Array, task: Contraction, limits: tuple[Array, ...]) -> list[Arr
     """Return the input step that each output step reads through each tap, in the accumulator."""
     geometry = task.geometry
     padded = _pad(x, geometry.pad_low, geometry.pad_high)
+    ends = segment_ends(*limits) if limits else None
     windows = []
     for i in range(geometry.kernel_size):
         offset = i * geometry.dilation
-        window = _within(_shift(padded, offset, geometry), offset - geometry.pad_low, limits)
+        window = _within(_shift(padded, offset, geometry), offset - geometry.pad_low, ends)
         windows.append(window.astype(task.accumulator))
     return windows
 
 
-def _within(window: Array, offset: int, limits: tuple[Array, ...]) -> Array:
+def _within(window: Array, offset: int, ends: tuple[Array, Array] | None) -> Array:
     """Let zeros stand for what a step meets, so many steps on, in another segment than its own."""
-    if not limits:
+    if ends is None:
         return window
-    first, last = segment_ends(limits[0])
+    first, last = ends
     met = jnp.arange(window.shape[1], dtype=jnp.int32) + offset
     inside = (met >= first) & (met <= last)
     return jnp.where(inside[..., None], window, jnp.zeros((), window.dtype))
