@@ -51,30 +51,26 @@ def functions(workload: Workload, name: str) -> tuple[Function, Function]:
         "dilation_rate": workload.dilation_rate,
         "padding": workload.padding,
     }
-    layer: Function = functools.partial(ops.separable_conv1d, **settings)
-    stage: Function = functools.partial(ops.depthwise_conv1d, **settings)
-    lengths = jnp.full(workload.batch, workload.length, jnp.int32)
-    if name == "depthwise":
-        return (
-            lambda x, k, w, b: stage(x, k),
-            lambda x, k, w, b: stage(x, k, lengths=lengths),
-        )
-    if name == "state":
-        return layer, functools.partial(layer, lengths=lengths, return_state=True)
-    ids = jnp.asarray(ids_of(workload))
-    if name == "layer":
-        return layer, functools.partial(layer, segment_ids=ids)
-    if name == "segments":
-        return (
-            lambda x, k, w, b: stage(x, k),
-            lambda x, k, w, b: stage(x, k, segment_ids=ids),
-        )
+    layer = functools.partial(ops.separable_conv1d, **settings)
+
+    def stage(x: Any, k: Any, w: Any, b: Any, **limits: Any) -> Any:
+        return ops.depthwise_conv1d(x, k, **settings, **limits)
 
     def gradients(x: Any, k: Any, w: Any, b: Any, **limits: Any) -> Any:
-        h, pullback = jax.vjp(functools.partial(stage, **limits), x, k)
+        h, pullback = jax.vjp(lambda x, k: stage(x, k, w, b, **limits), x, k)
         return h, *pullback(h)
 
-    return gradients, functools.partial(gradients, segment_ids=ids)
+    lengths = {"lengths": jnp.full(workload.batch, workload.length, jnp.int32)}
+    segments = {"segment_ids": jnp.asarray(ids_of(workload))}
+    forms: dict[str, tuple[Function, dict[str, Any]]] = {
+        "depthwise": (stage, lengths),
+        "state": (layer, lengths | {"return_state": True}),
+        "segments": (stage, segments),
+        "gradients": (gradients, segments),
+        "layer": (layer, segments),
+    }
+    function, limits = forms[name]
+    return function, functools.partial(function, **limits)
 
 
 def expected(workload: Workload, name: str, operands: Operands[np.ndarray]) -> np.ndarray:

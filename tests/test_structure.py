@@ -97,6 +97,16 @@ def test_imports_go_one_way(path):
         assert foreign <= CORE | FOREIGN.get(own, set())
 
 
+def test_lowerings_do_not_import_each_other():
+    """But for the convolution, which sums by tap where it may not sum at once."""
+    lowerings = "ops.lowerings."
+    for path in (PACKAGE / "ops" / "lowerings").glob("*.py"):
+        if path.name != "__init__.py":
+            ours = {name.split(".")[2] for name in imports(path)[0] if name.startswith(lowerings)}
+            allowed = {"shifted_sum"} if path.stem == "grouped_conv" else set()
+            assert ours <= {"lowering"} | allowed
+
+
 def test_nothing_imports_training():
     for path in FILES:
         if not path.is_relative_to(PACKAGE / "training"):

@@ -9,7 +9,7 @@ from jax import lax
 
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops.geometry import Geometry
-from flax_sepconv.ops.lengths import possible
+from flax_sepconv.ops.lengths import output_length, possible
 from flax_sepconv.ops.masking import zero_tails
 
 # "whole": each row is a sequence; "lengths": it is one up to a length of its own, integers (B,);
@@ -20,10 +20,11 @@ Limit = Literal["whole", "lengths", "segments"]
 
 def output_lengths(lengths: jax.Array, geometry: Geometry) -> jax.Array:
     """Count the output steps of sequences of so many input steps: (B,) -> (B,)."""
-    S, lengths = geometry.stride, possible(lengths, geometry.length)
+    K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
+    lengths = possible(lengths, geometry.length)
     if geometry.same:
-        return -(-lengths // S)
-    return jnp.maximum(0, (lengths + geometry.pad_low - geometry.reach - 1) // S + 1)
+        return output_length(lengths, K, S, D, "same")
+    return output_length(lengths + geometry.pad_low, K, S, D, "valid")
 
 
 def rows_geometry(geometry: Geometry) -> Geometry:
@@ -43,9 +44,9 @@ def whole_rows(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Arra
     x = zero_tails(x, lengths)
     if spread := _paddings(geometry)[1]:
         shifts = _shifts(lengths, geometry)
-        rows = _pad(x, 0, spread)
+        rows = pad_steps(x, 0, spread)
         for shift in range(1, spread + 1):
-            rows = jnp.where(shifts == shift, _pad(x, shift, spread - shift), rows)
+            rows = jnp.where(shifts == shift, pad_steps(x, shift, spread - shift), rows)
         x = rows
     return padded(x, _aligned(geometry))
 
@@ -53,19 +54,19 @@ def whole_rows(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Arra
 def transpose_whole_rows(rows: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Array:
     """Carry a cotangent of `whole_rows` back to x."""
     low, high = _unknown_edges(_aligned(geometry))
-    rows = _pad(rows, -low, -high)
+    rows = pad_steps(rows, -low, -high)
     if spread := _paddings(geometry)[1]:
         shifts = _shifts(lengths, geometry)
-        x = _pad(rows, 0, -spread)
+        x = pad_steps(rows, 0, -spread)
         for shift in range(1, spread + 1):
-            x = jnp.where(shifts == shift, _pad(rows, -shift, shift - spread), x)
+            x = jnp.where(shifts == shift, pad_steps(rows, -shift, shift - spread), x)
         rows = x
     return zero_tails(rows, lengths)
 
 
 def padded(x: jax.Array, geometry: Geometry) -> jax.Array:
     """Pad rows by what is not known, for no lowering to have to."""
-    return _pad(x, *_unknown_edges(geometry))
+    return pad_steps(x, *_unknown_edges(geometry))
 
 
 def padded_geometry(geometry: Geometry) -> Geometry:
@@ -119,7 +120,7 @@ def _shifts(lengths: jax.Array, geometry: Geometry) -> jax.Array:
     return (lows - _paddings(geometry)[0])[:, None, None]
 
 
-def _pad(x: jax.Array, low: int, high: int) -> jax.Array:
+def pad_steps(x: jax.Array, low: int, high: int) -> jax.Array:
     """Pad, or where negative cut, the steps of (B, L, C)."""
     if isinstance(low, int) and isinstance(high, int) and low == high == 0:
         return x

@@ -114,11 +114,8 @@ def _partition(
     rule: _Rule, mesh: Mesh, operands: Any, result: Any
 ) -> tuple[Mesh, Function, NamedSharding, tuple[NamedSharding, ...]]:
     """Divide operands and result alike: as the result is wanted, or, summed, as x and y come."""
-    channels = _channels(rule.operands, operands)
-    if rule.sums:
-        divided = _divided(rule.operands, operands, mesh)
-    else:
-        divided = _divided([rule.result], [result], mesh, channels)
+    axes, arrays = (rule.operands, operands) if rule.sums else ([rule.result], [result])
+    divided = _divided(axes, arrays, mesh, _channels(rule.operands, operands))
     batch = divided[0]
 
     def local(*operands: jax.Array) -> jax.Array:

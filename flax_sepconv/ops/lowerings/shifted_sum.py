@@ -14,7 +14,7 @@ from jax import Array, lax
 
 from flax_sepconv.ops.contraction import Contraction
 from flax_sepconv.ops.geometry import Geometry
-from flax_sepconv.ops.limits import Limit, segment_ends
+from flax_sepconv.ops.limits import Limit, pad_steps, segment_ends
 from flax_sepconv.ops.lowerings.lowering import Lowering
 
 # On CPU one XLA reduction sums the products of so many taps in a single pass over x and y. Fewer
@@ -59,7 +59,7 @@ class ShiftedSum(Lowering):
         taps = kernel.astype(task.accumulator)
         ends = segment_ends(*limits) if limits else None
         sums: dict[int, Array] = {}
-        for m, plane in enumerate(_planes(_pad(y, -first, last - y.shape[1]), M)):
+        for m, plane in enumerate(_planes(pad_steps(y, -first, last - y.shape[1]), M)):
             for r, i, start in met:
                 window = lax.slice_in_dim(plane, start - first, start - first + phases, axis=1)
                 own = _within(window, start, ends).astype(task.accumulator)
@@ -89,7 +89,7 @@ class ShiftedSum(Lowering):
 def _windows(x: Array, task: Contraction, limits: tuple[Array, ...]) -> list[Array]:
     """Return the input step that each output step reads through each tap, in the accumulator."""
     geometry = task.geometry
-    padded = _pad(x, geometry.pad_low, geometry.pad_high)
+    padded = pad_steps(x, geometry.pad_low, geometry.pad_high)
     ends = segment_ends(*limits) if limits else None
     windows = []
     for i in range(geometry.kernel_size):
@@ -124,13 +124,6 @@ def _sum_together(terms: list[Array]) -> tuple[Array, ...]:
         tuple(terms), zeros, lambda a, b: tuple(map(operator.add, a, b)), (1,)
     )
     return sums
-
-
-def _pad(x: Array, low: int, high: int) -> Array:
-    """Pad (or, where negative, cut) the ends of axis 1."""
-    edges = [(0, 0, 0)] * x.ndim
-    edges[1] = (low, high, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), edges)
 
 
 def _shift(padded: Array, first: int, geometry: Geometry) -> Array:
