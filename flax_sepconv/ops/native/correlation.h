@@ -56,41 +56,40 @@ class Correlation {
     });
   }
 
-  // Positions [from, to) of one group, a block of them at most, all lanes: those of the interior
-  // straight from the operand where that is faster, the others strip by strip.
+  // Positions [from, to) of one group, a block of them at most, all lanes: straight from the operand
+  // where that is faster, or strip by strip.
   void run_block(std::int64_t group, std::int64_t from, std::int64_t to, const Rows<R>& out,
                  A* scratch) const {
     const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
     const auto [first, last] = out.cut(batch, fold, from, to);
     if (first >= last) return;
-    std::int64_t low = last, high = last;
     if constexpr (std::is_same_v<T, A> && std::is_same_v<R, A>) {
-      if (direct_) {
-        low = std::clamp(schedule_.interior_first(in_.first(batch)), first, last);
-        high = std::clamp(schedule_.interior_last(in_.end(batch)), low, last);
-        direct(batch, low, high, out);
-      }
+      if (direct_)
+        return schedule_.each_part(in_.first(batch), in_.end(batch), first, last,
+                                   [&](std::int64_t low, std::int64_t high) {
+                                     direct(batch, low, high, out);
+                                   });
     }
-    for (std::int64_t lane = 0; lane < lanes_; lane += strip_) {
-      const Strip strip{batch, fold, lane, std::min(strip_, lanes_ - lane)};
-      if (first < low) by_panel(strip, first, low, out, scratch);
-      if (high < last) by_panel(strip, high, last, out, scratch);
-    }
+    for (std::int64_t lane = 0; lane < lanes_; lane += strip_)
+      by_panel({batch, fold, lane, std::min(strip_, lanes_ - lane)}, first, last, out, scratch);
   }
 
  private:
-  // All lanes of positions [first, last), whose rows are all in range.
+  // All lanes of positions [first, last): one, or some of the interior.
   void direct(std::int64_t batch, std::int64_t first, std::int64_t last,
               const Rows<R>& out) const {
-    const std::int64_t shift = in_.first(batch);
+    const std::int64_t shift = in_.first(batch), end = in_.end(batch);
     const A* in = in_.row(batch, shift);
     std::vector<TapRun<A>> runs;
     Coming<T> nothing;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
-      for (const Run& run : schedule_.runs[i]) {
-        const std::int64_t row = run.row + (position - i) / schedule_.classes * schedule_.row_step;
-        runs.push_back({(row - shift) * in_.step, kernel_ + run.tap * lanes_, run.tap_step * lanes_, run.count});
+      for (const Run& whole : schedule_.runs[i]) {
+        const std::int64_t at = (position - i) / schedule_.classes;
+        const Run run = schedule_.trimmed(whole, at, count, shift, end);
+        if (run.count > 0)
+          runs.push_back({(run.row - shift) * in_.step, kernel_ + run.tap * lanes_,
+                          run.tap_step * lanes_, run.count});
       }
       tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
             schedule_.classes * out.step, count, lanes_, nothing);
@@ -151,7 +150,7 @@ class Correlation {
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
       for (const Run& whole : schedule_.runs[i]) {
-        const Run run = schedule_.trimmed(whole, (position - i) / schedule_.classes, count);
+        const Run run = trimmed(whole, (position - i) / schedule_.classes, count);
         if (run.count > 0)
           runs.push_back({(run.row - low) * width, taps + run.tap * width, run.tap_step * width,
                           run.count});
@@ -192,12 +191,16 @@ class Correlation {
       f(position % classes, position, ceil_div(last - position, classes));
   }
 
+  Run trimmed(const Run& run, std::int64_t at, std::int64_t count) const {
+    return schedule_.trimmed(run, at, count, 0, schedule_.rows);
+  }
+
   // Call f(number of positions, trimmed run) for the runs that meet any row.
   template <typename F>
   void each_run(std::int64_t first, std::int64_t last, F f) const {
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       for (const Run& whole : schedule_.runs[i]) {
-        const Run run = schedule_.trimmed(whole, (position - i) / schedule_.classes, count);
+        const Run run = trimmed(whole, (position - i) / schedule_.classes, count);
         if (run.count > 0) f(count, run);
       }
     });
@@ -208,7 +211,7 @@ class Correlation {
   const T* const kernel_;
   const std::int64_t taps_;
   const std::int64_t batch_, lanes_;
-  bool direct_;         // interior positions are computed without panels
+  bool direct_;         // positions are computed without panels
   std::int64_t fold_;   // examples side by side in a strip, where one has few lanes
   std::int64_t strip_;  // lanes of one example in a strip
   std::int64_t block_;  // positions of a panel

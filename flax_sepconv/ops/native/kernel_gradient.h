@@ -84,10 +84,12 @@ class KernelGradient {
       if (start >= end) continue;
       std::int64_t at = 0;
       if constexpr (std::is_same_v<T, A>) {
-        if (direct_ && start >= schedule_.interior_first(x_.first(batch)) &&
-            end <= schedule_.interior_last(x_.end(batch))) {
+        if (direct_) {
           at = lanes / kWidth<A> * kWidth<A>;
-          direct(batch, lane, at, start, end, sums);
+          schedule_.each_part(x_.first(batch), x_.end(batch), start, end,
+                              [&](std::int64_t low, std::int64_t high) {
+                                direct(batch, lane, at, low, high, sums);
+                              });
         }
       }
       for (; at < lanes; at += strip_) {
@@ -111,34 +113,41 @@ class KernelGradient {
   void direct(std::int64_t batch, std::int64_t lane, std::int64_t lanes, std::int64_t first,
               std::int64_t last, A* sums) const {
     const std::int64_t step = kDirectPositions * schedule_.classes, shift = x_.first(batch);
+    const Met x{x_.row(batch, shift) + lane, lanes_, shift, shift, x_.end(batch)};
     for (; first < last; first += step)
-      add_block(x_.row(batch, shift) + lane, shift, lanes_, y_.row(batch, first) + lane, lanes_, first,
-                std::min(last, first + step), lanes, sums);
+      add_block(x, y_.row(batch, first) + lane, lanes_, first, std::min(last, first + step), lanes,
+                sums);
   }
 
   void by_panel(const Strip& strip, std::int64_t first, std::int64_t last, A* sums,
                 A* panels) const {
     const std::int64_t width = padded_width<A>(fold_ * strip.lanes);
     std::int64_t low = schedule_.rows, high = 0;
-    each_run(first, last, [&](std::int64_t, std::int64_t count, const Run& run) {
+    each_run(first, last, 0, schedule_.rows, [&](std::int64_t, std::int64_t count, const Run& run) {
       low = std::min(low, run.row);
       high = std::max(high, run.row + (run.count + count - 2) * schedule_.row_step + 1);
     });
     A* const x = panels + block_ * width;
     pack(y_, strip, first, last, panels, width);
     pack(x_, strip, low, high, x, width);
-    add_block(x, low, width, panels, width, first, last, width, sums);
+    add_block({x, width, low, 0, schedule_.rows}, panels, width, first, last, width, sums);
   }
 
+  // Rows of x, `width` from one to the next, the first of them row `row`; taps meet rows
+  // [begin, end) of them.
+  struct Met {
+    const A* data;
+    std::int64_t width, row, begin, end;
+  };
+
   // sums[t * sums_width()...] += the products of positions [first, last) and `lanes` lanes.
-  // x holds rows from `x_first` on, y positions from `first` on.
-  void add_block(const A* x, std::int64_t x_first, std::int64_t x_width, const A* y,
-                 std::int64_t y_width, std::int64_t first, std::int64_t last, std::int64_t lanes,
-                 A* sums) const {
-    const std::int64_t row_step = schedule_.row_step * x_width;
+  // y holds positions from `first` on.
+  void add_block(const Met& x, const A* y, std::int64_t y_width, std::int64_t first,
+                 std::int64_t last, std::int64_t lanes, A* sums) const {
+    const std::int64_t row_step = schedule_.row_step * x.width;
     const std::int64_t cotangent_step = schedule_.classes * y_width;
-    each_run(first, last, [&](std::int64_t position, std::int64_t count, const Run& run) {
-      const A* rows = x + (run.row - x_first) * x_width;
+    each_run(first, last, x.begin, x.end, [&](std::int64_t position, std::int64_t count, const Run& run) {
+      const A* rows = x.data + (run.row - x.row) * x.width;
       const A* cotangents = y + (position - first) * y_width;
       A* const gradient = sums + run.tap * sums_width();
       const std::int64_t step = run.tap_step * sums_width();
@@ -160,14 +169,16 @@ class KernelGradient {
     convert_row(sums + first, out_ + first, last - first);
   }
 
-  // Call f(first position, number of positions, trimmed run) for the runs that meet any row.
+  // Call f(first position, number of positions, trimmed run) for the runs that meet any of rows
+  // [begin, end).
   template <typename F>
-  void each_run(std::int64_t first, std::int64_t last, F f) const {
+  void each_run(std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end,
+                F f) const {
     const std::int64_t classes = schedule_.classes;
     for (std::int64_t position = first; position < std::min(last, first + classes); ++position) {
       const std::int64_t count = ceil_div(last - position, classes);
       for (const Run& whole : schedule_.runs[position % classes]) {
-        const Run run = schedule_.trimmed(whole, position / classes, count);
+        const Run run = schedule_.trimmed(whole, position / classes, count, begin, end);
         if (run.count > 0) f(position, count, run);
       }
     }
@@ -177,7 +188,7 @@ class KernelGradient {
   const Rows<const T> x_, y_;
   const std::int64_t taps_, batch_, lanes_;
   R* const out_;
-  bool direct_;          // interior blocks are read where they lie
+  bool direct_;          // rows are read where they lie
   std::int64_t fold_;    // examples side by side in a strip, where one has few lanes
   std::int64_t strip_;   // lanes of one example in a strip
   std::int64_t strips_;  // of one item

@@ -36,16 +36,29 @@ struct Schedule {
     return ceil_div(last * row_stride + reach_last, position_stride);
   }
 
+  // Cut positions [first, last) of an example that has rows [begin, end): call f(low, high) for its
+  // interior, and for each position before and behind.
+  template <typename F>
+  void each_part(std::int64_t begin, std::int64_t end, std::int64_t first, std::int64_t last,
+                 F f) const {
+    const std::int64_t low = std::clamp(interior_first(begin), first, last);
+    const std::int64_t high = std::clamp(interior_last(end), low, last);
+    for (std::int64_t position = first; position < low; ++position) f(position, position + 1);
+    if (low < high) f(low, high);
+    for (std::int64_t position = high; position < last; ++position) f(position, position + 1);
+  }
+
   // The most rows, in or out of range, that trimmed runs of so many neighbouring positions meet.
   std::int64_t rows_met(std::int64_t count) const {
     return rows + 2 * (ceil_div(count, classes) - 1) * row_step;
   }
 
-  // The part of a run that positions [first, first + count) of a class meet within range.
-  Run trimmed(const Run& run, std::int64_t first, std::int64_t count) const {
+  // The part of a run that positions [first, first + count) of a class meet within rows [begin, end).
+  Run trimmed(const Run& run, std::int64_t first, std::int64_t count, std::int64_t begin,
+              std::int64_t end) const {
     const std::int64_t row = run.row + first * row_step;
-    const std::int64_t low = std::max<std::int64_t>(0, ceil_div(-row, row_step) - (count - 1));
-    const std::int64_t high = std::min(run.count, ceil_div(rows - row, row_step));
+    const std::int64_t low = std::max<std::int64_t>(0, ceil_div(begin - row, row_step) - (count - 1));
+    const std::int64_t high = std::min(run.count, ceil_div(end - row, row_step));
     return {row + low * row_step, run.tap + low * run.tap_step, run.tap_step,
             std::max<std::int64_t>(0, high - low)};
   }
