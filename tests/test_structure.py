@@ -133,6 +133,8 @@ def test_import_brings_only_the_core():
         )
         found = [name for name in heavy.split() if name in after - before]
         assert not found, found
+        import flax_sepconv.ops.triton
+        assert "jax.experimental.pallas.triton" not in sys.modules
         assert "flax_sepconv.training" not in sys.modules
     """
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}

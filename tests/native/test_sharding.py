@@ -241,19 +241,3 @@ def test_shard_map_over_some_axes():
         close(actual, by_hand)
     with pytest.raises(NotImplementedError, match="in a shard_map over some axes of a mesh"):
         program("native")
-
-
-def test_pmap():
-    case = Case(8, 20, 8, 5, M=2)
-    x, k, w, cotangent, expected = setup_separable(case)
-
-    def step(x, k, w, cotangent):
-        y, *gradients = separable_step(case, "native")(x, k, w, cotangent)
-        return (y, *gradients[:1], *jax.lax.psum(gradients[1:], "d"))
-
-    operands = x.reshape(4, 2, 20, 8), k, w, cotangent.reshape(4, 2, *cotangent.shape[1:])
-    y, dx, *sums = jax.pmap(step, axis_name="d", in_axes=(0, None, None, 0))(*operands)
-    close(y.reshape(expected[0].shape), expected[0])
-    close(dx.reshape(x.shape), expected[1])
-    for actual, by_hand in zip(sums, expected[2:], strict=True):
-        close(actual, np.stack([by_hand] * 4))

@@ -2,7 +2,6 @@
 
 import functools
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -270,12 +269,3 @@ def test_named_lowering_runs(lowering):
     assert convolutions == {"grouped_conv": 2, "shifted_sum": 0, "native": 0}[lowering]
     calls = compiled.as_text().count("@flax_sepconv_")
     assert calls == {"grouped_conv": 0, "shifted_sum": 0, "native": 2}[lowering]
-
-
-def test_no_second_compilation():
-    f, x, k, y, _ = setup(CASES[0], None)
-    chex.clear_trace_counter()
-    step = jax.jit(chex.assert_max_traces(lambda x, k, y: jax.vjp(f, x, k)[1](y), n=1))
-    step(x, k, y)
-    step(x + 1, k, y)
-    assert step._cache_size() == 1

@@ -162,36 +162,26 @@ def check_rows(lowering, problem, garbage):
     def evaluate(x, weights, lengths, cotangent):
         layer = functools.partial(layer_of(problem, lowering), lengths=lengths)
         y, pullback = jax.vjp(layer, x, weights)
-        return y, pullback(cotangent)
+        settings = {"lengths": lengths, "implementation": lowering, **problem.settings}
+        return ops.depthwise_conv1d(x, weights[0], **settings), y, pullback(cotangent)
 
     with jax.enable_x64(True):
         lengths = np.asarray(problem.lengths, np.int32)
         spoiled = spoil(cotangent, problem.ends, garbage)
-        y, (dx, weights) = evaluate(problem.x(garbage), problem.weights, lengths, spoiled)
+        h, y, (dx, weights) = evaluate(problem.x(garbage), problem.weights, lengths, spoiled)
         clean = evaluate(problem.x(0), problem.weights, lengths, cotangent)
     close(y, expected)
     for actual, desired in zip((dx, *weights), gradients, strict=True):
         close(actual, desired)
-    for row, end in zip(y, problem.ends, strict=True):
-        assert not np.asarray(row[end:]).any()
-    for row, length in zip(dx, problem.lengths, strict=True):
-        assert not np.asarray(row[length:]).any()
-    assert jax.tree.all(jax.tree.map(np.array_equal, (y, (dx, weights)), clean))
-
-
-@given(problem=problems)
-@examples(8)
-def test_depthwise_stage_alone(problem):
-    k = problem.weights[0]
-    with jax.enable_x64(True):
-        h = ops.depthwise_conv1d(
-            problem.x(np.nan), k, **problem.settings, lengths=list(problem.lengths)
-        )
     for b, (length, end) in enumerate(zip(problem.lengths, problem.ends, strict=True)):
         assert not np.asarray(h[b, end:]).any()
+        assert not np.asarray(y[b, end:]).any()
         if end:
-            row = problem.x(0)[b : b + 1, :length]
-            close(h[b, :end], oracle.depthwise(row, k, **problem.oracle)[0])
+            alone = problem.x(0)[b : b + 1, :length], problem.weights[0]
+            close(h[b, :end], oracle.depthwise(*alone, **problem.oracle)[0])
+    for row, length in zip(dx, problem.lengths, strict=True):
+        assert not np.asarray(row[length:]).any()
+    assert jax.tree.all(jax.tree.map(np.array_equal, (h, y, (dx, weights)), clean))
 
 
 FIXED = {
@@ -341,17 +331,3 @@ def test_output_length(number):
             for counted in (count(array), jax.jit(count)(array), jax.vmap(count)(array)):
                 assert counted.dtype == dtype
                 np.testing.assert_array_equal(counted, expected)
-
-
-def test_same_lengths_do_not_compile_again():
-    x = np.ones((2, 9, 3), np.float32)
-    traced = []
-
-    @jax.jit
-    def layer(x, n):
-        traced.append(n)
-        return ops.depthwise_conv1d(x, np.ones((4, 3, 1), np.float32), lengths=n)
-
-    layer(x, np.asarray([3, 9]))
-    layer(x, np.asarray([0, 5]))
-    assert len(traced) == 1

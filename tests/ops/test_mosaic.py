@@ -88,19 +88,6 @@ def test_gradients(shape, padding, dtype):
         close(gradient, expected, terms=steps, dtype=dtype)
 
 
-def test_without_bias():
-    (x, k, w, _, dy), geometry = operands(SHAPES["short"], "same", "float32")
-    y = separable(x, k, w, None, geometry, "float32", precision="highest", interpret=True)
-    close(y, oracle.separable(*map(wide, (x, k, w[None])), padding="same"), 128, "float32")
-    with_bias, without = (
-        gradients(x, k, w, dy, geometry, bias=bias, precision="highest", interpret=True)
-        for bias in (True, False)
-    )
-    assert without[3] is None
-    for one, other in zip(with_bias[:3], without[:3], strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_wider_result():
     (x, k, w, b, _), geometry = operands(SHAPES["short"], "same", "bfloat16")
     y = separable(x, k, w, b, geometry, jnp.float32, interpret=True)
@@ -155,8 +142,3 @@ def test_declines(changes, reason):
     dy = jnp.zeros((B, geometry.output_length, F), facts["dtype"])
     with pytest.raises(NotImplementedError, match=reason):
         gradients(x, kernel, weights, dy, geometry, bias=False)
-
-
-def test_accepts():
-    (x, k, w, _, _), geometry = operands(SHAPES["short"], "same", "bfloat16")
-    assert plans.declines(geometry, x, k, w) is None

@@ -167,22 +167,6 @@ def test_preferred_element_type(dtype, preferred, lowering):
         np.testing.assert_allclose(np.asarray(actual, np.float64), gradient, atol=atol)
 
 
-@every_lowering
-def test_float64(lowering):
-    with jax.enable_x64(True):
-        x, k, p, bias = weights(CASE, np.float64)
-        y = ops.separable_conv1d(x, k, p, bias, implementation=lowering, **CASE.settings)
-        assert y.dtype == np.float64
-        expected = oracle.separable(x, k, p, bias, **CASE.oracle)
-        np.testing.assert_allclose(y, expected, rtol=1e-13, atol=1e-13)
-
-
-def test_operands_of_different_dtypes_are_promoted():
-    x, k, p, bias = weights(CASE)
-    y = ops.separable_conv1d(jnp.asarray(x, jnp.bfloat16), k, p, bias, **CASE.settings)
-    assert y.dtype == np.float32
-
-
 @pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.DEFAULT, ("high", "default")])
 @every_lowering
 def test_precision_reaches_the_contractions(precision, lowering):

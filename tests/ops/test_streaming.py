@@ -1,6 +1,5 @@
 """A sequence in chunks gives what it gives whole: outputs, gradients, for each stream by itself."""
 
-import dataclasses
 import functools
 
 import hypothesis
@@ -11,9 +10,8 @@ import pytest
 from hypothesis import strategies as st
 
 from flax_sepconv import ops
-from flax_sepconv.ops.context import Context
-from flax_sepconv.ops.lowerings import LOWERINGS
 from tests import oracle
+from tests.cases import LOWERINGS
 from tests.settings import examples
 from tests.streams import assert_close, cuts, operands, oracle_of, swapped
 
@@ -122,9 +120,7 @@ def test_garbage_behind_the_lengths_reaches_no_gradient(S):
     jax.tree.map(np.testing.assert_array_equal, clean, dirty)
 
 
-@pytest.mark.parametrize(
-    "lowering", [name for name in LOWERINGS if not LOWERINGS[name].declines(Context("cpu"))]
-)
+@pytest.mark.parametrize("lowering", LOWERINGS)
 def test_every_lowering_streams(lowering):
     x, *weights = operands(4, 2)
     state, outputs = None, []
@@ -134,18 +130,6 @@ def test_every_lowering_streams(lowering):
         )
         outputs.append(y)
     assert_close(np.concatenate(outputs, 1), oracle.separable(x, *weights, padding="causal"))
-
-
-def test_no_steps_leave_a_stream_as_it_is():
-    x, *weights = operands(4, 2)
-    _, state = ops.separable_conv1d_step(x, None, *weights, strides=3, dilation_rate=2)
-    y, after = ops.separable_conv1d_step(
-        x * np.nan, state, *weights, strides=3, dilation_rate=2, lengths=jnp.zeros(3, jnp.int32)
-    )
-    np.testing.assert_array_equal(y, 0)
-    np.testing.assert_array_equal(after.history, state.history)
-    np.testing.assert_array_equal(after.phase, state.phase)
-    np.testing.assert_array_equal(after.steps, 0)
 
 
 @pytest.mark.parametrize("lengths", [None, [0, 5, 14]])
@@ -219,39 +203,6 @@ def test_gradients_through_states_are_those_of_the_whole(K, D, S, M):
         assert_close(gradient, reference, 3e-6)
 
 
-def test_the_gradient_of_a_state_is_that_of_the_steps_in_it():
-    x, *weights = operands(4, 2, L=9)
-    targets = np.random.default_rng(1).standard_normal((3, 6, 5)).astype(np.float32)
-    state = ops.initial_state(x.shape, weights[0].shape)
-    state = dataclasses.replace(state, history=jnp.asarray(x[:, :3]))
-
-    def loss(state):
-        y, after = ops.separable_conv1d_step(x[:, 3:], state, *weights)
-        return jnp.sum(y * targets) + jnp.sum(after.history)
-
-    padded = np.concatenate([np.zeros((3, 3, 5)), targets], 1)
-    reference = oracle.separable_vjp(x, *weights[:2], padded, padding="causal")[0][:, :3]
-    assert_close(jax.grad(loss)(state).history, reference, 3e-6)
-
-
-def test_scan_carries_the_state_through_chunks():
-    x, *weights = operands(5, 1, L=24)
-    chunks = jnp.moveaxis(x.reshape(3, 6, 4, 4), 1, 0)
-
-    @jax.jit
-    def run(chunks):
-        state = ops.initial_state(chunks.shape[1:], weights[0].shape, strides=2)
-
-        def body(state, chunk):
-            y, state = ops.separable_conv1d_step(chunk, state, *weights, strides=2)
-            return state, y
-
-        return jax.lax.scan(body, state, chunks)[1]
-
-    y = np.moveaxis(run(chunks), 0, 1).reshape(3, 12, 5)
-    assert_close(y, oracle.separable(x, *weights, 2, 1, "causal"))
-
-
 @pytest.mark.parametrize("S", [1, 3])
 def test_vmap_and_leading_batch_dimensions(S):
     x, *weights = operands(4, 2, B=6)
@@ -293,21 +244,6 @@ def test_the_state_has_the_dtype_of_the_inputs(dtype):
     assert_close(both, reference, {"bfloat16": 1e-2, "float16": 2e-3}[dtype])
 
 
-def test_one_compilation_for_each_size():
-    x, *weights = operands(4, 2)
-    traced = []
-
-    @jax.jit
-    def step(x, state):
-        traced.append(x.shape)
-        return ops.separable_conv1d_step(x, state, *weights, strides=2)
-
-    state = ops.initial_state(x.shape, weights[0].shape, strides=2)
-    for first, last in cuts(23, (1, 4, 2)):
-        _, state = step(x[:, first:last], state)
-    assert len(traced) == len(set(traced)) == 3
-
-
 BAD_STATES = {
     "batch is (2,), not (3,)": {"x_shape": (2, 1, 4)},
     "number of channels C is 5, not 4": {"x_shape": (3, 1, 5), "depthwise_kernel_shape": (4, 5, 2)},
@@ -343,10 +279,6 @@ def test_wrong_arguments_are_named():
     _, state = step(x, None, *weights)
     with pytest.raises(TypeError, match="state must be a StreamState, got tuple"):
         step(x, (state,), *weights)
-    with pytest.raises(TypeError, match="reset must be bool, got dtype int32"):
-        step(x, state, *weights, reset=jnp.array([0, 1, 0]))
-    with pytest.raises(ValueError, match=r"reset must have the shape of the batch, \(3,\), got"):
-        step(x, state, *weights, reset=jnp.array([True]))
     with pytest.raises(ValueError, match="lengths"):
         step(x, state, *weights, lengths=jnp.array([1, 2]))
     with pytest.raises(ValueError, match="at least one step"):

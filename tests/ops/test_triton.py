@@ -142,15 +142,6 @@ def test_fused_gradients(name):
         assert_close(gradient, want, "float32")
 
 
-def test_no_gradient_of_a_bias_that_is_not_there():
-    case, F = FUSED["whole tiles"]
-    x, k, w, _, dy, geometry = draw(case, F)
-    *got, none = triton.separable_gradients(x, k, w, dy, geometry, bias=False, interpret=True)
-    assert none is None
-    for gradient, want in zip(got, gradients_of(case, (x, k, w, dy)), strict=False):
-        assert_close(gradient, want, "float32")
-
-
 @pytest.mark.parametrize(
     "dtypes",
     [
@@ -208,6 +199,7 @@ def test_float32_is_rounded_only_where_asked():
         ({"dtypes": ("float64",) * 3}, "got float64"),
         ({"M": 3}, "depth_multiplier 1 or 2; got 3"),
         ({"B": 0}, r"no empty arrays; got shape \(0, 9, 4\)"),
+        ({"S": 2}, "strides=1; got 2"),
     ],
 )
 def test_declined(change, reason):
@@ -216,16 +208,11 @@ def test_declined(change, reason):
         x, k, w, b, dy, geometry = draw(
             Case(**{"B": 2, "L": 9, "C": 4, "K": 3} | change), 5, dtypes
         )
-        with pytest.raises(NotImplementedError, match=reason):
-            triton.separable_output(x, k, w, b, geometry, "float32", interpret=True)
+        if "S" not in change:  # An output alone may have strides.
+            with pytest.raises(NotImplementedError, match=reason):
+                triton.separable_output(x, k, w, b, geometry, "float32", interpret=True)
         with pytest.raises(NotImplementedError, match=reason):
             triton.separable_gradients(x, k, w, dy, geometry, bias=True, interpret=True)
-
-
-def test_strided_gradients_are_declined():
-    x, k, w, _, dy, geometry = draw(Case(2, 9, 4, 3, S=2), 5)
-    with pytest.raises(NotImplementedError, match="strides=1; got 2"):
-        triton.separable_gradients(x, k, w, dy, geometry, bias=True, interpret=True)
 
 
 def test_plans_cover_every_step_once():
@@ -315,8 +302,3 @@ def test_compiles_for_an_h100_without_spilling():
                 print("__gpu$xla.gpu.triton" in lowered.compile(options).as_text())
     """)
     assert printed.splitlines() == ["True"] * 15
-
-
-def test_import_leaves_triton_out():
-    printed = run("import sys; print('jax.experimental.pallas.triton' in sys.modules)")
-    assert printed.strip() == "False"
