@@ -1,34 +1,31 @@
 """The results as a picture: the time of what is selected over the others' times."""
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
-from benchmarks import summary
+from benchmarks import drawing, summary
 from benchmarks.candidates import CANDIDATES
 from benchmarks.device import report
 
-INK, GREY, FAINT = "#333333", "#777777", "#dddddd"
-RIVALS = (
-    (report.STOCK, "#3b6fb6", "over Flax' nn.Conv and nn.Dense"),
-    (report.TORCH, "#d9772b", "over PyTorch, the better of its two layouts"),
+RIVALS: Any = (
+    (report.STOCK, "s", drawing.STOCK, "over Flax' nn.Conv and nn.Dense"),
+    (report.TORCH, "o", drawing.RIVAL, "over PyTorch, the better of its two layouts"),
 )
 OURS = [name for name in CANDIDATES if name not in report.STOCK]
-HOST = "the time is the host's for starting a call, not the device's"
-BROKEN = "wrong numbers or a failure: no time (black: of flax_sepconv, named)"
-TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
-TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+HOST = "open: the host's time for starting a call"
+BROKEN = "wrong or failed: no time (black: flax_sepconv's)"
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
+@drawing.styled()
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
-    """Draw a panel for each dtype and program with a line for each workload, and say where."""
+    """Draw panels for each dtype and program with a line for each workload, and say where."""
     rows = [
         row
         for row in record["rows"]
@@ -36,32 +33,30 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     ]
     if not rows:
         return
-    names = _in_order(f"{row['workload'].removesuffix('-0')}  {row['shape']}" for row in rows)[::-1]
-    heights = {
-        workload: -n for n, workload in enumerate(_in_order(row["workload"] for row in rows))
-    }
-    dtypes, programs = (_in_order(row[key] for row in rows) for key in ("dtype", "program"))
-    size = (5 + 4.2 * len(programs), 1.6 + len(dtypes) * (0.9 + 0.32 * len(names)))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(dtypes), len(programs), sharex=True, sharey=True, squeeze=False)
+    workloads = list({row["workload"]: row for row in rows}.values())[::-1]
+    dtypes, programs = (
+        list(dict.fromkeys(row[key] for row in rows)) for key in ("dtype", "program")
+    )
+    height = 1 + len(dtypes) * (1 + drawing.ROW * len(workloads))
+    figure = Figure(figsize=(drawing.WIDTH, height))
+    panels = figure.subplots(len(dtypes), len(programs), sharex=True, squeeze=False)
     for line, dtype in zip(panels, dtypes, strict=True):
         for axes, program in zip(line, programs, strict=True):
-            own = [row for row in rows if (row["dtype"], row["program"]) == (dtype, program)]
-            _draw_panel(axes, own, heights)
-            axes.set_title(f"{dtype}, {TITLES[program]}\n", fontsize=10, color=INK, loc="left")
-    panels[0][0].set_yticks(range(1 - len(names), 1), names)
-    panels[0][0].set_ylim(0.4 - len(names), 0.6)
-    _scale(panels[0][0])
-    figure.legend(
-        handles=_keys(rows), loc="outside lower center", ncols=3, frameon=False, fontsize=8.5
-    )
-    figure.suptitle(_caption(record), fontsize=11, color=INK, x=0.01, ha="left")
-    figure.savefig(path, dpi=140)
+            own = {row["workload"]: row for row in rows if _key(row) == (dtype, program)}
+            _draw_panel(axes, [own.get(row["workload"], {"candidates": {}}) for row in workloads])
+            axes.set_title(f"{dtype}, {drawing.TITLES[program]}")
+            axes.tick_params(labelbottom=True)
+        drawing.rows(line, workloads)
+    for axes in panels.flat:
+        drawing.ratio_axis(axes, f"flax_sepconv's time over theirs\n{drawing.LOWER}")
+    drawing.legend(figure, [], *_keys(rows))
+    drawing.caption(figure, _caption(record))
+    figure.savefig(path)
     print(f"drawn to {path}")
 
 
-def _in_order(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
+def _key(row: Row) -> tuple[str, str]:
+    return row["dtype"], row["program"]
 
 
 def _caption(record: dict[str, Any]) -> str:
@@ -74,19 +69,22 @@ def _caption(record: dict[str, Any]) -> str:
 def _keys(rows: Sequence[Row]) -> list[Line2D]:
     """Make the legend's entries: the rivals that occur, and the open dot where one does."""
     keys = [
-        _dot(colour, colour, label)
-        for names, colour, label in RIVALS
+        _mark(marker, colour, colour, label)
+        for names, marker, colour, label in RIVALS
         if any(report.over(row, names) or _is_broken(row, names) for row in rows)
     ]
     if any(_is_open(row, names) for row in rows for names, *_ in RIVALS):
-        keys.append(_dot(GREY, "white", HOST))
+        keys.append(_mark("o", drawing.GREY, "white", HOST))
     if any(report.troubles_of(row) for row in rows):
-        keys.append(Line2D([], [], marker="x", linestyle="", color=GREY, label=BROKEN))
+        keys.append(_mark("x", drawing.GREY, drawing.GREY, BROKEN))
+    if any(report.over(row, names) for row in rows for names, *_ in RIVALS):
+        keys.append(drawing.mean())
     return keys
 
 
-def _dot(colour: str, face: str, label: str) -> Line2D:
-    return Line2D([], [], marker="o", linestyle="", color=colour, markerfacecolor=face, label=label)
+def _mark(marker: str, colour: str, face: str, label: str) -> Line2D:
+    look: Any = {"marker": marker, "color": colour, "markerfacecolor": face}
+    return Line2D([], [], linestyle="", label=label, **look)
 
 
 def _is_open(row: Row, names: Iterable[str]) -> bool:
@@ -95,73 +93,36 @@ def _is_open(row: Row, names: Iterable[str]) -> bool:
     return any(facts is not None and report.is_launch_bound(facts) for facts in timed)
 
 
-def _draw_panel(axes: Axes, rows: Sequence[Row], heights: dict[str, int]) -> None:
-    means = []
-    for names, colour, _ in RIVALS:
-        ratios = [report.over(row, names) for row in rows]
-        for row, ratio in zip(rows, ratios, strict=True):
-            if ratio is not None:
-                face = "white" if _is_open(row, names) else colour
-                height = heights[row["workload"]]
-                axes.plot(ratio, height, "o", color=colour, markerfacecolor=face, markersize=6)
-        means.append((summary.geometric_mean(ratios), colour))
-    for row in rows:
-        _mark_broken(axes, row, heights[row["workload"]])
-    _mark_means(axes, means)
-    axes.axvline(1, color=INK, linewidth=1, zorder=1)
-    axes.grid(color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, colors=INK, labelsize=8)
-    axes.spines[:].set_visible(False)
-
-
 def _is_broken(row: Row, names: Iterable[str]) -> bool:
     return not report.troubles_of(row).keys().isdisjoint(names)
 
 
-def _mark_broken(axes: Axes, row: Row, height: float) -> None:
-    """Put a cross at the right edge for what has no time: named, where it is ours."""
-    edge = axes.get_yaxis_transform()
-    for place, (names, colour, _) in enumerate(RIVALS):
+def _draw_panel(axes: Axes, rows: Sequence[Row]) -> None:
+    means = []
+    for place, (names, marker, colour, _) in enumerate(RIVALS):
+        ratios = [report.over(row, names) for row in rows]
+        for is_open, face in ((False, colour), (True, "white")):
+            own = [
+                ratio if _is_open(row, names) == is_open else None
+                for row, ratio in zip(rows, ratios, strict=True)
+            ]
+            look: Any = {"marker": marker, "color": colour, "markerfacecolor": face}
+            drawing.dots(axes, own, place, len(RIVALS), **look)
+        means.append((summary.geometric_mean(ratios), colour))
+    for height, row in enumerate(rows):
+        _mark_broken(axes, row, height)
+    drawing.mark_means(axes, means)
+
+
+def _mark_broken(axes: Axes, row: Row, height: int) -> None:
+    """Put a cross beside the panel for what has no time: named, where it is ours."""
+    beside: Any = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    for place, (names, _, colour, _) in enumerate(RIVALS):
         if _is_broken(row, names):
-            axes.plot(0.95 - 0.04 * place, height, "x", color=colour, transform=edge)
+            at = drawing.height(height, place, len(RIVALS))
+            axes.plot(1.03, at, "x", color=colour, **beside)
     if ours := [name for name in OURS if _is_broken(row, [name])]:
-        axes.plot(0.99, height, "x", color=INK, transform=edge)
-        axes.annotate(
-            ", ".join(ours),
-            (0.99, height),
-            (-2, 3),
-            xycoords=edge,
-            textcoords="offset points",
-            ha="right",
-            fontsize=6.5,
-            color=INK,
-        )
-
-
-def _mark_means(axes: Axes, means: Sequence[tuple[float | None, str]]) -> None:
-    """Draw a line at each mean, its number above, to the outer side where there are two."""
-    known = sorted((mean, colour) for mean, colour in means if mean is not None)
-    for (mean, colour), side in zip(known, ("right", "left"), strict=False):
-        axes.axvline(mean, color=colour, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-        axes.annotate(
-            f"{mean:.2g}x",
-            (mean, 1),
-            (2 if side == "right" else -2, 3),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha=side,
-            fontsize=8.5,
-            color=colour,
-        )
-
-
-def _scale(axes: Axes) -> None:
-    """Give the axis, which all panels share, the ratios that occur and one."""
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.5), max(high, 1.5))
-    low, high = axes.get_xlim()
-    shown = [tick for tick in TICKS if low <= tick <= high]
-    axes.set_xticks(shown, [f"{tick:g}x" for tick in shown])
-    axes.xaxis.set_minor_locator(NullLocator())
+        axes.plot(1.08, height, "x", color=drawing.INK, **beside)
+        named = ours if len(ours) <= 2 else [ours[0], f"{len(ours) - 1} more"]
+        where: Any = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
+        drawing.note(axes, "\n".join(named), (1.08, height), (6, 0), color=drawing.INK, **where)
