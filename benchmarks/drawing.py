@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.ticker import Locator, NullLocator
@@ -24,7 +25,7 @@ TITLES = {"forward": "forward", "forward_backward": "forward and all gradients"}
 LOWER, HIGHER = "(lower is better)", "(higher is better)"
 _DOTTED: Any = {"linestyle": (0, (2, 2)), "linewidth": 1.2}
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "font.size": SMALL,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -56,13 +57,20 @@ Ratios = Sequence[float | None]
 
 def styled() -> Any:
     """Return a context, or a decorator, in which a picture is made and saved."""
-    return rc_context(dict(_STYLE))
+    return rc_context(_STYLE)
 
 
 class RoundNumbers(Locator):
     """Ticks of a logarithmic axis: as many round numbers as there is room for their labels."""
 
-    _LADDERS = ((1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))
+    axis: Axis
+    _LADDERS: tuple[tuple[float, ...], ...] = (
+        (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    )
 
     def __call__(self) -> list[float]:
         """Return the ticks for what the axis shows."""
@@ -73,19 +81,16 @@ class RoundNumbers(Locator):
         """Return the ticks between two positive numbers."""
         room = self.axis.get_tick_space() / math.log10(vmax / vmin)  # labels for a decade
         for ladder in self._LADDERS:
-            gaps = (after / step for step, after in zip(ladder, (*ladder[1:], 10), strict=True))
+            gaps = [after / step for step, after in zip(ladder, (*ladder[1:], 10), strict=True)]
             if room * math.log10(min(gaps)) >= 1:
                 break
-        else:
-            ladder = (1,)
         decades = range(math.floor(math.log10(vmin)), math.ceil(math.log10(vmax)) + 1)
         ticks = [step * 10.0**decade for decade in decades for step in ladder]
         return [tick for tick in ticks if vmin <= tick <= vmax]
 
 
-def log_scale(axis: Any, unit: str = "") -> None:
-    """Make an axis logarithmic, with round numbers, and a unit behind each."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+def round_numbers(axis: Axis, unit: str = "") -> None:
+    """Give a logarithmic axis round numbers, and a unit behind each."""
     axis.set_major_locator(RoundNumbers())
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(f"{{x:g}}{unit}")
@@ -93,7 +98,8 @@ def log_scale(axis: Any, unit: str = "") -> None:
 
 def ratio_axis(axes: Axes, label: str) -> None:
     """Make the horizontal axis, which has its points, one of ratios; 1 is on it, as a line."""
-    log_scale(axes.xaxis, "x")
+    axes.set_xscale("log")
+    round_numbers(axes.xaxis, "x")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.85), max(high, 1.2))
     axes.axvline(1, color=INK, linewidth=1, zorder=1.5)
@@ -164,7 +170,7 @@ def legend(figure: FigureBase, panels: Iterable[Axes], *more: Artist) -> None:
     figure.legend(handles=[*found.values(), *more], loc="outside lower center", ncols=2)
 
 
-def mean() -> Artist:
+def mean() -> Line2D:
     """Return what a legend explains a mean's line by."""
     return Line2D([], [], color=GREY, label="geometric mean", **_DOTTED)
 

@@ -40,7 +40,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     workloads = _in_order(programs)
     heights = (3.6, 1.3 + drawing.ROW * len(workloads))
     figure = Figure(figsize=(drawing.WIDTH, sum(heights)))
-    top, bottom = figure.subfigures(2, 1, height_ratios=heights)
+    top, bottom = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
     drawing.caption(
         top,
         f"{record['title']}, {dtype}: compiled, not run "
@@ -67,12 +67,14 @@ def _draw_rooflines(
     for axes, (name, rows) in zip(panels, programs.items(), strict=True):
         axes.set_title(f"{drawing.TITLES[name]}: the roofline", pad=6)
         axes.set_xlabel("operations of both stages per byte moved")
+        axes.set_ylabel(f"tera-operations per second\nat the time floor {drawing.HIGHER}")
         _draw_points(axes, list(rows.values()))
-    panels[0].set_ylabel(f"tera-operations per second\nat the time floor {drawing.HIGHER}")
     for axes in panels:
-        drawing.log_scale(axes.xaxis)
-        drawing.log_scale(axes.yaxis)
-    edge = np.geomspace(*panels[0].get_xlim(), 200)
+        axes.set(xscale="log", yscale="log")
+        drawing.round_numbers(axes.xaxis)
+        drawing.round_numbers(axes.yaxis)
+    low, high = panels[0].get_xlim()
+    edge = np.geomspace(low, high, 200)
     bandwidth, peak = record["gigabytes_per_second"], record["teraflops"]
     roof = np.minimum(1e-3 * bandwidth * edge, peak)
     label = f"the roof: {bandwidth:,} GB/s, {peak:,} TFLOP/s"

@@ -1,69 +1,87 @@
-"""The two pictures a run ends with."""
+"""The two pictures a run ends with, for a page that shows them 850 pixels wide."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flax_sepconv.training.record import Row
 
-_TRAINING, _VALIDATION, _TEST = "#1f6fb4", "#d9622b", "#2f8f4e"
+_WIDTH, _POINTS = 8.5, 9.5  # inches, and the size of text in a figure as wide
+_TRAINING, _VALIDATION, _TEST = "#0072b2", "#d55e00", "#1b5e45"  # also for the colour-blind
 
 
 def _save(figure: Figure, path: Path) -> None:
     beside = path.with_name(path.name + ".tmp")
-    figure.savefig(beside, format="png", dpi=150)
+    figure.savefig(beside, format="png", dpi=200)
     os.replace(beside, path)
 
 
 def _tidy(axes: Axes, label: str) -> None:
-    axes.set(xlabel="epoch", ylabel=label)
+    axes.set(xlabel="epoch", ylabel=f"{label} (lower is better)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    # Above the panel, where it can hide nothing.
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
+@rc_context({"font.size": _POINTS, "axes.labelsize": _POINTS, "legend.fontsize": _POINTS})
 def learning_curves(
     rows: Sequence[Row], test_accuracy: float, best_epoch: float, title: str, path: Path
 ) -> None:
     """Draw loss and error rate by epoch, the best epoch, and the final test error."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
     figure.suptitle(title, fontweight="bold")
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    style = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
-    loss.plot(
-        epochs, [r["loss"] for r in rows], color=_TRAINING, label="training, regularized", **style
-    )
-    error.plot(
-        epochs,
-        [100 * (1 - r["accuracy"]) for r in rows],
-        color=_TRAINING,
-        label="training (augmented, with dropout)",
-        **style,
-    )
+    markers: dict[str, Any] = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
+    kinds = [("", _TRAINING, "training, regularized", "training (augmented, with dropout)")]
     if rows and "validation_loss" in rows[0]:
-        values = [r["validation_loss"] for r in rows]
-        loss.plot(epochs, values, color=_VALIDATION, label="validation", **style)
-        values = [100 * (1 - r["validation_accuracy"]) for r in rows]
-        error.plot(epochs, values, color=_VALIDATION, label="validation", **style)
+        kinds.append(("validation_", _VALIDATION, "validation", "validation"))
+    final = 100 * (1 - test_accuracy)
+    rates = [final]
+    for prefix, colour, of_loss, of_error in kinds:
+        look = {"color": colour, **markers}
+        loss.plot(epochs, [row[f"{prefix}loss"] for row in rows], label=of_loss, **look)
+        percent = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
+        error.plot(epochs, percent, label=of_error, **look)
+        rates += percent
     loss.set_yscale("log")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter("{x:g}")
     loss.yaxis.set_minor_formatter(NullFormatter())
-    loss.axvline(best_epoch, color="0.5", linewidth=1, linestyle=":", label="best checkpoint")
-    final = 100 * (1 - test_accuracy)
+    for axes in (loss, error):
+        axes.axvline(best_epoch, color="0.4", linewidth=1.2, linestyle=":", label="best checkpoint")
     label = f"test, at the end: {final:.1f} %"
-    error.axhline(final, color=_TEST, linewidth=1.2, linestyle="--", label=label)
-    error.set_ylim(bottom=0)
+    error.axhline(final, color=_TEST, linewidth=1.5, linestyle="--", label=label)
+    _scale_rates(error, rates)
     _tidy(loss, "loss")
     _tidy(error, "error rate [%]")
     _save(figure, path)
+
+
+def _scale_rates(axes: Axes, rates: Sequence[float]) -> None:
+    """Make the vertical axis one of percents: logarithmic from the least one on, and linear to 0.
+
+    The first drop and the last tenths can both be read from it, and so can no error at all.
+    """
+    positive = [rate for rate in rates if rate > 1e-6]
+    decade = min(math.floor(math.log10(min(positive))), 0) if positive else 0
+    steps = (1, 2, 5) if decade >= -1 else (1,)
+    ticks = [step * 10.0**power for power in range(decade, 3) for step in steps]
+    axes.set_yscale("symlog", linthresh=10.0**decade, linscale=0.5)
+    axes.set_ylim(-0.2 * 10.0**decade, 1.2 * max(*rates, 10.0**decade))
+    axes.yaxis.set_major_locator(FixedLocator([0, *(tick for tick in ticks if tick <= 100)]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def confusion_matrix(
@@ -75,15 +93,18 @@ def confusion_matrix(
     np.add.at(counts, (truth, predicted), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = max(4.5, 0.55 * n + 2)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if share[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
-    axes.set_xticks(range(n), classes, rotation=45 if max(map(len, classes)) > 3 else 0)
-    axes.set_yticks(range(n), classes)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    _save(figure, path)
+    scale = min(max(1, (side + 1) / _WIDTH), 2)  # a cell has room for three digits, no larger
+    with rc_context({"font.size": scale * _POINTS}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour)
+        axes.set(xlabel="predicted class", ylabel="true class", title=title)
+        turn: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(n), classes, **(turn if max(map(len, classes)) > 3 else {}))
+        axes.set_yticks(range(n), classes)
+        figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+        _save(figure, path)

@@ -58,7 +58,7 @@ def finish(
     title = f"{config.data.name}, seed {config.train.seed}"
     curves = workdir / "learning_curves.png"
     learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title, curves)
-    title += f": {100 * accuracy:.1f} % of {len(test)} test series"
+    title += f": {100 * accuracy:.1f} % of {len(test)} test series right"
     picture = workdir / "confusion_matrix.png"
     confusion_matrix(test.labels, predicted, test.classes, title, picture)
     return results

@@ -237,7 +237,7 @@ def test_the_picture_shows_crosses_and_no_dots_for_what_is_broken(tmp_path, monk
     picture.draw(made, tmp_path / "a.png")
     (axes,) = drawn[0].axes
     marks = [line.get_marker() for line in axes.get_lines()]
-    assert marks.count("o") == 1
+    assert marks.count("s") == 1
     assert marks.count("x") == 4
     assert sorted(text.get_text() for text in axes.texts)[-3:] == ["selected", "selected", "triton"]
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]

@@ -10,7 +10,17 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import layers, lowerings, machine, reference, roofline, summary, timing, workloads
+from benchmarks import (
+    drawing,
+    layers,
+    lowerings,
+    machine,
+    reference,
+    roofline,
+    summary,
+    timing,
+    workloads,
+)
 from benchmarks.__main__ import SUITES, main
 from benchmarks.case import Case
 from benchmarks.peers import PEERS, Peer, floor
@@ -157,7 +167,7 @@ def test_a_lowering_that_is_off_ends_the_run():
 # --- Arithmetic
 
 
-@pytest.mark.parametrize("module", [summary, timing])
+@pytest.mark.parametrize("module", [drawing, summary, timing])
 def test_examples(module):
     assert doctest.testmod(module).attempted > 0
     assert doctest.testmod(module).failed == 0
