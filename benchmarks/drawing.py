@@ -100,9 +100,9 @@ def ratio_axis(axes: Axes, label: str) -> None:
     """Make the horizontal axis, which has its points, one of ratios; 1 is on it, as a line."""
     axes.set_xscale("log")
     round_numbers(axes.xaxis, "x")
+    axes.axvline(1, color=INK, linewidth=1, zorder=1.5)
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.85), max(high, 1.2))
-    axes.axvline(1, color=INK, linewidth=1, zorder=1.5)
     axes.set_xlabel(label)
 
 

@@ -47,7 +47,7 @@ def check(figure, texts):
     for (one, box), (other, its) in itertools.combinations(boxes, 2):
         assert box.padded(-1).count_overlaps([its.padded(-1)]) == 0, (one, other)
         if one.get_rotation() == other.get_rotation() == 0 and abs(box.y0 - its.y0) < 3:
-            assert max(box.x0, its.x0) - min(box.x1, its.x1) >= 3 / scale, (one, other)
+            assert max(box.x0, its.x0) - min(box.x1, its.x1) >= 8 / scale, (one, other)
     for axes in figure.axes:
         assert axes.get_xlabel()
         assert "is better" in axes.get_xlabel() + axes.get_ylabel()
