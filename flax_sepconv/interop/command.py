@@ -1,13 +1,16 @@
 """Command line: trained weights of other libraries, in and out."""
 
 import argparse
+import contextlib
 import io
 import os
 import pathlib
 import re
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from flax_sepconv.interop import formats
 from flax_sepconv.interop.layer import InteropError, Layer
@@ -25,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status: int = given.run(given)
+        with _ending_in_order():
+            status: int = given.run(given)
         sys.stdout.flush()
         return status
     except InteropError as error:
@@ -35,9 +39,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: cannot print: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         return 2
-    except KeyboardInterrupt:
-        print(f"interrupted: {given.done}", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, _Ended) as error:
+        with contextlib.suppress(OSError):
+            print(f"interrupted: {given.done}", file=sys.stderr)
+        return 128 + (error.args[0] if isinstance(error, _Ended) else signal.SIGINT)
+
+
+class _Ended(BaseException):
+    """A signal to end came."""
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Take away what is half written when a signal to end comes, whatever comes after it."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        for other in taken:
+            signal.signal(other, signal.SIG_IGN)
+        raise _Ended(number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        known = (signal.SIGTERM, signal.SIGHUP)  # They may be the caller's, or nohup's.
+        taken = [number for number in known if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in taken:
+            signal.signal(number, end)
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _convert(given: argparse.Namespace) -> int:
@@ -104,7 +135,7 @@ def _inspect(given: argparse.Namespace) -> int:
 def _are_one(a: pathlib.Path, b: pathlib.Path) -> bool:
     try:
         return a.samefile(b)
-    except OSError:  # One of them is not there.
+    except (OSError, ValueError):  # One of them is not there.
         return False
 
 

@@ -5,16 +5,13 @@ import importlib
 import os
 import pathlib
 import re
-import stat
-import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flax_sepconv.interop import files, hdf5
 from flax_sepconv.interop.layer import InteropError, Layer, unique, without_configs
 from flax_sepconv.interop.tf_table import MAGIC
 
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\n"
 _PART_OF_CHECKPOINT = re.compile(r"(.+)\.(data-\d{5}-of-\d{5}|meta)")
@@ -120,7 +117,8 @@ def save(
         path: of the file.
         layers: at least one, of different paths.
         format: "safetensors", "torch" or "keras-weights"; None goes by the path's ending.
-        overwrite: whether a file that is there may be replaced.
+        overwrite: whether a file that is there may be replaced; where a link leads to it, the link
+            stays. Nothing but a regular file is replaced.
 
     Raises:
         InteropError: the format cannot be written or cannot hold the layers, the file is there, or
@@ -140,14 +138,8 @@ known endings are .safetensors, .pt, .pth, .bin, .weights.h5
     with _explained(path, "written"):
         if os.path.lexists(path) and not overwrite:
             raise InteropError(f"{path} exists already")
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".flax_sepconv-") as folder:
-            beside = pathlib.Path(folder) / path.name
-            # Whoever creates it, it is to have the mode of any new file, or of the one it replaces.
-            beside.touch()
-            mode = (path if path.exists() else beside).stat().st_mode
+        with files.replacing(path) as beside:
             _module(name).write(beside, layers)
-            beside.chmod(stat.S_IMODE(mode))
-            beside.replace(path)
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -171,10 +163,10 @@ def _format_of_file(path: pathlib.Path) -> str:
         start = file.read(9)
         file.seek(-min(len(start), len(MAGIC)), os.SEEK_END)
         end = file.read()
-    if start.startswith(_HDF5):
-        return _module("keras2").format_of(path)
     if start.startswith(_ZIP):
         return _format_of_zip(path)
+    if hdf5.is_hdf5(path):
+        return _module("keras2").format_of(path)
     if start[8:] == b"{":
         neutral = _module("safetensors").is_neutral(path)
         return "safetensors" if neutral else "torch"
@@ -198,10 +190,14 @@ def _explained(path: pathlib.Path, done: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise InteropError(f"{path} cannot be {done}: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise InteropError(f"{path} cannot be {done}: there is not enough memory") from error
     except InteropError as error:
         if str(path) in str(error):
             raise
         raise InteropError(f"{path}: {error}") from error
+    except ValueError as error:  # No system has such names.
+        raise InteropError(f"{str(path)!r} cannot be {done}: {error}") from error
 
 
 def _index_of(path: pathlib.Path) -> pathlib.Path:
@@ -218,11 +214,8 @@ def _format_of_folder(path: pathlib.Path) -> str:
 
 
 def _format_of_zip(path: pathlib.Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise InteropError(f"{path} is a damaged zip archive: {error}") from error
+    with files.archive(path, f"{path} is a damaged zip archive") as archive:
+        names = archive.namelist()
     if "config.json" in names:
         return "keras"
     if any(name.endswith("data.pkl") for name in names):
@@ -252,7 +245,7 @@ def _module(name: str) -> Any:
 
 def _check_there(path: pathlib.Path) -> None:
     if path.exists():
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_dir() and files.regular(path).stat().st_size == 0:
             raise InteropError(f"{path} is empty")
     elif not _index_of(path).exists():
         raise InteropError(f"{path} does not exist")

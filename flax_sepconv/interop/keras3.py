@@ -12,15 +12,15 @@ each layer is a group; those of one list are named after their classes, in order
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from flax_sepconv.interop import hdf5, keras_model
+from flax_sepconv.interop import files, hdf5, keras_model
 from flax_sepconv.interop.hdf5 import Store
 from flax_sepconv.interop.keras3_groups import (
     GROUP,
@@ -41,10 +41,6 @@ ORDER = (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 # JSON shrinks tenfold when an archive is packed anew; Keras itself does not compress.
 _LARGEST_EXPANSION = 16
-_BAD_ARCHIVE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError),
-    *(RuntimeError, LookupError, OverflowError, ValueError),  # encrypted, unknown compression, ...
-)
 
 
 def keras_weights(layer: Layer) -> list[np.ndarray]:
@@ -125,7 +121,8 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
         raise InteropError(
             "writing .weights.h5 needs h5py: pip install 'flax-sepconv[interop]'"
         ) from error
-    with h5py.File(path, "w") as file:
+    content = io.BytesIO()  # On a full disk h5py crashes.
+    with h5py.File(content, "w") as file:
         file.create_group("vars")
         for number, layer in enumerate(layers):
             variables = file.create_group(f"layers/{numbered(GROUP, number)}/vars")
@@ -134,6 +131,7 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
                 array = variables.create_dataset(str(index), data=weight)
                 if layer.dtype.name == "bfloat16":
                     array.attrs["dtype"] = "bfloat16"
+    path.write_bytes(content.getbuffer())
 
 
 @contextlib.contextmanager
@@ -166,20 +164,15 @@ def _places(
 
 def _unpack(path: pathlib.Path) -> tuple[bytes, bytes, bytes]:
     largest = _LARGEST_EXPANSION * path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = []
-            for name in (_CONFIG, _METADATA, _WEIGHTS):
-                member = archive.getinfo(name)
-                if member.file_size > largest:
-                    raise ValueError(
-                        f"{name} claims {member.file_size} bytes; {largest} are allowed"
-                    )
-                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise ValueError(f"{name} is packed in a way that is not read")
-                members.append(archive.read(name))
-    except _BAD_ARCHIVE as error:
-        raise InteropError(f"{path} is no .keras archive, or a damaged one: {error}") from error
+    with files.archive(path, f"{path} is no .keras archive, or a damaged one") as archive:
+        members = []
+        for name in (_CONFIG, _METADATA, _WEIGHTS):
+            member = archive.getinfo(name)
+            if member.file_size > largest:
+                raise ValueError(f"{name} claims {member.file_size} bytes; {largest} are allowed")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{name} is packed in a way that is not read")
+            members.append(archive.read(name))
     return members[0], members[1], members[2]
 
 

@@ -115,9 +115,10 @@ def save(
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     safetensors = _safetensors()
     try:
-        safetensors.numpy.save_file(contiguous, path, metadata=dict(metadata))
+        content = safetensors.numpy.save(contiguous, metadata=dict(metadata))
     except safetensors.SafetensorError as error:
         raise InteropError(f"{path} cannot be written: {error}") from error
+    path.write_bytes(content)
 
 
 def _safetensors() -> Any:

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from flax_sepconv.interop import files
 from flax_sepconv.interop.layer import InteropError, Layer
 from flax_sepconv.interop.object_graph import GRAPH, Graph
 from flax_sepconv.interop.tensor_bundle import Bundle
@@ -57,7 +58,7 @@ def _described(
     """Return Keras' names of objects, and the configs of those that are layers of our class."""
     names: dict[int, str] = {}
     configs: dict[int, Mapping[str, Any]] = {}
-    for node in parse("KerasMetadata", path.read_bytes(), str(path)).nodes:
+    for node in parse("KerasMetadata", files.regular(path).read_bytes(), str(path)).nodes:
         said = _json(node.metadata, f"{path}: {node.node_path}")
         ours = said.get("class_name") in CLASS_NAMES
         number = graph.find(node.node_path.removeprefix("root"))  # "root.layer-1"

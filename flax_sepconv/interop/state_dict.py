@@ -6,10 +6,10 @@ shapes do not say; `load_state_dict` passes it over.
 
 import collections
 import contextlib
+import io
 import json
 import pathlib
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from flax_sepconv.interop import safetensors_file
+from flax_sepconv.interop import files, safetensors_file
 from flax_sepconv.interop.layer import DTYPES, InteropError
 
 # Where a checkpoint keeps the state dict beside other things.
@@ -46,7 +46,7 @@ def opened(path: pathlib.Path) -> Iterator[State]:
     """
     if not _is_safetensors(path):
         tensors, multipliers = _load(path)
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        shapes = {name: _shape(name, tensor) for name, tensor in tensors.items()}
         size = path.stat().st_size
         yield State(path, shapes, lambda name: array(name, tensors[name], size), multipliers)
         return
@@ -80,8 +80,9 @@ def save(
     tensors: Any = collections.OrderedDict((name, _to_torch(a)) for name, a in arrays.items())
     # An attribute by which PyTorch keeps versions of modules.
     tensors._metadata = {name: {"version": 1, _MULTIPLIER: M} for name, M in multipliers.items()}
-    with path.open("wb") as file:
-        torch.save(tensors, file)
+    content = io.BytesIO()  # On a full disk PyTorch tells no reason.
+    torch.save(tensors, content)
+    path.write_bytes(content.getbuffer())
 
 
 def array(name: str, tensor: Any, limit: int | None = None) -> np.ndarray:
@@ -103,6 +104,13 @@ def array(name: str, tensor: Any, limit: int | None = None) -> np.ndarray:
         return tensor.numpy()
     except (AttributeError, RuntimeError, TypeError) as error:
         raise InteropError(f"{name} must be a dense tensor: {error}") from error
+
+
+def _shape(name: str, tensor: Any) -> tuple[int, ...]:
+    try:
+        return tuple(tensor.shape)
+    except RuntimeError as error:
+        raise InteropError(f"{name} must be a dense tensor, it is a nested one") from error
 
 
 def require() -> Any:
@@ -180,11 +188,8 @@ def _load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def _check_archive(path: pathlib.Path) -> None:
     """Refuse members that are compressed, which PyTorch would map as they are, or too large."""
     size = path.stat().st_size
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise InteropError(f"{path} is no whole file of torch.save: {error}") from error
+    with files.archive(path, f"{path} is no whole file of torch.save") as archive:
+        members = archive.infolist()
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
             raise InteropError(

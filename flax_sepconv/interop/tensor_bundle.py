@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from flax_sepconv.interop import tf_table
+from flax_sepconv.interop import files, tf_table
 from flax_sepconv.interop.layer import InteropError
 from flax_sepconv.interop.tf_messages import parse
 
@@ -42,7 +42,7 @@ class Bundle:
         self._prefix = prefix
         self._index = prefix.with_name(prefix.name + ".index")
         try:
-            table = tf_table.read(self._index.read_bytes())
+            table = tf_table.read(files.regular(self._index).read_bytes())
         except FileNotFoundError as error:
             raise InteropError(f"{self._index} does not exist") from error
         except InteropError as error:
@@ -131,7 +131,7 @@ class Bundle:
             if shard not in sizes:
                 path = self._data_path(shard)
                 try:
-                    sizes[shard], taken[shard] = path.stat().st_size, 0
+                    sizes[shard], taken[shard] = files.regular(path).stat().st_size, 0
                 except FileNotFoundError as error:
                     raise InteropError(f"{path} does not exist") from error
             if min(entry.offset, entry.size) < 0 or entry.offset + entry.size > sizes[shard]:

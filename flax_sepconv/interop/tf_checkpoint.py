@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from flax_sepconv.interop import tf_table
+from flax_sepconv.interop import files, tf_table
 from flax_sepconv.interop.layer import AXES, InteropError, Layer
 from flax_sepconv.interop.object_graph import GRAPH, Graph
 from flax_sepconv.interop.tensor_bundle import Bundle
@@ -131,7 +131,7 @@ def _latest(folder: pathlib.Path) -> pathlib.Path:
     """Return the prefix that a folder's state file names."""
     path = folder / "checkpoint"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.regular(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise InteropError(f"{folder} has no file 'checkpoint' that names the latest") from error
     except UnicodeDecodeError as error:
