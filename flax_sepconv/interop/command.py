@@ -25,8 +25,9 @@ _EXIT = "exit status: 0 done, 1 --check found a difference, 2 an error, which on
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     given = _parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _ending_in_order():
             status: int = given.run(given)

@@ -30,8 +30,8 @@ _DEEPEST = 100
 # Arrays may be compressed, and zeros shrink a thousandfold: all of them together may have so many
 # bytes, and so many times the file's own.
 _ROOM, _EXPANSION = 2**28, 8
-# Seconds of CPU that reading may take, and bytes of a file for each further one; seconds that it may
-# wait beside for a disk or for other processes.
+# Seconds of CPU that reading may take, and bytes of a file for each further one; seconds that it
+# may wait beside for a disk or for other processes.
 _SECONDS, _SPEED = 10, 2**21
 _PATIENCE = 60
 

@@ -64,10 +64,13 @@ def _folder(config: DataConfig) -> Path:
 
 
 def _read(config: DataConfig, part: str) -> tuple[list[np.ndarray], list[str], tuple[str, ...]]:
-    folder = _folder(config)
-    file = folder / config.name / f"{config.name}_{part}.ts"
-    if not file.is_file():
-        there = sorted(p.parent.name for p in folder.glob(f"*/*_{part}.ts"))
+    try:
+        folder = _folder(config)
+        file = folder / config.name / f"{config.name}_{part}.ts"
+        there = file.is_file() or sorted(p.parent.name for p in folder.glob(f"*/*_{part}.ts"))
+    except (OSError, RuntimeError, ValueError) as error:  # No system has such names, or no user.
+        raise UserError(f"cannot look for data set {config.name!r}: {error}") from error
+    if there is not True:
         raise UserError(
             f"no data set {config.name!r}: {file} does not exist; "
             f"found in {folder}: {', '.join(there) or 'none'}"

@@ -159,7 +159,7 @@ def test_a_small_file_that_unpacks_to_much(tmp_path, monkeypatch):
     with hdf5.opened(path, path) as store:
         store._left = 3000
         store.array(f"{PLACE}/0")
-        with pytest.raises(InteropError, match="it claims 1600 bytes; of .* 760 are left"):
+        with pytest.raises(InteropError, match=r"it claims 1600 bytes; of .* 760 are left"):
             store.array(f"{PLACE}/1")
 
 

@@ -93,6 +93,12 @@ def test_a_set_that_will_not_do_is_refused_by_name(tmp_path, train, test, messag
         data.load(write_set(tmp_path, train, test))
 
 
+@pytest.mark.parametrize("path", ["~no.such.user/x", "a" * 300, "a\0b"], ids=range(3))
+def test_paths_that_no_system_has(path):
+    with pytest.raises(UserError, match="'GunPoint'"):
+        data.load(DataConfig(name="GunPoint", path=path))
+
+
 def test_a_regression_set_is_refused(tmp_path):
     header = TS.replace("@classLabel true a b", "@targetLabel true")
     with pytest.raises(UserError, match="class labels"):
