@@ -92,8 +92,9 @@ def _create(dest: pathlib.Path) -> tuple[pathlib.Path, int]:
         name = f"{_BESIDE}{secrets.token_hex(8)}{dest.suffix}"
         beside = dest.with_name(name if _NAME.fullmatch(name) else _BESIDE + secrets.token_hex(8))
         lock = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:  # Else another process found it before it was locked.
+        with contextlib.suppress(OSError):  # Where there are no locks, nothing is cleared either.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if beside.exists():  # Else another process found it before it was locked.
             return beside, lock
         os.close(lock)
 

@@ -58,15 +58,16 @@ def _opened(order: dict[str, Any], content: bytes) -> Any:
 
 def _limit(memory: int, seconds: int) -> None:
     """Limit what reading may take beside what starting took, as far as the system can."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
+    import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
-        resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, used + seconds))
-        with open("/proc/self/statm") as file:
-            mapped = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
+    used = math.ceil(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: used + seconds}
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:  # Linux alone has it.
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+        limits[resource.RLIMIT_AS] = mapped + memory
+    for which, most in limits.items():
+        with contextlib.suppress(ValueError):  # It has a lower one.
+            resource.setrlimit(which, (most, most))
 
 
 def _index(file: Any) -> dict[str, Any]:
