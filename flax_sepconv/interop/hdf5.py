@@ -68,10 +68,8 @@ def opened(source: pathlib.Path | bytes, name: Any) -> Iterator["Store"]:
         "memory": _ROOM + 2 * room,
         "seconds": seconds,
     }
-    # Neither PYTHON* nor the working folder nor site packages' own code change what it imports.
-    command = [sys.executable, "-I", "-S", hdf5_child.__file__]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+    with _started(name) as process:
+        assert process.stdin is not None
         clock = threading.Timer(_PATIENCE + 4 * seconds, process.kill)
         clock.start()
         try:
@@ -91,6 +89,18 @@ def is_hdf5(path: pathlib.Path) -> bool:
             if file.read(len(SIGNATURE)) == SIGNATURE:
                 return True
     return False
+
+
+def _started(name: Any) -> "subprocess.Popen[bytes]":
+    # Neither PYTHON* nor the working folder nor site packages' own code change what it imports.
+    command = [sys.executable or "python3", "-I", "-S", hdf5_child.__file__]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    try:
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere)
+    except OSError as error:
+        raise InteropError(
+            f"{name}: HDF5 is read by another process, and {command[0]} cannot be started: {error}"
+        ) from error
 
 
 class _Child:

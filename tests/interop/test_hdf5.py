@@ -244,6 +244,11 @@ def test_only_h5py_is_imported_there(tmp_path):
 
 def test_without_h5py(tmp_path, monkeypatch):
     path = written(tmp_path / "m.weights.h5")
+    for program, message in (("/nowhere", "cannot be started"), ("/bin/false", "ended with 1")):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", program)
+            with pytest.raises(InteropError, match=message):
+                interop.load(path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InteropError, match=r"HDF5 needs h5py: pip install 'flax-sepconv\[interop"):
         interop.load(path)
