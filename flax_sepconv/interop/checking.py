@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_sepconv.interop import keras2, keras3, pytorch, tf_checkpoint
+from flax_sepconv.interop import keras2, keras3, pytorch, tf_files
 from flax_sepconv.interop.formats import load
 from flax_sepconv.interop.layer import InteropError, Layer
 from flax_sepconv.keras.config import config_of
@@ -119,7 +119,12 @@ def _in_keras(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> 
 def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     weights: Weights = layer.weights
     if side.format == "tf-checkpoint":
-        reader = _library("tensorflow").train.load_checkpoint(str(tf_checkpoint.prefix(side.path)))
+        tensorflow = _library("tensorflow")
+        prefix = str(tf_files.index_of(side.path)).removesuffix(".index")
+        try:
+            reader = tensorflow.compat.v1.train.NewCheckpointReader(prefix)
+        except (ValueError, tensorflow.errors.OpError) as error:
+            raise InteropError(f"TensorFlow does not read {prefix}: {error}") from error
         keys = {name: f"{layer.path}/{name}" for name in weights}
         if all(map(reader.has_tensor, keys.values())):
             weights = {name: reader.get_tensor(key) for name, key in keys.items()}

@@ -4,20 +4,19 @@ import contextlib
 import importlib
 import os
 import pathlib
-import re
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from flax_sepconv.interop import tf_files
 from flax_sepconv.interop.layer import InteropError, Layer, unique, without_configs
 from flax_sepconv.interop.tf_table import MAGIC
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\n"
-_PART_OF_CHECKPOINT = re.compile(r"(.+)\.(data-\d{5}-of-\d{5}|meta)")
 
 
 class Format(NamedTuple):
@@ -73,8 +72,8 @@ def load(
     """Read every separable convolution of a file.
 
     Args:
-        path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, its
-            `.index` file, or the folder whose `checkpoint` file names the latest.
+        path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, one
+            of its files, or its folder, whose `checkpoint` file names the latest.
         format: one of `FORMATS`; None looks into the file.
         layers: for "keras-weights", and "keras" with a model of a class of your own: the paths of
             the groups that are separable convolutions, where the file does not say so.
@@ -158,10 +157,14 @@ def format_of(path: str | os.PathLike[str]) -> str:
     """
     path = pathlib.Path(path)
     with _explained(path, "read"):
-        if path.is_dir():
-            return _format_of_folder(path)
-        if path.suffix == ".index" or _index_of(path).exists():
+        if path.is_dir() and (path / "saved_model.pb").exists():
+            return "saved-model"
+        if tf_files.is_one(path):
             return "tf-checkpoint"
+        if path.is_dir():
+            raise InteropError(
+                f"{path} is a folder, but no SavedModel, and has no checkpoint in it"
+            )
         _check_there(path)
         return _format_of_file(path)
 
@@ -183,11 +186,9 @@ def _format_of_file(path: pathlib.Path) -> str:
         return "torch"
     if end == MAGIC:
         return "tf-checkpoint"
-    if part := _PART_OF_CHECKPOINT.fullmatch(path.name):
-        prefix = path.with_name(part[1])
-        raise InteropError(
-            f"{path} is a part of a TensorFlow checkpoint: give its prefix, {prefix}"
-        )
+    if part := tf_files.PART.fullmatch(path.name):
+        index = f"{part[1]}.index"
+        raise InteropError(f"{path} is a part of a TensorFlow checkpoint, but {index} is not there")
     raise InteropError(f"{path} is of no known format: {', '.join(FORMATS)}")
 
 
@@ -202,19 +203,6 @@ def _explained(path: pathlib.Path, done: str) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise InteropError(f"{path}: {error}") from error
-
-
-def _index_of(path: pathlib.Path) -> pathlib.Path:
-    # A name too long for its index is no checkpoint's.
-    return path.with_name(path.name + ".index") if len(path.name) < 200 else path / ".index"
-
-
-def _format_of_folder(path: pathlib.Path) -> str:
-    if (path / "saved_model.pb").exists():
-        return "saved-model"
-    if (path / "checkpoint").exists():
-        return "tf-checkpoint"
-    raise InteropError(f"{path} is a folder, but no SavedModel, and has no file 'checkpoint'")
 
 
 def _format_of_zip(path: pathlib.Path) -> str:
@@ -254,5 +242,5 @@ def _check_there(path: pathlib.Path) -> None:
     if path.exists():
         if path.is_file() and path.stat().st_size == 0:
             raise InteropError(f"{path} is empty")
-    elif not _index_of(path).exists():
+    elif not tf_files.is_one(path):
         raise InteropError(f"{path} does not exist")
