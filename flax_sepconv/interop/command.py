@@ -6,11 +6,12 @@ import os
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from flax_sepconv.interop import formats
-from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 
 _FORMATS = "\n".join(
     f"  {name:<15}{form.description}{'' if form.endings else ' (read only)'}"
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(given: argparse.Namespace) -> int:
     options = _options(given)
     source_format = given.source_format or formats.format_of(given.source)
-    layers = formats.load(given.source, source_format, **options)
+    layers = _load(given.source, source_format, options)
     if _are_one(given.source, given.dest):
         raise InteropError(f"SOURCE and DEST are one file: {given.dest}")
     formats.save(given.dest, layers, given.dest_format, overwrite=given.force)
@@ -66,9 +67,19 @@ def _convert(given: argparse.Namespace) -> int:
     return 0 if good else 1
 
 
+def _load(path: pathlib.Path, form: str, options: dict[str, Any]) -> list[Layer]:
+    """Load layers; print what there is to say of them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InteropWarning)
+        layers = formats.load(path, form, **options)
+    for warning in caught:
+        print(f"note: {warning.message}")
+    return layers
+
+
 def _tell_what_is_passed_over(given: argparse.Namespace, source_format: str) -> None:
     """Print what may be layers, in files that do not tell the classes of all."""
-    if formats.FORMATS[source_format].option == "layers":
+    if formats.FORMATS[source_format].options == ("layers",):
         from flax_sepconv.interop import keras3
 
         for group in keras3.passed_over(given.source, given.layer):
@@ -94,7 +105,7 @@ def _inspect(given: argparse.Namespace) -> int:
     from flax_sepconv.interop import inspecting
 
     name = given.source_format or formats.format_of(given.source)
-    layers: list[Layer] = formats.load(given.source, name, **_options(given))
+    layers = _load(given.source, name, _options(given))
     print(f"{given.source}: {formats.FORMATS[name].description}")
     print(inspecting.table(layers))
     _tell_what_is_passed_over(given, name)
@@ -115,6 +126,10 @@ def _counted(number: int) -> str:
 def _options(given: argparse.Namespace) -> dict[str, Any]:
     """Return what the caller says of the layers in a file that does not say it itself."""
     options: dict[str, Any] = {"configs": False} if given.weights_only else {}
+    if given.fold_norms:
+        options["fold_norms"] = True
+    if given.norm_eps is not None:
+        options["norm_eps"] = given.norm_eps
     if given.layer:
         options["layers"] = given.layer
     if given.pair:
@@ -125,14 +140,18 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _pair(text: str) -> tuple[str, tuple[str, str] | tuple[str, str, int]]:
-    found = re.fullmatch(r"([^=]*)=([^,]+),([^,]+?)(?:,([0-9]{1,9}))?", text)
-    if found is None:
-        raise InteropError(f"--pair must be PATH=DEPTHWISE,POINTWISE or ...,M, got {text!r}")
-    path, depthwise, pointwise, multiplier = found.groups()
-    if multiplier is None:
-        return path, (depthwise, pointwise)
-    return path, (depthwise, pointwise, int(multiplier))
+def _pair(text: str) -> tuple[str, tuple[str | int, ...]]:
+    path, _, told = text.partition("=")
+    modules: list[str | int] = [*told.split(",")]
+    if len(modules) > 2 and re.fullmatch("[0-9]{1,9}", last := str(modules[-1])):
+        modules[-1] = int(last)
+    names = [module for module in modules if isinstance(module, str)]
+    if not all(names) or len(names) not in (2, 3):
+        raise InteropError(
+            f"--pair must be PATH=DEPTHWISE,POINTWISE or ...,M or PATH=DEPTHWISE,NORM,POINTWISE "
+            f"or ...,M, got {text!r}"
+        )
+    return path, tuple(modules)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,7 +206,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--pair",
             action="append",
-            metavar="PATH=DEPTHWISE,POINTWISE[,M]",
-            help="torch: the two modules of a layer, and its depth multiplier (repeat it)",
+            metavar="PATH=DEPTHWISE,[NORM,]POINTWISE[,M]",
+            help="torch: the two modules of a layer, a norm between them to fold, and the depth "
+            "multiplier (repeat it)",
+        )
+        command.add_argument(
+            "--fold-norms",
+            action="store_true",
+            help="torch: fold a BatchNorm between the two modules into the layer; right only where "
+            "no activation stands there too, which a state dict does not tell",
+        )
+        command.add_argument(
+            "--norm-eps",
+            type=float,
+            metavar="EPS",
+            help="torch: the eps of folded norms, which a state dict does not tell (else 1e-5)",
         )
     return parser

@@ -25,13 +25,13 @@ class Format(NamedTuple):
     Attributes:
         description: for people.
         module: of this package; it has `read`, and `write` where the format is written too.
-        option: what its `read` may be told beside the path.
+        options: what its `read` may be told beside the path.
         endings: of names, by which a file to write is known; the first one is the usual.
     """
 
     description: str
     module: str
-    option: str | None = None
+    options: tuple[str, ...] = ()
     endings: tuple[str, ...] = ()
 
 
@@ -44,19 +44,26 @@ FORMATS = {
     "torch": Format(
         "a PyTorch state dict: torch.save's, or in safetensors",
         "pytorch",
-        option="pairs",
+        options=("pairs", "fold_norms", "norm_eps"),
         endings=(".pt", ".pth", ".bin"),
     ),
-    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3", option="layers"),
+    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3", options=("layers",)),
     "keras-weights": Format(
         "weights of Keras 3 or tf-keras: .weights.h5",
         "keras3",
-        option="layers",
+        options=("layers",),
         endings=(".weights.h5",),
     ),
     "keras2": Format("Keras 2, whole model or weights: .h5", "keras2"),
     "tf-checkpoint": Format("a TensorFlow checkpoint: .index and .data-*", "tf_checkpoint"),
     "saved-model": Format("a TensorFlow SavedModel: a folder", "saved_model"),
+}
+# How the command spells them.
+OPTIONS = {
+    "layers": "--layer",
+    "pairs": "--pair",
+    "fold_norms": "--fold-norms",
+    "norm_eps": "--norm-eps",
 }
 WRITABLE = tuple(name for name, form in FORMATS.items() if form.endings)
 
@@ -66,7 +73,9 @@ def load(
     format: str | None = None,
     *,
     layers: Sequence[str] | None = None,
-    pairs: Mapping[str, tuple[str, str] | tuple[str, str, int]] | None = None,
+    pairs: Mapping[str, tuple[str | int, ...]] | None = None,
+    fold_norms: bool = False,
+    norm_eps: float | None = None,
     configs: bool = True,
 ) -> list[Layer]:
     """Read every separable convolution of a file.
@@ -78,7 +87,11 @@ def load(
         layers: for "keras-weights", and "keras" with a model of a class of your own: the paths of
             the groups that are separable convolutions, where the file does not say so.
         pairs: for "torch", which two modules make a layer, and M where it is not 1:
-            {"block/conv": ("block.a", "block.b", 2)}.
+            {"block/conv": ("block.a", "block.b", 2)}. A norm to fold stands between the two names.
+        fold_norms: for "torch", whether a BatchNorm between the two modules is folded into the
+            layer, exactly, as it is in inference; else it is an error. Whether an activation stands
+            there too, with which it would be wrong, is not in the file.
+        norm_eps: for "torch", the eps of such norms, which is not in the file; None is 1e-5.
         configs: whether the arguments of layers are read where the file has them. Without them
             weights can be had of layers that Keras has and this package has not, such as one with
             an activation of your own.
@@ -87,6 +100,10 @@ def load(
         InteropError: the file is missing, empty, damaged, of another format, has no such layer or
             two of one path, or a library that it needs is not installed.
 
+    Warns:
+        InteropWarning: something of the file is left, or taken in a way that only its owner can
+            judge: "torch" tells all that is in no layer.
+
     Example:
         >>> load("model.keras")
         Traceback (most recent call last):
@@ -94,12 +111,17 @@ def load(
     """
     path = pathlib.Path(path)
     name = format_of(path) if format is None else _known(format)
-    given = {"layers": layers, "pairs": pairs}
+    given = {
+        "layers": layers,
+        "pairs": pairs,
+        "norm_eps": norm_eps,
+        "fold_norms": fold_norms or None,
+    }
     options = {key: value for key, value in given.items() if value is not None}
     for option in options:
-        if option != FORMATS[name].option:
+        if option not in FORMATS[name].options:
             raise InteropError(
-                f"{option} (--{option[:-1]}) says nothing about {path}, whose format is {name!r}"
+                f"{option} ({OPTIONS[option]}) says nothing about {path}, whose format is {name!r}"
             )
     with _explained(path, "read"), contextlib.nullcontext() if configs else without_configs():
         _check_there(path)

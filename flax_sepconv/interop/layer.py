@@ -34,6 +34,10 @@ class InteropError(ValueError):
     """A file that cannot be read or written, or what is in it is no layer of ours; says which."""
 
 
+class InteropWarning(UserWarning):
+    """Something of a source is not converted, or in a way that only its owner can judge."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """One separable convolution.

@@ -282,8 +282,9 @@ def test_forced_format_is_heeded(weights, capsys):
     [
         (("--layer", "a"), r"layers (--layer) says nothing about"),
         (("--pair", "a=b"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
-        (("--pair", "a=b,c,d"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
-        (("--pair", "a=b,c,²"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,c,d,e"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,,c"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--fold-norms",), r"fold_norms (--fold-norms) says nothing about"),
         (("--pair", "a=b,c", "--pair", "a=d,e"), "--pair must name each layer once"),
     ],
 )
