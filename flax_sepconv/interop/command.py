@@ -26,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        status: int = given.run(given)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("once", category=InteropWarning)
+            warnings.showwarning = _show
+            status: int = given.run(given)
         sys.stdout.flush()
         return status
     except InteropError as error:
@@ -41,10 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def _convert(given: argparse.Namespace) -> int:
     options = _options(given)
     source_format = given.source_format or formats.format_of(given.source)
-    layers = _load(given.source, source_format, options)
+    layers = formats.load(given.source, source_format, **options)
     if _are_one(given.source, given.dest):
         raise InteropError(f"SOURCE and DEST are one file: {given.dest}")
     formats.save(given.dest, layers, given.dest_format, overwrite=given.force)
@@ -65,16 +72,6 @@ def _convert(given: argparse.Namespace) -> int:
     good = all(difference <= checking.TOLERANCE for difference in found.values())
     print(f"all within {checking.TOLERANCE:g}: {'good' if good else 'BAD'}")
     return 0 if good else 1
-
-
-def _load(path: pathlib.Path, form: str, options: dict[str, Any]) -> list[Layer]:
-    """Load layers; print what there is to say of them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", InteropWarning)
-        layers = formats.load(path, form, **options)
-    for warning in caught:
-        print(f"note: {warning.message}")
-    return layers
 
 
 def _tell_what_is_passed_over(given: argparse.Namespace, source_format: str) -> None:
@@ -105,7 +102,7 @@ def _inspect(given: argparse.Namespace) -> int:
     from flax_sepconv.interop import inspecting
 
     name = given.source_format or formats.format_of(given.source)
-    layers = _load(given.source, name, _options(given))
+    layers: list[Layer] = formats.load(given.source, name, **_options(given))
     print(f"{given.source}: {formats.FORMATS[name].description}")
     print(inspecting.table(layers))
     _tell_what_is_passed_over(given, name)

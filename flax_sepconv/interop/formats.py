@@ -101,8 +101,7 @@ def load(
             two of one path, or a library that it needs is not installed.
 
     Warns:
-        InteropWarning: something of the file is left, or taken in a way that only its owner can
-            judge: "torch" tells all that is in no layer.
+        InteropWarning: what is left out, and why.
 
     Example:
         >>> load("model.keras")
@@ -235,7 +234,7 @@ def _format_of_zip(path: pathlib.Path) -> str:
         raise InteropError(f"{path} is a damaged zip archive: {error}") from error
     if "config.json" in names:
         return "keras"
-    if any(name.endswith("data.pkl") for name in names):
+    if any(name.endswith(("data.pkl", "/archive_format")) for name in names):
         return "torch"
     raise InteropError(f"{path} is a zip archive, but neither of Keras nor of PyTorch")
 

@@ -35,7 +35,7 @@ class InteropError(ValueError):
 
 
 class InteropWarning(UserWarning):
-    """Something of a source is not converted, or in a way that only its owner can judge."""
+    """What a file has, or may have, and `load` did not give; says which, and why."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,17 @@ from typing import Any
 from flax_sepconv.interop.layer import InteropError
 
 _TOLD = 10
+# By a file in them: other archives of PyTorch, and where their weights are to be had.
+_PROGRAMS = {
+    "/constants.pkl": (
+        "a TorchScript archive, of torch.jit.save",
+        "torch.jit.load(path).state_dict()",
+    ),
+    "/archive_format": (
+        "an exported program, of torch.export.save",
+        "torch.export.load(path).state_dict",
+    ),
+}
 
 
 class PassedOver:
@@ -83,11 +94,11 @@ def _check(path: pathlib.Path) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise InteropError(f"{path} is no whole file of torch.save: {error}") from error
-    if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise InteropError(
-            f"{path} is a TorchScript archive, of torch.jit.save: write its weights by "
-            "torch.save(torch.jit.load(path).state_dict(), other_path)"
-        )
+    for ending, (kind, weights) in _PROGRAMS.items():
+        if any(member.filename.endswith(ending) for member in members):
+            raise InteropError(
+                f"{path} is {kind}: write its weights by torch.save({weights}, other_path)"
+            )
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
             raise InteropError(

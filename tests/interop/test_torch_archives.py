@@ -6,6 +6,7 @@ import enum
 import itertools
 import pathlib
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -69,28 +70,28 @@ def test_nothing_beside_the_weights_is_run(tmp_path):
         interop.load(written(tmp_path, {"model": state}))
 
 
-def test_archives_that_are_named(tmp_path):
+def test_archives_of_programs(tmp_path):
+    """They are named, and the way out that is told leads out."""
     torch = peers.torch()
     first, second = modules(M=1)
     model = torch.nn.Sequential(collections.OrderedDict(dw=first, pw=second)).eval()
-    path = tmp_path / "scripted.pt"
+    path, other_path = tmp_path / "program.pt", tmp_path / "weights.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated
         torch.jit.save(torch.jit.script(model), path)
-    with pytest.raises(
-        InteropError, match=r"TorchScript archive.*torch\.jit\.load\(path\)\.state"
-    ) as e:
-        interop.load(path)
-    assert "torch.save(torch.jit.load(path).state_dict(), other_path)" in str(e.value)
-    other_path = tmp_path / "weights.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.save(torch.jit.load(path).state_dict(), other_path)
+        with pytest.raises(InteropError, match="TorchScript archive") as error:
+            interop.load(path)
+        statement = "torch.save(torch.jit.load(path).state_dict(), other_path)"
+        assert str(error.value).endswith(statement)
+        exec(statement)
     assert interop.load(other_path)[0].path == ""
+    with zipfile.ZipFile(path, "w") as archive:  # Exporting takes long.
+        archive.writestr("program/archive_format", "pt2")
+    with pytest.raises(InteropError, match=r"exported program.*torch\.export\.load\(path\)"):
+        interop.load(path)
     torch.save(model, path)
-    with pytest.raises(
-        InteropError, match=r"torch\.nn\.modules\.conv\.Conv1d.*module\.state_dict\(\)"
-    ):
+    message = r"torch\.nn\.modules\.conv\.Conv1d.*module\.state_dict\(\)"
+    with pytest.raises(InteropError, match=message):
         interop.load(path)
 
 
