@@ -54,7 +54,11 @@ def items(state: State, owned: Collection[str]) -> list[Item]:
 
 
 def between(
-    state: State, around: Sequence[Item], depthwise: str, pointwise: str, sizes: tuple[int, int]
+    state: State,
+    around: Sequence[Item],
+    depthwise: str,
+    pointwise: str,
+    sizes: tuple[int, int, int],
 ) -> Between:
     """Find what stands between two modules.
 
@@ -63,9 +67,9 @@ def between(
         around: its `items`.
         depthwise: the first module.
         pointwise: the second.
-        sizes: C*M and F.
+        sizes: C, C*M and F.
     """
-    joined, F = sizes
+    C, joined, F = sizes
     order = _Order(state, depthwise, pointwise)
     sure, unclear = [], []
     for item in around:
@@ -74,11 +78,16 @@ def between(
             sure.append(item)
         elif place == "unclear" and channels(state, item) == joined:
             unclear.append(item)
-    if state.ordered and not _are_numbers(order.first, order.second):
-        unclear += _behind(state, around, order, joined)
-    # One norm of as many channels as the output has is likely to be behind it.
-    is_one = joined == F and len(unclear) == 1
-    return Between(sure, [] if sure or is_one else unclear)
+    in_front, behind = _beside(state, around, order) if order.is_of_making else ([], unclear)
+    # One norm of as many channels as the input or the output has is likely to be theirs.
+    found = [
+        item
+        for run, excused in ((in_front, C), (behind, F))
+        if not (joined == excused and len(run) == 1)
+        for item in run
+        if channels(state, item) == joined
+    ]
+    return Between(sure, [] if sure else found)
 
 
 def channels(state: State, item: Item) -> int | None:
@@ -155,16 +164,25 @@ def parents(name: str) -> Iterator[str]:
 
 
 class _Order:
-    """Where modules stand, as seen from two of them."""
+    """Where modules stand, as seen from two of them.
+
+    Attributes:
+        first: the parts of the first one's name.
+        second: of the other.
+        parent: how many they have in common.
+        is_of_making: whether only the order in which they were made tells which comes first.
+    """
 
     def __init__(self, state: State, depthwise: str, pointwise: str) -> None:
         self.first, self.second = depthwise.split("."), pointwise.split(".")
         self.parent = _shared(self.first, self.second)
-        self._ranks = {}
-        if state.ordered:
-            modules = (name.rpartition(".")[0] for name in state.shapes)
-            names = itertools.chain.from_iterable(zip(modules, state.shapes, strict=False))
-            self._ranks = {name: i for i, name in reversed(list(enumerate(names)))}
+        modules = (name.rpartition(".")[0] for name in state.shapes)
+        names = itertools.chain.from_iterable(zip(modules, state.shapes, strict=False))
+        ranks = {name: i for i, name in reversed(list(enumerate(names)))}
+        # Two that were made in another order than they are run in tell nothing of the rest.
+        tells = state.ordered and ranks.get(depthwise, 0) < ranks.get(pointwise, 0)
+        self._ranks = ranks if tells else {}
+        self.is_of_making = tells and not _are_numbers(self.first, self.second)
 
     def place(self, name: str) -> str:
         """Return "between", "elsewhere" or "unclear"."""
@@ -191,23 +209,23 @@ class _Order:
         return None if None in ranks else ranks[0] < ranks[1]  # type: ignore[operator]
 
 
-def _behind(state: State, around: Sequence[Item], order: _Order, joined: int) -> list[Item]:
-    """Return the norms made right after the second module that have the channels of the first.
+def _beside(state: State, around: Sequence[Item], order: _Order) -> tuple[list[Item], list[Item]]:
+    """Return the norms made right before the first module and right after the second.
 
-    Authors make norms after the convolutions, too, that stand between them.
+    Authors make norms in front of the convolutions, or after them, that stand between them.
     """
     names = list(dict.fromkeys(name.rpartition(".")[0] for name in state.shapes))
-    following = names[names.index(".".join(order.second)) + 1 :]
     known = {item.name: item for item in around}
-    run: list[Item] = []
-    for name in following:
+    first, second = (names.index(".".join(parts)) for parts in (order.first, order.second))
+
+    def is_norm(name: str) -> bool:
         parts = name.split(".")
-        item = known.get(name)
         beside = len(parts) == order.parent + 1 and _shared(parts, order.first) == order.parent
-        if item is None or not beside or channels(state, item) is None:
-            break
-        run.append(item)
-    return [item for item in run if channels(state, item) == joined]
+        return beside and name in known and channels(state, known[name]) is not None
+
+    runs = names[:first][::-1], names[second + 1 :]
+    in_front, behind = ([known[n] for n in itertools.takewhile(is_norm, run)] for run in runs)
+    return in_front[::-1], behind
 
 
 def _are_numbers(a: Sequence[str], b: Sequence[str]) -> bool:

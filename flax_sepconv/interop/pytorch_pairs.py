@@ -164,7 +164,7 @@ def _with_norms(
         (*state.shapes[tensors_of(state, path, module)["weight"]], 0)[0]
         for module in (depthwise, pointwise)
     )
-    found = pytorch_norms.between(state, rest, depthwise, pointwise, (joined, F))
+    found = pytorch_norms.between(state, rest, depthwise, pointwise, (joined // M, joined, F))
     wrong = [item for item in found.sure if not pytorch_norms.is_foldable(state, item, joined)]
     if wrong:
         raise InteropError(
@@ -174,6 +174,11 @@ def _with_norms(
             "modules themselves to interop.from_modules"
         )
     told = ", ".join(described(state, item) for item in (found.sure or found.doubtful))
+    if found.sure and norms:
+        raise InteropError(
+            f"layer {path!r}: {told} stands between {depthwise} and {pointwise}, and pairs "
+            f"(--pair) names {norms[0]}; fold_norms=True (--fold-norms) without a name folds all"
+        )
     if found.sure and not fold:
         raise InteropError(
             f"layer {path!r}: {told} stands between {depthwise} and {pointwise}: this is no "
@@ -181,7 +186,7 @@ def _with_norms(
             "not tell, fold_norms=True (--fold-norms) folds it into one"
         )
     if found.sure or not found.doubtful or norms:
-        return parts._replace(norms=norms + tuple(item.name for item in found.sure)), []
+        return parts._replace(norms=norms or tuple(item.name for item in found.sure)), []
     certain = joined not in (F, joined // M)
     first, *others = found.doubtful
     if fold and certain and not others and pytorch_norms.is_foldable(state, first, joined):

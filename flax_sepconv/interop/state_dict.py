@@ -58,7 +58,9 @@ def opened(path: pathlib.Path) -> Iterator[State]:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         size = path.stat().st_size
         get = functools.partial(_get, tensors, size)
-        yield State(path, shapes, get, multipliers, others, ordered=True)
+        # Modules have their weight before their bias: who sorted the names lost their order.
+        ordered = list(shapes) != sorted(shapes)
+        yield State(path, shapes, get, multipliers, others, ordered)
         return
     with safetensors_file.opened(path) as file:
         names = list(file.keys())

@@ -175,6 +175,9 @@ PLACED = {
     ("in front", True): ("bn dw pw", "pt safetensors"),
     ("in front", False): ("bn dw pw", "pt"),
     ("two behind", True): ("dw pw bn bn2", ""),
+    ("both in front", False): ("bn bnF dw pw", ""),
+    ("made in another order", False): ("pw bn dw", ""),
+    ("sorted", False): ("bn dw pw", ""),
     ("of C*M behind", False): ("dw pw bn", ""),
 }
 
@@ -188,6 +191,8 @@ def test_norms_elsewhere(tmp_path, case, container):
     made = {"dw": dw, "pw": pw, "bn": batch_norm(C), "bn2": batch_norm(C), "bnF": batch_norm(F)}
     model = named(**{n: made[n] for n in names.split()}).double()
     path = written(tmp_path, model.state_dict(), container)
+    if case[0] == "sorted" and container == "pt":
+        peers.torch().save(dict(sorted(model.state_dict().items())), path)
     if container in converted.split():
         layer, told = loaded(path)
     else:
