@@ -36,10 +36,17 @@ class Item(NamedTuple):
 
 
 class Between(NamedTuple):
-    """What may stand between two modules: certainly, in order, and by the number of channels."""
+    """What may stand between two modules.
+
+    Attributes:
+        sure: what does, in order.
+        doubtful: norms that may, by their channels and by what else there is.
+        unplaced: a norm that may, but is as likely to be behind them.
+    """
 
     sure: list[Item]
     doubtful: list[Item]
+    unplaced: list[Item]
 
 
 def items(state: State, owned: Collection[str]) -> list[Item]:
@@ -87,7 +94,8 @@ def between(
         for item in run
         if channels(state, item) == joined
     ]
-    return Between(sure, [] if sure else found)
+    unplaced = [] if found or sure else unclear
+    return Between(sure, [] if sure else found, unplaced)
 
 
 def channels(state: State, item: Item) -> int | None:

@@ -1,5 +1,6 @@
 """Which modules of a state dict make a layer: two, and norms that are folded into them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -58,6 +59,8 @@ def resolve(
                 "between its two modules, which a state dict does not tell"
             )
     folded = {name for parts in resolved for name in parts.norms}
+    if fold_norms and not folded:
+        told.append(f"{state.path}: nothing to fold stands between the two modules of any layer")
     return resolved, told + _left(state, [i for i in rest if i.name not in folded], resolved)
 
 
@@ -173,7 +176,7 @@ def _with_norms(
             "statistics can be folded into one. If it stands elsewhere in the program, give the "
             "modules themselves to interop.from_modules"
         )
-    told = ", ".join(described(state, item) for item in (found.sure or found.doubtful))
+    told = ", ".join(described(state, item) for item in itertools.chain(*found))
     if found.sure and norms:
         raise InteropError(
             f"layer {path!r}: {told} stands between {depthwise} and {pointwise}, and pairs "
@@ -185,13 +188,13 @@ def _with_norms(
             "separable convolution. Where no activation stands there too, which a state dict does "
             "not tell, fold_norms=True (--fold-norms) folds it into one"
         )
-    if found.sure or not found.doubtful or norms:
+    if not (found.doubtful or found.unplaced) or norms:
         return parts._replace(norms=norms or tuple(item.name for item in found.sure)), []
     certain = joined not in (F, joined // M)
-    first, *others = found.doubtful
+    first, *others = found.doubtful or found.unplaced
     if fold and certain and not others and pytorch_norms.is_foldable(state, first, joined):
         return parts._replace(norms=(first.name,)), []
-    if fold or certain or not named:
+    if fold or certain or (found.doubtful and not named):
         raise InteropError(
             f"layer {path!r}: {told} may stand between {depthwise} and {pointwise}, which this "
             f"file does not tell. If so, pairs (--pair) takes the norm's name between the two "
