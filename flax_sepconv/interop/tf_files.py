@@ -51,7 +51,7 @@ def is_one(path: pathlib.Path) -> bool:
         path.name.endswith(_INDEX)
         or _beside(path) is not None
         or (part is not None and path.with_name(part[1] + _INDEX).is_file())
-        or (path.is_dir() and ((path / STATE).exists() or bool(_indexes(path))))
+        or (path.is_dir() and ((path / STATE).is_file() or bool(_indexes(path))))
     )
 
 
@@ -67,13 +67,13 @@ def _beside(path: pathlib.Path) -> pathlib.Path | None:
 def _in_folder(folder: pathlib.Path, beside: pathlib.Path | None) -> pathlib.Path:
     state, indexes = folder / STATE, _indexes(folder)
     if beside is not None:
-        if state.exists() or indexes:
+        if state.is_file() or indexes:
             raise InteropError(
                 f"{folder} is a folder with a checkpoint in it, and there is {beside} too: give "
                 "the .index file of the one that is meant"
             )
         return beside
-    if state.exists():
+    if state.is_file():
         return _named(state, indexes)
     if not indexes:
         raise InteropError(f"{folder} has no checkpoint: neither a file {STATE!r} nor an .index")
