@@ -13,13 +13,14 @@ model. Names and axes, the whole of it (K taps, C channels, M multiplier, F filt
 from flax_sepconv.interop.export import export_model
 from flax_sepconv.interop.formats import format_of, load, save
 from flax_sepconv.interop.keras3 import keras_weights
-from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 from flax_sepconv.interop.params import from_params, to_params
 from flax_sepconv.interop.pytorch import to_state_dict
 from flax_sepconv.interop.pytorch_modules import from_modules
 
 __all__ = [
     "InteropError",
+    "InteropWarning",
     "Layer",
     "export_model",
     "format_of",

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_sepconv.interop import keras2, keras3, pytorch, tf_checkpoint
+from flax_sepconv.interop import keras2, keras3, pytorch, tf_files
 from flax_sepconv.interop.formats import load
-from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 from flax_sepconv.keras.config import config_of
 from flax_sepconv.linen import SeparableConv1D
 from flax_sepconv.ops.geometry import resolve
@@ -45,7 +45,9 @@ def differences(source: Side, dest: Side, seed: int = 0) -> dict[str, float]:
         InteropError: a side's library is not installed, or does not load the file.
     """
     linear = "torch" in (source.format, dest.format)
-    ours, theirs = (load(side.path, side.format, **side.options) for side in (source, dest))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InteropWarning)  # Who converts has seen them.
+        ours, theirs = (load(side.path, side.format, **side.options) for side in (source, dest))
     rng = np.random.default_rng(seed)
     found = {}
     for a, b in _matched(ours, theirs):
@@ -88,7 +90,8 @@ def _in_flax(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> A
 
 def _in_torch(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     torch = pytorch.require()
-    depthwise, pointwise = pytorch.modules_of(side.path, layer.path, **side.options)
+    options = {key: value for key, value in side.options.items() if key != "configs"}
+    depthwise, norms, pointwise = pytorch.modules_of(side.path, layer.path, **options)
     padded, valid = _padded(arguments, x)
     h = torch.nn.functional.conv1d(
         torch.tensor(padded.swapaxes(1, 2).copy()),
@@ -98,6 +101,12 @@ def _in_torch(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> 
         dilation=valid.dilation_rate,
         groups=layer.sizes["C"],
     )
+    for norm in norms:
+        mean, var, *affine = (
+            _float(norm.get(name)) for name in ("running_mean", "running_var", "weight", "bias")
+        )
+        eps = options.get("norm_eps", pytorch.EPS)
+        h = torch.nn.functional.batch_norm(h, mean, var, *affine, eps=eps)
     mixing = pointwise["weight"].float()
     y = torch.nn.functional.conv1d(
         h, mixing.reshape(*mixing.shape[:2], 1), _float(pointwise.get("bias"))
@@ -119,7 +128,12 @@ def _in_keras(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> 
 def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     weights: Weights = layer.weights
     if side.format == "tf-checkpoint":
-        reader = _library("tensorflow").train.load_checkpoint(str(tf_checkpoint.prefix(side.path)))
+        tensorflow = _library("tensorflow")
+        prefix = str(tf_files.index_of(side.path)).removesuffix(".index")
+        try:
+            reader = tensorflow.compat.v1.train.NewCheckpointReader(prefix)
+        except (ValueError, tensorflow.errors.OpError) as error:
+            raise InteropError(f"TensorFlow does not read {prefix}: {error}") from error
         keys = {name: f"{layer.path}/{name}" for name in weights}
         if all(map(reader.has_tensor, keys.values())):
             weights = {name: reader.get_tensor(key) for name, key in keys.items()}

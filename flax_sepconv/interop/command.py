@@ -9,11 +9,12 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from flax_sepconv.interop import formats
-from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 
 _FORMATS = "\n".join(
     f"  {name:<15}{form.description}{'' if form.endings else ' (read only)'}"
@@ -29,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with _ending_in_order():
+        with _ending_in_order(), warnings.catch_warnings():
+            warnings.filterwarnings("once", category=InteropWarning)
+            warnings.showwarning = _show
             status: int = given.run(given)
         sys.stdout.flush()
         return status
@@ -72,6 +75,10 @@ def _ending_in_order() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _show(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def _convert(given: argparse.Namespace) -> int:
     options = _options(given)
     source_format = given.source_format or formats.format_of(given.source)
@@ -100,7 +107,7 @@ def _convert(given: argparse.Namespace) -> int:
 
 def _tell_what_is_passed_over(given: argparse.Namespace, source_format: str) -> None:
     """Print what may be layers, in files that do not tell the classes of all."""
-    if formats.FORMATS[source_format].option == "layers":
+    if formats.FORMATS[source_format].options == ("layers",):
         from flax_sepconv.interop import keras3
 
         for group in keras3.passed_over(given.source, given.layer):
@@ -147,6 +154,10 @@ def _counted(number: int) -> str:
 def _options(given: argparse.Namespace) -> dict[str, Any]:
     """Return what the caller says of the layers in a file that does not say it itself."""
     options: dict[str, Any] = {"configs": False} if given.weights_only else {}
+    if given.fold_norms:
+        options["fold_norms"] = True
+    if given.norm_eps is not None:
+        options["norm_eps"] = given.norm_eps
     if given.layer:
         options["layers"] = given.layer
     if given.pair:
@@ -157,14 +168,18 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _pair(text: str) -> tuple[str, tuple[str, str] | tuple[str, str, int]]:
-    found = re.fullmatch(r"([^=]*)=([^,]+),([^,]+?)(?:,([0-9]{1,9}))?", text)
-    if found is None:
-        raise InteropError(f"--pair must be PATH=DEPTHWISE,POINTWISE or ...,M, got {text!r}")
-    path, depthwise, pointwise, multiplier = found.groups()
-    if multiplier is None:
-        return path, (depthwise, pointwise)
-    return path, (depthwise, pointwise, int(multiplier))
+def _pair(text: str) -> tuple[str, tuple[str | int, ...]]:
+    path, _, told = text.partition("=")
+    modules: list[str | int] = [*told.split(",")]
+    if len(modules) > 2 and re.fullmatch("[0-9]{1,9}", last := str(modules[-1])):
+        modules[-1] = int(last)
+    names = [module for module in modules if isinstance(module, str)]
+    if not all(names) or len(names) not in (2, 3):
+        raise InteropError(
+            f"--pair must be PATH=DEPTHWISE,POINTWISE or ...,M or PATH=DEPTHWISE,NORM,POINTWISE "
+            f"or ...,M, got {text!r}"
+        )
+    return path, tuple(modules)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,7 +234,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--pair",
             action="append",
-            metavar="PATH=DEPTHWISE,POINTWISE[,M]",
-            help="torch: the two modules of a layer, and its depth multiplier (repeat it)",
+            metavar="PATH=DEPTHWISE,[NORM,]POINTWISE[,M]",
+            help="torch: the two modules of a layer, a norm between them to fold, and the depth "
+            "multiplier (repeat it)",
+        )
+        command.add_argument(
+            "--fold-norms",
+            action="store_true",
+            help="torch: fold a BatchNorm between the two modules into the layer; right only where "
+            "no activation stands there too, which a state dict does not tell",
+        )
+        command.add_argument(
+            "--norm-eps",
+            type=float,
+            metavar="EPS",
+            help="torch: the eps of folded norms, which a state dict does not tell (else 1e-5)",
         )
     return parser

@@ -4,17 +4,15 @@ import contextlib
 import importlib
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flax_sepconv.interop import files, hdf5
+from flax_sepconv.interop import files, hdf5, tf_files
 from flax_sepconv.interop.layer import InteropError, Layer, unique, without_configs
 from flax_sepconv.interop.tf_table import MAGIC
 
 _ZIP = b"PK\x03\x04"
 _OLD_TORCH = b"\x80\x02\x8a\n"
-_PART_OF_CHECKPOINT = re.compile(r"(.+)\.(data-\d{5}-of-\d{5}|meta)")
 
 
 class Format(NamedTuple):
@@ -23,13 +21,13 @@ class Format(NamedTuple):
     Attributes:
         description: for people.
         module: of this package; it has `read`, and `write` where the format is written too.
-        option: what its `read` may be told beside the path.
+        options: what its `read` may be told beside the path.
         endings: of names, by which a file to write is known; the first one is the usual.
     """
 
     description: str
     module: str
-    option: str | None = None
+    options: tuple[str, ...] = ()
     endings: tuple[str, ...] = ()
 
 
@@ -42,19 +40,26 @@ FORMATS = {
     "torch": Format(
         "a PyTorch state dict: torch.save's, or in safetensors",
         "pytorch",
-        option="pairs",
+        options=("pairs", "fold_norms", "norm_eps"),
         endings=(".pt", ".pth", ".bin"),
     ),
-    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3", option="layers"),
+    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3", options=("layers",)),
     "keras-weights": Format(
         "weights of Keras 3 or tf-keras: .weights.h5",
         "keras3",
-        option="layers",
+        options=("layers",),
         endings=(".weights.h5",),
     ),
     "keras2": Format("Keras 2, whole model or weights: .h5", "keras2"),
     "tf-checkpoint": Format("a TensorFlow checkpoint: .index and .data-*", "tf_checkpoint"),
     "saved-model": Format("a TensorFlow SavedModel: a folder", "saved_model"),
+}
+# How the command spells them.
+OPTIONS = {
+    "layers": "--layer",
+    "pairs": "--pair",
+    "fold_norms": "--fold-norms",
+    "norm_eps": "--norm-eps",
 }
 WRITABLE = tuple(name for name, form in FORMATS.items() if form.endings)
 
@@ -64,19 +69,25 @@ def load(
     format: str | None = None,
     *,
     layers: Sequence[str] | None = None,
-    pairs: Mapping[str, tuple[str, str] | tuple[str, str, int]] | None = None,
+    pairs: Mapping[str, tuple[str | int, ...]] | None = None,
+    fold_norms: bool = False,
+    norm_eps: float | None = None,
     configs: bool = True,
 ) -> list[Layer]:
     """Read every separable convolution of a file.
 
     Args:
-        path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, its
-            `.index` file, or the folder whose `checkpoint` file names the latest.
+        path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, one
+            of its files, or its folder, whose `checkpoint` file names the latest.
         format: one of `FORMATS`; None looks into the file.
         layers: for "keras-weights", and "keras" with a model of a class of your own: the paths of
             the groups that are separable convolutions, where the file does not say so.
         pairs: for "torch", which two modules make a layer, and M where it is not 1:
-            {"block/conv": ("block.a", "block.b", 2)}.
+            {"block/conv": ("block.a", "block.b", 2)}. A norm to fold stands between the two names.
+        fold_norms: for "torch", whether a BatchNorm between the two modules is folded into the
+            layer, exactly, as it is in inference; else it is an error. Whether an activation stands
+            there too, with which it would be wrong, is not in the file.
+        norm_eps: for "torch", the eps of such norms, which is not in the file; None is 1e-5.
         configs: whether the arguments of layers are read where the file has them. Without them
             weights can be had of layers that Keras has and this package has not, such as one with
             an activation of your own.
@@ -85,6 +96,9 @@ def load(
         InteropError: the file is missing, empty, damaged, of another format, has no such layer or
             two of one path, or a library that it needs is not installed.
 
+    Warns:
+        InteropWarning: what is left out, and why.
+
     Example:
         >>> load("model.keras")
         Traceback (most recent call last):
@@ -92,12 +106,17 @@ def load(
     """
     path = pathlib.Path(path)
     name = format_of(path) if format is None else _known(format)
-    given = {"layers": layers, "pairs": pairs}
+    given = {
+        "layers": layers,
+        "pairs": pairs,
+        "norm_eps": norm_eps,
+        "fold_norms": fold_norms or None,
+    }
     options = {key: value for key, value in given.items() if value is not None}
     for option in options:
-        if option != FORMATS[name].option:
+        if option not in FORMATS[name].options:
             raise InteropError(
-                f"{option} (--{option[:-1]}) says nothing about {path}, whose format is {name!r}"
+                f"{option} ({OPTIONS[option]}) says nothing about {path}, whose format is {name!r}"
             )
     with _explained(path, "read"), contextlib.nullcontext() if configs else without_configs():
         _check_there(path)
@@ -150,10 +169,14 @@ def format_of(path: str | os.PathLike[str]) -> str:
     """
     path = pathlib.Path(path)
     with _explained(path, "read"):
-        if path.is_dir():
-            return _format_of_folder(path)
-        if path.suffix == ".index" or _index_of(path).exists():
+        if path.is_dir() and (path / "saved_model.pb").exists():
+            return "saved-model"
+        if tf_files.is_one(path):
             return "tf-checkpoint"
+        if path.is_dir():
+            raise InteropError(
+                f"{path} is a folder, but no SavedModel, and has no checkpoint in it"
+            )
         _check_there(path)
         return _format_of_file(path)
 
@@ -175,11 +198,9 @@ def _format_of_file(path: pathlib.Path) -> str:
         return "torch"
     if end == MAGIC:
         return "tf-checkpoint"
-    if part := _PART_OF_CHECKPOINT.fullmatch(path.name):
-        prefix = path.with_name(part[1])
-        raise InteropError(
-            f"{path} is a part of a TensorFlow checkpoint: give its prefix, {prefix}"
-        )
+    if part := tf_files.PART.fullmatch(path.name):
+        index = f"{part[1]}.index"
+        raise InteropError(f"{path} is a part of a TensorFlow checkpoint, but {index} is not there")
     raise InteropError(f"{path} is of no known format: {', '.join(FORMATS)}")
 
 
@@ -200,25 +221,12 @@ def _explained(path: pathlib.Path, done: str) -> Iterator[None]:
         raise InteropError(f"{str(path)!r} cannot be {done}: {error}") from error
 
 
-def _index_of(path: pathlib.Path) -> pathlib.Path:
-    # A name too long for its index is no checkpoint's.
-    return path.with_name(path.name + ".index") if len(path.name) < 200 else path / ".index"
-
-
-def _format_of_folder(path: pathlib.Path) -> str:
-    if (path / "saved_model.pb").exists():
-        return "saved-model"
-    if (path / "checkpoint").exists():
-        return "tf-checkpoint"
-    raise InteropError(f"{path} is a folder, but no SavedModel, and has no file 'checkpoint'")
-
-
 def _format_of_zip(path: pathlib.Path) -> str:
     with files.archive(path, f"{path} is a damaged zip archive") as archive:
         names = archive.namelist()
     if "config.json" in names:
         return "keras"
-    if any(name.endswith("data.pkl") for name in names):
+    if any(name.endswith(("data.pkl", "/archive_format")) for name in names):
         return "torch"
     raise InteropError(f"{path} is a zip archive, but neither of Keras nor of PyTorch")
 
@@ -247,5 +255,5 @@ def _check_there(path: pathlib.Path) -> None:
     if path.exists():
         if not path.is_dir() and files.regular(path).stat().st_size == 0:
             raise InteropError(f"{path} is empty")
-    elif not _index_of(path).exists():
+    elif not tf_files.is_one(path):
         raise InteropError(f"{path} does not exist")

@@ -34,6 +34,10 @@ class InteropError(ValueError):
     """A file that cannot be read or written, or what is in it is no layer of ours; says which."""
 
 
+class InteropWarning(UserWarning):
+    """What a file has, or may have, and `load` did not give; says which, and why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """One separable convolution.

@@ -11,42 +11,37 @@ The first bias is added to every step of the hidden array, those at the ends inc
 module, 1 wide and without padding, maps it to the same F numbers at every step, whatever zeros were
 put around the input: bias + depthwise_bias @ pointwise_kernel is the one bias of the layer.
 
-A state dict says nothing of strides, padding and activation, nor of what stands between the two
-modules: a norm or an activation there makes them no separable convolution. What PyTorch's modules
-themselves say is read by `pytorch_modules`.
+A state dict says nothing of strides, padding and activation, nor of an activation between the two
+modules, which makes them no separable convolution. A norm between them is seen, and folded where it
+can be and is to be (`pytorch_norms`). What PyTorch's modules themselves say is read by
+`pytorch_modules`.
 """
 
 import dataclasses
+import math
 import pathlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from flax_sepconv.interop import state_dict
-from flax_sepconv.interop.layer import InteropError, Layer, unique
+from flax_sepconv.interop import pytorch_norms, pytorch_pairs, state_dict
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer, unique
+from flax_sepconv.interop.pytorch_norms import EPS
+from flax_sepconv.interop.pytorch_pairs import ENDINGS, Pair, Parts
 from flax_sepconv.interop.state_dict import require
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
-
-# The last names of two modules in one parent that are taken for a layer unless `pairs` says which.
-ENDINGS = (
-    ("depthwise", "pointwise"),
-    ("depthwise_conv", "pointwise_conv"),
-    ("conv_depthwise", "conv_pointwise"),
-    ("depth_conv", "point_conv"),
-    ("dw", "pw"),
-    ("dw_conv", "pw_conv"),
-    ("dwconv", "pwconv"),
-)
-# What `pairs` says of a layer: its two modules and, where it is not 1, M.
-Pair = tuple[str, str] | tuple[str, str, int]
-
-_TOLD = 20
 
 __all__ = ["ENDINGS", "layer_of", "modules_of", "read", "require", "to_state_dict", "write"]
 
 
-def read(path: pathlib.Path, pairs: Mapping[str, Pair] | None = None) -> list[Layer]:
+def read(
+    path: pathlib.Path,
+    pairs: Mapping[str, Pair] | None = None,
+    fold_norms: bool = False,
+    norm_eps: float = EPS,
+) -> list[Layer]:
     """Read layers from a state dict: in safetensors, or in a file of `torch.save`.
 
     Args:
@@ -54,15 +49,26 @@ def read(path: pathlib.Path, pairs: Mapping[str, Pair] | None = None) -> list[La
             memory; one of `state_dict.NESTED` in it is opened.
         pairs: by our path, the names of the layer's two modules in the state dict, and M where it
             is not 1, which the shapes alone do not say: {"block/conv": ("block.a", "block.b", 2)}.
+            A norm between them that is to be folded stands between their names.
             None takes every two modules of one parent that are named like one of `ENDINGS`; the
             layer's path is the parent's. A "module." in front of the names stays in the path.
+        fold_norms: whether a BatchNorm between the two modules is folded into the layer.
+        norm_eps: its eps, which no state dict tells.
 
     Raises:
         InteropError: the file is damaged or holds more than tensors; a module is missing or is no
-            convolution of this form; without `pairs`, no names are like any of `ENDINGS`.
+            convolution of this form; something stands between the two that is not folded; without
+            `pairs`, no names are like any of `ENDINGS`.
+
+    Warns:
+        InteropWarning: of norms that were folded, and of all that is in no layer.
     """
     with state_dict.opened(path) as state:
-        return [_layer(state, place, pair) for place, pair in _pairs(state, pairs)]
+        found, told = _resolve(state, pairs, fold_norms, norm_eps)
+        layers = [_layer(state, parts, norm_eps) for parts in found]
+    for message in told:
+        warnings.warn(message, InteropWarning, stacklevel=2)
+    return layers
 
 
 def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
@@ -100,21 +106,27 @@ def to_state_dict(layers: Iterable[Layer]) -> dict[str, np.ndarray]:
 
 
 def modules_of(
-    path: pathlib.Path, layer: str, pairs: Mapping[str, Pair] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors of a layer's two modules, by "weight" and "bias", as PyTorch reads them.
+    path: pathlib.Path,
+    layer: str,
+    pairs: Mapping[str, Pair] | None = None,
+    fold_norms: bool = False,
+    norm_eps: float = EPS,
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Return the tensors of a layer's modules by their names there, as PyTorch reads them.
+
+    They are those of the depthwise module, of the norms behind it, and of the pointwise module.
 
     Raises:
         InteropError: as `read` does; there is no such layer.
     """
     with state_dict.opened(path) as state:
-        found = dict(_pairs(state, pairs))
+        found = {parts.path: parts for parts in _resolve(state, pairs, fold_norms, norm_eps)[0]}
         if layer not in found:
             raise InteropError(f"{path} has no layer {layer!r}; there are {', '.join(found)}")
-        names = [_tensors_of(state, layer, module) for module in found[layer][:2]]
+        names = _names(state, found[layer])
     tensors = state_dict.tensors_of(path)
-    depthwise, pointwise = ({key: tensors[name] for key, name in own.items()} for own in names)
-    return depthwise, pointwise
+    depthwise, *norms, pointwise = ({k: tensors[name] for k, name in own.items()} for own in names)
+    return depthwise, norms, pointwise
 
 
 def layer_of(
@@ -122,8 +134,16 @@ def layer_of(
     depthwise: Mapping[str, np.ndarray],
     pointwise: Mapping[str, np.ndarray],
     multiplier: int,
+    norms: Sequence[tuple[Mapping[str, np.ndarray], float]] = (),
 ) -> Layer:
     """Return the layer of two modules' arrays, by "weight" and "bias".
+
+    Args:
+        path: of the layer.
+        depthwise: the first module's.
+        pointwise: the second's.
+        multiplier: M.
+        norms: between the two in inference form, with the eps of each.
 
     Raises:
         InteropError: names the layer, and the weight that does not fit.
@@ -148,96 +168,80 @@ def layer_of(
         weights[BIAS] = pointwise["bias"]
     # Copies: what is given may be a file's memory, or a module's that is trained on.
     layer = Layer(path, {name: np.array(weight, order="C") for name, weight in weights.items()})
-    return _fold(layer, depthwise["bias"]) if "bias" in depthwise else layer
-
-
-def _pairs(state: state_dict.State, pairs: Mapping[str, Pair] | None) -> list[tuple[str, Pair]]:
-    """Return each layer's path with its two modules, as they are given or by their names' ends."""
-    found = _alike(state) if pairs is None else list(pairs.items())
-    if not found:
-        endings = ", ".join("/".join(pair) for pair in ENDINGS)
-        some = list(state.shapes.items())[:_TOLD]
-        told = ", ".join(f"{name} {shape}" for name, shape in some)
-        rest = len(state.shapes) - len(some)
+    bias = depthwise.get("bias")
+    if bias is not None and (bias.shape != taps.shape[:1] or bias.dtype != layer.dtype):
         raise InteropError(
-            f"{state.path} has no two modules side by side whose names end in one of {endings}; "
-            'name them by pairs={"path": ("depthwise module", "pointwise module")}, or by --pair. '
-            f"It has {told}{f' and {rest} more' if rest else ''}"
+            f"layer {path!r}: its depthwise bias must be ({taps.shape[0]},) of {layer.dtype}, got "
+            f"shape {bias.shape} of {bias.dtype}"
         )
-    for path, pair in found:
-        sound = isinstance(pair, tuple | list) and len(pair) in (2, 3)
-        if not sound or [type(item) for item in pair] != [str, str, int][: len(pair)]:
-            raise InteropError(
-                f"pairs[{path!r}] must be the names of the depthwise and the pointwise module and, "
-                f"where it is not 1, the depth multiplier, got {pair!r}"
-            )
-    return found
+    if norms:
+        layer, bias = _fold_norms(layer, bias, norms)
+    return layer if bias is None else _fold_bias(layer, bias)
 
 
-def _alike(state: state_dict.State) -> list[tuple[str, Pair]]:
-    """Find the modules of one parent that are named like one of `ENDINGS`."""
-    partners = dict(ENDINGS)
-    known = {name for pair in ENDINGS for name in pair}
-    modules: dict[str, None] = {}
-    for name in state.shapes:
-        parts = name.split(".")
-        last = max((i for i, part in enumerate(parts[:-1]) if part in known), default=None)
-        if last is not None:
-            modules[".".join(parts[: last + 1])] = None
-    found: list[tuple[str, Pair]] = []
-    for module in modules:
-        parent, dot, last_name = module.rpartition(".")
-        pointwise = f"{parent}{dot}{partners.get(last_name)}"
-        if pointwise in modules:
-            found.append((parent.replace(".", "/"), (module, pointwise)))
-    # safetensors sorts its names; what was told beside them has the order of writing.
-    order = {module: i for i, module in enumerate(state.multipliers)}
-    return sorted(found, key=lambda item: order.get(item[1][0], len(order)))
+def _resolve(
+    state: state_dict.State, pairs: Mapping[str, Pair] | None, fold_norms: bool, norm_eps: float
+) -> tuple[list[Parts], list[str]]:
+    if not (isinstance(norm_eps, int | float) and norm_eps >= 0 and math.isfinite(norm_eps)):
+        raise InteropError(f"norm_eps (--norm-eps) must be a number >= 0, got {norm_eps!r}")
+    return pytorch_pairs.resolve(state, pairs, fold_norms, norm_eps)
 
 
-def _layer(state: state_dict.State, path: str, pair: Pair) -> Layer:
-    depthwise, pointwise = (
-        {key: state.get(name) for key, name in _tensors_of(state, path, module).items()}
-        for module in pair[:2]
+def _layer(state: state_dict.State, parts: Parts, norm_eps: float) -> Layer:
+    depthwise, *norms, pointwise = (
+        {key: state.get(name) for key, name in own.items() if key != "num_batches_tracked"}
+        for own in _names(state, parts)
     )
-    multiplier = pair[2] if len(pair) == 3 else state.multipliers.get(pair[0], 1)
-    if type(multiplier) is not int or multiplier < 1:
-        raise InteropError(f"layer {path!r}: its M must be a positive int, got {multiplier!r}")
-    return layer_of(path, depthwise, pointwise, multiplier)
+    with_eps = [(norm, norm_eps) for norm in norms]
+    return layer_of(parts.path, depthwise, pointwise, parts.multiplier, with_eps)
 
 
-def _tensors_of(state: state_dict.State, path: str, module: str) -> dict[str, str]:
-    """Return the names of a module's weight and bias in the state dict; refuse any other tensor."""
-    prefix = f"{module}." if module else ""
-    own = {name.removeprefix(prefix): name for name in state.shapes if name.startswith(prefix)}
-    if "weight" not in own or not own.keys() <= {"weight", "bias"}:
-        told = ", ".join(list(own)[:_TOLD]) or "nothing"
-        raise InteropError(
-            f"layer {path!r}: module {module!r} must have a weight, a bias or none, and nothing "
-            f"else (a weight norm is to be removed first); {state.path} has {told} of it"
-        )
-    return own
+def _names(state: state_dict.State, parts: Parts) -> list[dict[str, str]]:
+    """Return the names of the tensors of each module, in order."""
+    path, depthwise, norms, pointwise, _ = parts
+    return [
+        pytorch_pairs.tensors_of(state, path, depthwise),
+        *(pytorch_pairs.norm_of(state, path, norm) for norm in norms),
+        pytorch_pairs.tensors_of(state, path, pointwise),
+    ]
 
 
-def _fold(layer: Layer, depthwise_bias: np.ndarray) -> Layer:
+def _fold_norms(
+    layer: Layer,
+    depthwise_bias: np.ndarray | None,
+    norms: Sequence[tuple[Mapping[str, np.ndarray], float]],
+) -> tuple[Layer, np.ndarray]:
+    """Return the layer with its taps scaled, and the depthwise bias, in float64."""
+    _, C, M = layer.weights[DEPTHWISE_KERNEL].shape
+    factors, bias = np.ones(C * M), np.zeros(C * M)
+    if depthwise_bias is not None:
+        bias += depthwise_bias
+    for norm, eps in norms:
+        what = f"layer {layer.path!r}: the norm between its two modules"
+        scale, shift = pytorch_norms.affine(norm, eps, C * M, what)
+        factors, bias = factors * scale, bias * scale + shift
+    taps = layer.weights[DEPTHWISE_KERNEL].astype(np.float64) * factors.reshape(C, M)
+    weights = {**layer.weights, DEPTHWISE_KERNEL: _rounded(layer, "its scaled taps", taps)}
+    return dataclasses.replace(layer, weights=weights), bias
+
+
+def _fold_bias(layer: Layer, depthwise_bias: np.ndarray) -> Layer:
     """Return the layer with bias + depthwise_bias @ pointwise_kernel, computed in float64."""
     pointwise = layer.weights[POINTWISE_KERNEL][0]
-    if depthwise_bias.shape != pointwise.shape[:1] or depthwise_bias.dtype != layer.dtype:
-        raise InteropError(
-            f"layer {layer.path!r}: its depthwise bias must be ({pointwise.shape[0]},) of "
-            f"{layer.dtype}, got shape {depthwise_bias.shape} of {depthwise_bias.dtype}"
-        )
     with np.errstate(all="ignore"):  # What is not finite is refused by name.
         bias = depthwise_bias.astype(np.float64) @ pointwise.astype(np.float64)
         if BIAS in layer.weights:
             bias += layer.weights[BIAS].astype(np.float64)
-        bias = bias.astype(layer.dtype)
-    if not np.isfinite(bias.astype(np.float64)).all():
-        raise InteropError(
-            f"layer {layer.path!r}: bias + depthwise_bias @ pointwise_kernel is not finite in "
-            f"{layer.dtype}"
-        )
-    return dataclasses.replace(layer, weights={**layer.weights, BIAS: bias})
+    rounded = _rounded(layer, "bias + depthwise_bias @ pointwise_kernel", bias)
+    return dataclasses.replace(layer, weights={**layer.weights, BIAS: rounded})
+
+
+def _rounded(layer: Layer, what: str, array: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        rounded = array.astype(layer.dtype)
+    if not np.isfinite(rounded.astype(np.float64)).all():
+        raise InteropError(f"layer {layer.path!r}: {what} is not finite in {layer.dtype}")
+    return rounded
 
 
 def _module(path: str, name: str) -> str:

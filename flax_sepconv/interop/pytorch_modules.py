@@ -6,9 +6,11 @@ lengths elsewhere.
 """
 
 import dataclasses
+import warnings
 from typing import Any
 
-from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop import pytorch_chain
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 from flax_sepconv.interop.pytorch import layer_of
 from flax_sepconv.interop.state_dict import array, require
 from flax_sepconv.keras.config import config_of
@@ -20,31 +22,46 @@ from flax_sepconv.spec import BIAS, Arguments, Identifier
 
 def from_modules(
     depthwise: Any,
-    pointwise: Any,
+    pointwise: Any = None,
     activation: Identifier = None,
     *,
     padding: Padding | None = None,
     length: int | None = None,
     path: str = "",
+    fold_norms: bool = False,
 ) -> Layer:
-    """Return the layer that computes activation(pointwise(depthwise(x))).
+    """Return the layer that computes activation(pointwise(depthwise(x))) in inference.
 
     The layer's config says channels_last; PyTorch's own arrays are (B, C, L), for which
     `layer.arguments() | {"data_format": "channels_first"}` makes the layer.
 
     Args:
-        depthwise: `Conv1d(C, C*M, K, groups=C)`.
-        pointwise: `Conv1d(C*M, F, 1)`, or `Linear(C*M, F)`, applied to the channels.
+        depthwise: `Conv1d(C, C*M, K, groups=C)`, or a `Sequential` that starts with one.
+        pointwise: `Conv1d(C*M, F, 1)`, or `Linear(C*M, F)`, applied to the channels; or a
+            `Sequential`. None where the first `Sequential` has both. Dropout is passed over, an
+            activation behind the convolution is the layer's, and what follows that is left.
         activation: what follows, as the layer takes it: "relu".
         padding: of the layer, from a caller who knows better than the modules: "causal" where
             D*(K-1) zeros are put in front of the input by hand, "valid" where what `depthwise`
             pads will be put there by hand. None works it out by `padding_of`.
         length: L, if it is always the same: `padding_of` may then find more.
         path: of the layer.
+        fold_norms: whether a BatchNorm between the two, as it is in inference, is folded into the
+            layer, which is exact; else it is an error.
 
     Raises:
-        InteropError: the two modules are no layer of ours; names the argument, and what is nearest.
+        InteropError: the two modules are no layer of ours, or something stands between them; names
+            the argument, and what is nearest.
+
+    Warns:
+        InteropWarning: of modules behind the layer that are not converted.
     """
+    chain = pytorch_chain.parse(depthwise, pointwise, fold_norms)
+    depthwise, pointwise = chain.depthwise, chain.pointwise
+    if chain.activation is not None:
+        if activation is not None:
+            raise InteropError(f"activation is {activation!r}, and the modules have one, too")
+        activation = chain.activation
     _check_depthwise(depthwise)
     _check_pointwise(pointwise)
     (K,), (S,), (D,) = depthwise.kernel_size, depthwise.stride, depthwise.dilation
@@ -52,7 +69,9 @@ def from_modules(
         given = depthwise.padding
         padding = padding_of(K, S, D, given if isinstance(given, str) else given[0], length)
     M = depthwise.out_channels // depthwise.in_channels
-    layer = layer_of(path, _arrays("depthwise", depthwise), _arrays("pointwise", pointwise), M)
+    arrays = _arrays("depthwise", depthwise), _arrays("pointwise", pointwise)
+    norms = [(_arrays("norm", norm), norm.eps) for norm in chain.norms]
+    layer = layer_of(path, *arrays, M, norms)
     resolvable: Any = activation  # `Arguments` resolves it.
     try:
         arguments = Arguments(
@@ -70,6 +89,9 @@ def from_modules(
         config = config_of(arguments, name, param_dtype=layer.dtype, version=2)
     except (TypeError, ValueError) as error:
         raise InteropError(f"layer {path!r}: {error}") from error
+    if chain.left:
+        told = ", ".join(chain.left)
+        warnings.warn(f"layer {path!r}: not converted: {told}", InteropWarning, stacklevel=2)
     return dataclasses.replace(layer, config=config)
 
 
@@ -159,5 +181,6 @@ def _check_pointwise(module: Any) -> None:
 
 
 def _arrays(name: str, module: Any) -> dict[str, Any]:
-    tensors = {"weight": module.weight, "bias": module.bias}
+    names = ("weight", "bias", "running_mean", "running_var")
+    tensors = {key: getattr(module, key, None) for key in names}
     return {k: array(f"{name} {k}", tensor) for k, tensor in tensors.items() if tensor is not None}

@@ -29,7 +29,7 @@ def read(path: pathlib.Path) -> list[Layer]:
     Raises:
         InteropError: it has no variables, it is damaged, or a layer lacks a kernel.
     """
-    bundle = Bundle(path / "variables" / "variables")
+    bundle = Bundle(path / "variables" / "variables.index")
     if GRAPH not in bundle.names():  # TF1 wrote it.
         return layers_by_name(bundle, {name: name for name in bundle.names()})
     graph = Graph(bundle)

@@ -6,18 +6,17 @@ shapes do not say; `load_state_dict` passes it over.
 
 import collections
 import contextlib
+import functools
 import io
 import json
 import pathlib
-import pickle
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from flax_sepconv.interop import files, safetensors_file
+from flax_sepconv.interop import safetensors_file, torch_archive
 from flax_sepconv.interop.layer import DTYPES, InteropError
 
 # Where a checkpoint keeps the state dict beside other things.
@@ -29,12 +28,23 @@ _TOLD = 20
 
 
 class State(NamedTuple):
-    """An opened state dict: the shapes of its tensors by name, how one is read, and known M."""
+    """An opened state dict.
+
+    Attributes:
+        path: of the file.
+        shapes: of its tensors, by name.
+        get: reads the tensor of a name.
+        multipliers: M by the name of the depthwise module, where it is known.
+        others: names of what is no tensor.
+        ordered: whether the names are in the order in which their modules were made.
+    """
 
     path: pathlib.Path
     shapes: Mapping[str, tuple[int, ...]]
     get: Callable[[str], np.ndarray]
     multipliers: Mapping[str, Any]
+    others: Sequence[str] = ()
+    ordered: bool = False
 
 
 @contextlib.contextmanager
@@ -45,10 +55,13 @@ def opened(path: pathlib.Path) -> Iterator[State]:
         InteropError: the file is damaged, or holds more than tensors, or no state dict.
     """
     if not _is_safetensors(path):
-        tensors, multipliers = _load(path)
+        tensors, multipliers, others = _load(path)
         shapes = {name: _shape(name, tensor) for name, tensor in tensors.items()}
         size = path.stat().st_size
-        yield State(path, shapes, lambda name: array(name, tensors[name], size), multipliers)
+        get = functools.partial(_get, tensors, size)
+        # Modules have their weight before their bias: who sorted the names lost their order.
+        ordered = list(shapes) != sorted(shapes)
+        yield State(path, shapes, get, multipliers, others, ordered)
         return
     with safetensors_file.opened(path) as file:
         names = list(file.keys())
@@ -150,20 +163,13 @@ def _parsed(path: pathlib.Path, text: str) -> dict[str, Any]:
     return multipliers
 
 
-def _load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tensors of a file of `torch.save` by name, and M by the depthwise module's."""
+def _load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return the tensors of a file of `torch.save`, M by the depthwise module's name, and others.
+
+    The last are the names in the state dict of what is no tensor.
+    """
     torch = require()
-    _check_archive(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise InteropError(
-            f"{path} is damaged, or holds more than tensors in dicts and lists: of a whole module, "
-            "write module.state_dict()"
-        ) from error
-    except Exception as error:  # Whatever PyTorch meets in a damaged file.
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InteropError(f"{path} cannot be read by PyTorch: {first}") from error
+    loaded, passed_over = torch_archive.load(torch, path)
     # By dict's own methods: what was unpickled may hide an OrderedDict's.
     content = dict(dict.items(loaded)) if isinstance(loaded, dict) else {}
     inner = [key for key in NESTED if isinstance(content.get(key), dict)]
@@ -172,30 +178,17 @@ def _load(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if inner:
         loaded = content[inner[0]]
         content = dict(dict.items(loaded))
-    tensors = {
-        name: tensor
-        for name, tensor in content.items()
-        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
-    }
+    named = {name: value for name, value in content.items() if isinstance(name, str)}
+    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
     if not tensors:
+        told = f"{type(loaded).__name__} of {list(content)[:_TOLD]}"
+        if passed_over:
+            told = f"{told}, and {torch_archive.more_than_tensors(passed_over)}"
         raise InteropError(
             f"{path} has no state dict: no tensors by name, neither at the top nor in "
-            f"{', '.join(NESTED)}; it has {type(loaded).__name__} of {list(content)[:_TOLD]}"
+            f"{', '.join(NESTED)}; it has {told}"
         )
-    return tensors, _multipliers_in(loaded)
-
-
-def _check_archive(path: pathlib.Path) -> None:
-    """Refuse members that are compressed, which PyTorch would map as they are, or too large."""
-    size = path.stat().st_size
-    with files.archive(path, f"{path} is no whole file of torch.save") as archive:
-        members = archive.infolist()
-    for member in members:
-        if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
-            raise InteropError(
-                f"{path} is no file of torch.save: {member.filename} in it is compressed, or "
-                "larger than the file"
-            )
+    return tensors, _multipliers_in(loaded), [name for name in named if name not in tensors]
 
 
 def _multipliers_in(state: Any) -> dict[str, Any]:
@@ -207,6 +200,10 @@ def _multipliers_in(state: Any) -> dict[str, Any]:
         for name, told in dict.items(metadata)
         if isinstance(told, dict) and dict.get(told, _MULTIPLIER) is not None
     }
+
+
+def _get(tensors: Mapping[str, Any], limit: int, name: str) -> np.ndarray:
+    return array(name, tensors[name], limit)
 
 
 def _to_torch(weight: np.ndarray) -> Any:

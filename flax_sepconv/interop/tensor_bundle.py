@@ -32,15 +32,14 @@ class Bundle:
     """The tensors of a checkpoint by name; nothing is read before it is asked for.
 
     Args:
-        prefix: what the names of its files start with: "model.ckpt-100".
+        index: its `.index` file, whose name the data files share: "model.ckpt-100.index".
 
     Raises:
         InteropError: a file is missing, damaged or too short for what the index says.
     """
 
-    def __init__(self, prefix: pathlib.Path) -> None:
-        self._prefix = prefix
-        self._index = prefix.with_name(prefix.name + ".index")
+    def __init__(self, index: pathlib.Path) -> None:
+        self._index = index
         try:
             table = tf_table.read(files.regular(self._index).read_bytes())
         except FileNotFoundError as error:
@@ -144,8 +143,8 @@ class Bundle:
                 raise InteropError(f"{self._index}: {key!r} shares bytes with another tensor")
 
     def _data_path(self, shard: int) -> pathlib.Path:
-        name = f"{self._prefix.name}.data-{shard:05d}-of-{self._shards:05d}"
-        return self._prefix.with_name(name)
+        name = self._index.name.removesuffix(".index")  # Empty, where the prefix ends in "/".
+        return self._index.with_name(f"{name}.data-{shard:05d}-of-{self._shards:05d}")
 
     def _entry(self, name: str) -> Any:
         if name.encode() not in self._entries:

@@ -10,11 +10,10 @@ import pathlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from flax_sepconv.interop import files, tf_table
-from flax_sepconv.interop.layer import AXES, InteropError, Layer
+from flax_sepconv.interop import tf_files
+from flax_sepconv.interop.layer import AXES, Layer
 from flax_sepconv.interop.object_graph import GRAPH, Graph
 from flax_sepconv.interop.tensor_bundle import Bundle
-from flax_sepconv.interop.tf_messages import parse_text
 from flax_sepconv.spec import DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 _KERNELS = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
@@ -29,14 +28,14 @@ def read(path: pathlib.Path) -> list[Layer]:
     """Read every separable convolution of a checkpoint.
 
     Args:
-        path: its prefix ("model.ckpt-100"), its `.index` file, or the folder whose `checkpoint`
-            file names the latest.
+        path: its prefix ("model.ckpt-100", or "folder/"), one of its files, or the folder that
+            has it: as `tf_files.index_of` takes it.
 
     Raises:
         InteropError: it is no checkpoint, of the format before 2016, damaged, or a layer lacks a
             kernel.
     """
-    bundle = Bundle(prefix(path))
+    bundle = Bundle(tf_files.index_of(path))
     if GRAPH in bundle.names():
         return layers_by_object(bundle, Graph(bundle))
     return layers_by_name(bundle, {name: name for name in bundle.names()})
@@ -110,53 +109,3 @@ def _one_dimensional(
         Layer(path, {weight: read[key] for weight, key in keys.items()}, config)
         for path, keys, config in flat
     ]
-
-
-def prefix(path: pathlib.Path) -> pathlib.Path:
-    """Return what the names of a checkpoint's files start with, given any of what `read` takes.
-
-    Raises:
-        InteropError: there is no checkpoint, or it is of the format before 2016.
-    """
-    if path.is_dir():
-        path = _latest(path)
-    if path.suffix == ".index":
-        return path.with_suffix("")
-    if not path.with_name(path.name + ".index").exists():
-        _explain(path)
-    return path
-
-
-def _latest(folder: pathlib.Path) -> pathlib.Path:
-    """Return the prefix that a folder's state file names."""
-    path = folder / "checkpoint"
-    try:
-        text = files.regular(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InteropError(f"{folder} has no file 'checkpoint' that names the latest") from error
-    except UnicodeDecodeError as error:
-        raise InteropError(f"{path} is damaged: {error}") from error
-    named = parse_text("CheckpointState", text, str(path)).model_checkpoint_path
-    latest = folder / named
-    try:
-        there = latest.with_name(latest.name + ".index").exists() or latest.is_file()
-    except (OSError, ValueError):  # The name is too long, or is none.
-        there = False
-    if not there:
-        raise InteropError(
-            f"{path} names {named!r}, which does not exist; give the checkpoint's own prefix"
-        )
-    return latest
-
-
-def _explain(path: pathlib.Path) -> None:
-    """Say what it is instead of a checkpoint."""
-    if path.is_file():
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - len(tf_table.MAGIC)))
-            if file.read() == tf_table.MAGIC:
-                raise InteropError(
-                    f"{path} is a checkpoint in TensorFlow's first format, V1; restore it there "
-                    "and save it again by tf.compat.v1.train.Saver(), whose format is V2"
-                )
-    raise InteropError(f"{path} is no checkpoint: there is no {path.name}.index")

@@ -245,7 +245,7 @@ def test_inspect_shows_what_can_be_typed(tmp_path, capsys):
         ("text.h5", b"weights: 1, 2, 3", "text.h5 is of no known format"),
         ("short.h5", b"\x89HDF\r\n\x1a\n123", "short.h5"),
         ("torn.keras", b"PK\x03\x04torn", "torn.keras is a damaged zip archive"),
-        ("model.ckpt.data-00000-of-00001", b"123", "give its prefix, "),
+        ("model.ckpt.data-00000-of-00001", b"123", "but model.ckpt.index is not there"),
         ("old.pt", b"\x80\x02\x8a\nl\xfc\x9c", "by PyTorch before 1.6"),
         ("v1.ckpt", b"variables" + tf_table.MAGIC, "first format, V1"),
         ("torn.safetensors", b"\x90\x00\x00\x00\x00\x00\x00\x00{", "torn.safetensors"),
@@ -282,8 +282,9 @@ def test_forced_format_is_heeded(weights, capsys):
     [
         (("--layer", "a"), r"layers (--layer) says nothing about"),
         (("--pair", "a=b"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
-        (("--pair", "a=b,c,d"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
-        (("--pair", "a=b,c,²"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,c,d,e"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a=b,,c"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--fold-norms",), r"fold_norms (--fold-norms) says nothing about"),
         (("--pair", "a=b,c", "--pair", "a=d,e"), "--pair must name each layer once"),
     ],
 )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import flax_sepconv as fsc
-from flax_sepconv.interop import InteropError, tf_checkpoint
+from flax_sepconv import interop
+from flax_sepconv.interop import InteropError, checking, tf_checkpoint
 from tests import peers
 
 B, L, C = 2, 19, 3
@@ -214,6 +215,93 @@ def test_first_format(tmp_path):
     for path in (tmp_path, tmp_path / "model.ckpt"):
         with pytest.raises(InteropError, match=r"model\.ckpt .*first format, V1"):
             tf_checkpoint.read(path)
+
+
+@pytest.fixture(scope="module")
+def save():
+    """What saves one layer's variables under a prefix; and its output."""
+    tf = peers.tf()
+    v1 = tf.compat.v1
+    with tf.Graph().as_default() as graph:
+        output = tf1_layer(tf, tf.constant(X), "conv", **LAYERS["same"])
+        start, saver = v1.global_variables_initializer(), v1.train.Saver()
+    session = v1.Session(graph=graph)
+    session.run(start)
+    y = session.run(output)
+
+    def run(prefix, **more):
+        with graph.as_default():
+            saver.save(session, prefix, write_meta_graph=False, **more)
+        return y
+
+    return run
+
+
+# By the prefix that TensorFlow got, below a folder: what people may give for it.
+NAMES = {
+    "dir/": ["dir", "dir/", "dir/.index", "dir/.data-00000-of-00001"],
+    "dir/.": ["dir", "dir/.", "dir/..index", "dir/..data-00000-of-00001"],
+    "dir/.hidden": ["dir", "dir/.hidden", "dir/.hidden.index"],
+    "dir/-3": ["dir", "dir/-3", "dir/-3.index", "dir/-3.data-00000-of-00001"],
+    'dir/a "b\\ü*[1]': ["dir", 'dir/a "b\\ü*[1]', 'dir/a "b\\ü*[1].index'],
+    "dir/model.index": ["dir", "dir/model.index", "dir/model.index.index"],
+    "dir/m.data-00000-of-00001": ["dir", "dir/m.data-00000-of-00001"],
+    "dir.v1/model": ["dir.v1", "dir.v1/model", "dir.v1/model.index"],
+    "dir": ["dir", "dir.index", "."],
+}
+
+
+@pytest.mark.parametrize("state", [True, False])
+@pytest.mark.parametrize("prefix", NAMES)
+def test_names_of_checkpoints(save, tmp_path, monkeypatch, prefix, state):
+    """Each of its names finds the checkpoint, with the state file and without it."""
+    (tmp_path / prefix.partition("/")[0]).mkdir()
+    y = save(f"{tmp_path}/{prefix}", write_state=state)
+    for name in NAMES[prefix]:
+        (layer,) = interop.load(f"{tmp_path}/{name}")
+        assert_same_output(layer, y, **LAYERS["same"])
+    monkeypatch.chdir(tmp_path)  # Relative, and of a folder without a name.
+    for name in NAMES[prefix]:
+        assert interop.load(name)[0].path == "conv"
+    if "/" in prefix:
+        monkeypatch.chdir(tmp_path / NAMES[prefix][0])
+        assert interop.load(".")[0].path == "conv"
+
+
+def test_a_state_file_with_a_whole_path(save, tmp_path):
+    """As TensorFlow writes it of a prefix that is one; and the check reads it by TensorFlow."""
+    y = save(f"{tmp_path}/", write_state=False)
+    (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{tmp_path}/"\n')
+    (layer,) = interop.load(tmp_path)
+    assert_same_output(layer, y, **LAYERS["same"])
+    dest = tmp_path / "copy.safetensors"
+    interop.save(dest, [layer])
+    sides = checking.Side(tmp_path, "tf-checkpoint"), checking.Side(dest, "safetensors")
+    assert checking.differences(*sides)["conv"] < checking.TOLERANCE
+
+
+def test_folders_with_several_checkpoints(save, tmp_path):
+    for name in ("a", "", "b"):
+        save(f"{tmp_path}/{name}", write_state=False)
+    with pytest.raises(InteropError, match=r"no file 'checkpoint'.*one of \.index, a\.index, b\."):
+        interop.load(tmp_path)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/a"')
+    with pytest.raises(InteropError, match=r"names '/elsewhere/a', which.* there is \.index, a\.i"):
+        interop.load(tmp_path)
+    (tmp_path / "checkpoint").write_text('model_checkpoint_path: "b"')
+    assert interop.load(tmp_path)[0].path == "conv"
+    (tmp_path / "sub").mkdir()
+    save(f"{tmp_path}/sub", write_state=False)
+    save(f"{tmp_path}/sub/", write_state=False)
+    with pytest.raises(InteropError, match=r"sub is a folder with a checkpoint.*sub\.index too"):
+        interop.load(tmp_path / "sub")
+
+
+def test_an_index_of_another_name_is_not_taken_for_the_first_format(save, tmp_path):
+    save(f"{tmp_path}/model", write_state=False)
+    other = (tmp_path / "model.index").rename(tmp_path / "model.idx")
+    with pytest.raises(InteropError, match=r"is the index of a checkpoint, but not named so"):
+        interop.load(other)
 
 
 @pytest.mark.parametrize("scope", ["", "Adam/"])

@@ -47,7 +47,9 @@ def change_graph(saved, copy, change):
     from tensorflow.core.protobuf import trackable_object_graph_pb2
 
     source, destination = (folder / "variables" / "variables" for folder in (saved, copy))
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(Bundle(source).string(GRAPH))
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        Bundle(source.with_name(source.name + ".index")).string(GRAPH)
+    )
     change(graph.nodes)
     tf_tables.replace_string(source, destination, GRAPH, graph.SerializeToString())
 

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import flax_sepconv as fsc
-from flax_sepconv.interop import InteropError, Layer, pytorch, pytorch_modules, state_dict
+from flax_sepconv.interop import (
+    InteropError,
+    InteropWarning,
+    Layer,
+    pytorch,
+    pytorch_modules,
+    state_dict,
+)
 from tests import oracle, peers
 
 B, L, C, K, M, F = 2, 13, 4, 3, 3, 5
@@ -88,7 +95,8 @@ def test_output_of_a_state_dict(tmp_path, container, linear, bias, depthwise_bia
     )
     model = named(block=named(sep=named(one=first, two=second), other=modules()[1]))
     path = written(tmp_path, model.state_dict(), container)
-    (layer,) = pytorch.read(path, {"a/b": ("block.sep.one", "block.sep.two", M)})
+    with pytest.warns(InteropWarning, match=r"not converted.*: block\.other \(.*weight \(5, 12"):
+        (layer,) = pytorch.read(path, {"a/b": ("block.sep.one", "block.sep.two", M)})
     assert layer.path == "a/b"
     assert layer.sizes == {"K": K, "C": C, "M": M, "F": F}
     assert layer.config is None
@@ -102,7 +110,8 @@ def test_modules_are_found_by_their_endings(tmp_path, names):
     pair = named(**dict(zip(names, made, strict=True)))
     lone = named(**{names[0]: modules(M=1)[0]})
     model = named(module=named(encoder=named(**{"0": pair}), head=lone))
-    (layer,) = pytorch.read(written(tmp_path, model.state_dict()))
+    with pytest.warns(InteropWarning, match=rf"not converted.*: module\.head\.{names[0]} "):
+        (layer,) = pytorch.read(written(tmp_path, model.state_dict()))
     assert layer.path == "module/encoder/0"
     assert_close(ours(layer, inputs()), theirs(*made, inputs()))
 
@@ -146,7 +155,8 @@ def test_strided_and_shared_tensors(tmp_path):
     state = {"a.dw.weight": wide[::2, 1:].permute(2, 1, 0), "a.pw.weight": turned, "all": wide}
     assert not state["a.dw.weight"].is_contiguous()
     first.weight.data, second.weight.data = state["a.dw.weight"], turned.data
-    (layer,) = pytorch.read(written(tmp_path, state))
+    with pytest.warns(InteropWarning, match="not converted.*: all"):
+        (layer,) = pytorch.read(written(tmp_path, state))
     assert all(weight.flags.c_contiguous for weight in layer.weights.values())
     assert_close(ours(layer, inputs()), theirs(first, second, inputs()))
 
@@ -326,7 +336,7 @@ def test_pytorch_runs_what_is_written(tmp_path, container, bias, path):
     assert again.path == path
     for name, weight in layer.weights.items():
         np.testing.assert_array_equal(again.weights[name], weight)
-    depthwise, pointwise = pytorch.modules_of(file, path)
+    depthwise, _, pointwise = pytorch.modules_of(file, path)
     assert torch.equal(depthwise["weight"], first.weight)
     assert pointwise.keys() == ({"weight", "bias"} if bias else {"weight"})
 
@@ -338,7 +348,7 @@ def test_bfloat16_out(tmp_path, container):
     layer = Layer("a", {n: (w * 1.5).astype(ml_dtypes.bfloat16) for n, w in weights.items()})
     file = tmp_path / f"out.{container}"
     pytorch.write(file, [layer])
-    depthwise, _ = pytorch.modules_of(file, "a")
+    depthwise, *_ = pytorch.modules_of(file, "a")
     assert depthwise["weight"].dtype == torch.bfloat16
     assert (depthwise["weight"] == 1.5).all()
 
@@ -552,6 +562,7 @@ def test_every_prefix_is_refused(tmp_path, container):
             pytorch.read(path)
 
 
+@pytest.mark.filterwarnings("ignore::flax_sepconv.interop.InteropWarning")
 @pytest.mark.parametrize("container", ["pt", "safetensors"])
 @hypothesis.settings(
     max_examples=300,
