@@ -37,7 +37,7 @@ def index_of(path: pathlib.Path) -> pathlib.Path:
     if beside is not None:
         return beside
     part = PART.fullmatch(path.name)
-    if part is not None and (index := path.with_name(part[1] + _INDEX)).is_file():
+    if part is not None and _there(index := path.with_name(part[1] + _INDEX)):
         return index
     if path.name.endswith(_INDEX):
         raise InteropError(f"{path} does not exist")
@@ -50,9 +50,14 @@ def is_one(path: pathlib.Path) -> bool:
     return (
         path.name.endswith(_INDEX)
         or _beside(path) is not None
-        or (part is not None and path.with_name(part[1] + _INDEX).is_file())
-        or (path.is_dir() and ((path / STATE).is_file() or bool(_indexes(path))))
+        or (part is not None and _there(path.with_name(part[1] + _INDEX)))
+        or (path.is_dir() and (_there(path / STATE) or bool(_indexes(path))))
     )
+
+
+def _there(path: pathlib.Path) -> bool:
+    """Tell whether there is a file, of whatever kind: who reads it refuses what is no regular one."""
+    return path.exists() and not path.is_dir()
 
 
 def _beside(path: pathlib.Path) -> pathlib.Path | None:
@@ -61,19 +66,19 @@ def _beside(path: pathlib.Path) -> pathlib.Path | None:
     if not 0 < len(os.fsencode(path.name)) <= 255 - len(_INDEX):
         return None
     index = path.with_name(path.name + _INDEX)
-    return index if index.is_file() else None
+    return index if _there(index) else None
 
 
 def _in_folder(folder: pathlib.Path, beside: pathlib.Path | None) -> pathlib.Path:
     state, indexes = folder / STATE, _indexes(folder)
     if beside is not None:
-        if state.is_file() or indexes:
+        if _there(state) or indexes:
             raise InteropError(
                 f"{folder} is a folder with a checkpoint in it, and there is {beside} too: give "
                 "the .index file of the one that is meant"
             )
         return beside
-    if state.is_file():
+    if _there(state):
         return _named(state, indexes)
     if not indexes:
         raise InteropError(f"{folder} has no checkpoint: neither a file {STATE!r} nor an .index")
@@ -97,7 +102,7 @@ def _named(state: pathlib.Path, indexes: list[pathlib.Path]) -> pathlib.Path:
     if os.path.basename(prefix) == ".":  # As TensorFlow writes "dir/".
         places.append(state.with_name(_INDEX))
     try:
-        found = [place for place in places if named and place.is_file()]
+        found = [place for place in places if named and _there(place)]
         first_format = bool(named) and pathlib.Path(prefix).is_file()
     except (OSError, ValueError):  # The name is too long, or is none.
         found, first_format = [], False
