@@ -138,8 +138,19 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
 @_in_float32
 def hard_sigmoid(x: jax.Array) -> jax.Array:
-    """Return relu6(x + 3) / 6, as in Keras 3; Keras 2 has clip(0.2 * x + 0.5, 0, 1)."""
+    """Return relu6(x + 3) / 6, as in Keras 3; that of Keras 2 is `hard_sigmoid_keras2`."""
     return jax.nn.hard_sigmoid(x)
+
+
+@_in_float32
+def hard_sigmoid_keras2(x: jax.Array) -> jax.Array:
+    """Return clip(0.2 * x + 0.5, 0, 1), which Keras 2 and TF1 call hard_sigmoid.
+
+    >>> hard_sigmoid_keras2(jnp.array([-3.0, 0.5, 3.0])).round(3).tolist()
+    [0.0, 0.6000000238418579, 1.0]
+    """
+    y = 0.2 * x + 0.5
+    return jnp.where(y < 0, 0, jnp.where(y > 1, 1, y))  # at the corners TensorFlow's slope is 0.2
 
 
 @_in_float32
@@ -253,7 +264,8 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
 
 _FUNCTIONS: tuple[Callable[..., jax.Array], ...] = (
     *(linear, relu, relu6, leaky_relu, elu, selu, celu, gelu, silu, hard_silu, mish, glu),
-    *(sigmoid, hard_sigmoid, log_sigmoid, sparse_sigmoid, tanh, tanh_shrink, hard_tanh),
+    *(sigmoid, hard_sigmoid, hard_sigmoid_keras2, log_sigmoid, sparse_sigmoid),
+    *(tanh, tanh_shrink, hard_tanh),
     *(soft_shrink, hard_shrink, threshold, softplus, softsign, sparse_plus, squareplus),
     *(exponential, softmax, log_softmax, sparsemax),
 )

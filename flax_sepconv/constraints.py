@@ -8,7 +8,7 @@ Source: https://keras.io/api/layers/constraints/
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -211,6 +211,12 @@ def get(identifier: Any) -> Constraint | None:
     >>> get("max_norm"), get({"class_name": "UnitNorm", "config": {"axis": [0, 1]}})
     (MaxNorm(max_value=2, axis=0), UnitNorm(axis=(0, 1)))
     """
+    name = identifier.get("class_name") if isinstance(identifier, Mapping) else identifier
+    if name in ("RadialConstraint", "radial_constraint"):
+        raise ValueError(
+            f"constraint {name!r} of Keras 2 is for weights of rank 4; a separable convolution has "
+            "none, and Keras 2 itself fails to apply it here"
+        )
     return registry.get("constraint", _KNOWN, identifier)
 
 

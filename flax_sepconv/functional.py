@@ -10,6 +10,7 @@ from flax.errors import NameInUseError
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.keras import versions
 from flax_sepconv.linen import SeparableConv1D
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
 from flax_sepconv.ops.lowerings import Implementation
@@ -51,7 +52,8 @@ def separable_conv1d(
     """Make a `SeparableConv1D` in the calling module, and apply it.
 
     The arguments are those of `tf.compat.v1.layers.separable_conv1d`, in its order, then those that
-    only Flax has; `SeparableConv1D` explains them.
+    only Flax has; `SeparableConv1D` explains them. The name "hard_sigmoid" means TF1's function,
+    `activations.hard_sigmoid_keras2`.
 
     Args:
         inputs: (..., L, C), or (..., C, L) with "channels_first".
@@ -87,6 +89,7 @@ def separable_conv1d(
     options: dict[str, Any] = {
         key: value for key, value in locals().items() if key not in ("inputs", "name", "reuse")
     }
+    options["activation"] = versions.activation_of(activation, 2)
     if not (reuse is None or isinstance(reuse, bool) or reuse == AUTO_REUSE):
         raise ValueError(f"reuse must be None, False, True or {AUTO_REUSE!r}, got {reuse!r}")
     if reuse is True and name is None:

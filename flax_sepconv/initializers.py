@@ -17,9 +17,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 from flax_sepconv.keras import registry
+from flax_sepconv.keras.constant import Constant
 from flax_sepconv.keras.stft import STFT
 
 Initializer = Callable[..., jax.Array]
@@ -76,24 +78,6 @@ class Ones:
     def __call__(self, key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
         """Return an array of this shape and dtype."""
         return jnp.ones(shape, dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class Constant:
-    """Fill with `value`, a finite number.
-
-    >>> Constant(0.5)(None, (2,)).tolist()
-    [0.5, 0.5]
-    """
-
-    value: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check(self, value=-math.inf)
-
-    def __call__(self, key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
-        """Return an array of this shape and dtype."""
-        return jnp.full(shape, self.value, dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,10 +284,33 @@ class Orthogonal:
         return (self.gain * (q.T if rows < columns else q).reshape(shape)).astype(dtype)
 
 
+@dataclasses.dataclass(frozen=True)
+class UniformUnitScaling:
+    """Draw uniformly from [-a, a), a = factor * sqrt(3 / n): TF1's initializer of that name.
+
+    n is the number of elements without the last axis: a kernel's fan_in, and 1 for a bias. Keras
+    has no such initializer.
+
+    >>> bool(abs(UniformUnitScaling()(jax.random.key(0), (3, 4, 5))).max() <= 0.5)
+    True
+    """
+
+    factor: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, factor=0)
+
+    def __call__(self, key: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+        """Return an array of this shape and dtype."""
+        limit = self.factor * math.sqrt(3.0 / max(1, math.prod(shape[:-1])))
+        return _draw("uniform", self.seed, key, shape, dtype, -limit, limit)
+
+
 _KNOWN = registry.named(
     *(Zeros, Ones, Constant, RandomNormal, TruncatedNormal, RandomUniform, VarianceScaling),
     *(GlorotUniform, GlorotNormal, HeUniform, HeNormal, LecunUniform, LecunNormal),
-    *(Orthogonal, STFT),
+    *(Orthogonal, STFT, UniformUnitScaling),
     normal=RandomNormal,
     uniform=RandomUniform,
     one=Ones,
@@ -316,8 +323,9 @@ _KNOWN = registry.named(
 def get(identifier: Any) -> Initializer | None:
     """Return the initializer that None, a Keras name, a Keras dict or a callable stands for.
 
-    A callable of your own is called (key, shape, dtype). The "dtype" that TensorFlow 1 wrote into
-    the dicts is that of the weight, and passed over.
+    A callable of your own is called (key, shape, dtype). An array is a `Constant`. The "dtype" that
+    TensorFlow 1 wrote into the dicts is that of the weight, and passed over. A seed that is the
+    dict of Keras 3's SeedGenerator stands for what a new one draws first.
 
     Raises:
         ValueError: the name or an argument in the dict is unknown.
@@ -326,10 +334,36 @@ def get(identifier: Any) -> Initializer | None:
     >>> get("he_normal"), get({"class_name": "Constant", "config": {"value": 0.5}})
     (HeNormal(seed=None, input_axes=None, output_axes=None), Constant(value=0.5))
     """
-    if isinstance(identifier, Mapping) and isinstance(identifier.get("config"), Mapping):
-        config = {key: value for key, value in identifier["config"].items() if key != "dtype"}
-        identifier = {**identifier, "config": config}
+    if isinstance(identifier, np.ndarray | np.generic | jax.Array):
+        return Constant(identifier)
+    if isinstance(identifier, Mapping):
+        if identifier.get("class_name") == "function":
+            raise ValueError(
+                "initializer is a function or an array, of which Keras writes neither code nor "
+                f"numbers, only a name: {identifier.get('config')!r}"
+            )
+        if isinstance(identifier.get("config"), Mapping):
+            identifier = {**identifier, "config": _plain(identifier)}
     return registry.get("initializer", _KNOWN, identifier)
+
+
+def _plain(identifier: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a Keras dict, with numbers in the place of what holds them."""
+    config = {key: value for key, value in identifier["config"].items() if key != "dtype"}
+    value, seed = config.get("value"), config.get("seed")
+    if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
+        held = value.get("config")
+        value = config["value"] = held.get("value") if isinstance(held, Mapping) else held
+    if isinstance(value, list | tuple) and "dtype" in identifier["config"]:
+        raise ValueError(
+            "Constant of TensorFlow 1 repeats the last of several values until the weight is full, "
+            f"which none of ours does: give the whole array instead, got value={value!r}"
+        )
+    if isinstance(seed, Mapping):
+        name, given = registry.parse("seed", seed)
+        if name == "SeedGenerator" and isinstance(given, Mapping):
+            config["seed"] = given.get("seed")
+    return config
 
 
 def serialize(initializer: Initializer | None) -> dict[str, Any] | None:

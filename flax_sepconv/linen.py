@@ -45,7 +45,7 @@ class SeparableConv1D(nn.Module):
         data_format: "channels_last", (..., L, C), or "channels_first", (..., C, L).
         dilation_rate: D, input steps between taps; S and D may not both differ from 1.
         depth_multiplier: M, depthwise filters per input channel.
-        activation: None, a Keras name or dict, or a callable.
+        activation: None, a Keras name or dict ("hard_sigmoid" is Keras 3's), or a callable.
         use_bias: whether a bias is added after the pointwise stage.
         depthwise_initializer, pointwise_initializer, bias_initializer: None (Glorot uniform for the
             kernels, zeros for the bias), a Keras name or dict, or a callable (key, shape, dtype).
@@ -130,20 +130,25 @@ class SeparableConv1D(nn.Module):
         return Arguments(**{name: _plain(getattr(self, name)) for name in _ARGUMENTS})
 
     @classmethod
-    def from_keras_config(cls, config: Mapping[str, Any]) -> "SeparableConv1D":
+    def from_keras_config(
+        cls, config: Mapping[str, Any], version: int | None = None
+    ) -> "SeparableConv1D":
         """Make the layer that a dict of Keras 2 or Keras 3 describes.
 
         Args:
             config: what a Keras layer's `get_config()` gave, or the serialized layer around it.
+            version: of that Keras, 2 (TF1 too) or 3; None: the config tells, as all do that Keras
+                wrote. It counts for "hard_sigmoid", which is two functions.
 
         Raises:
-            ValueError, TypeError: names the argument, and any object that is not Keras' own.
+            ValueError, TypeError: names the argument, and any object that is not Keras' own; or
+                "hard_sigmoid" is asked for, and neither `version` nor the config tells which.
 
         Example:
             >>> SeparableConv1D.from_keras_config({"filters": 5, "kernel_size": [3]}).kernel_size
             3
         """
-        return cls(**keras_config.arguments_of(config))
+        return cls(**keras_config.arguments_of(config, version))
 
     @nn.nowrap
     def to_keras_config(self, version: int = 3) -> dict[str, Any]:

@@ -131,7 +131,12 @@ class SeparableConv1D(nnx.Module):
 
     @classmethod
     def from_keras_config(
-        cls, config: Mapping[str, Any], in_features: int, *, rngs: nnx.Rngs
+        cls,
+        config: Mapping[str, Any],
+        in_features: int,
+        *,
+        rngs: nnx.Rngs,
+        version: int | None = None,
     ) -> "SeparableConv1D":
         """Make the layer that a dict of Keras 2 or Keras 3 describes, with new weights.
 
@@ -141,7 +146,7 @@ class SeparableConv1D(nnx.Module):
             >>> layer.depthwise_kernel.shape
             (3, 4, 1)
         """
-        arguments = keras_config.arguments_of(config)
+        arguments = keras_config.arguments_of(config, version)
         arguments.pop("name", None)
         return cls(in_features, **arguments, rngs=rngs)
 

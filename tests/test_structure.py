@@ -36,7 +36,9 @@ LAYERS = {
     "Keras' objects": [
         "keras.registry",
         "keras.stft",
+        "keras.constant",
         "activations",
+        "keras.versions",
         "constraints",
         "initializers",
         "regularizers",

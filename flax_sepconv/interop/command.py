@@ -90,7 +90,6 @@ def _convert(given: argparse.Namespace) -> int:
     dest_format = given.dest_format or formats.format_of(given.dest)
     count = sum(weight.size for layer in layers for weight in layer.weights.values())
     print(f"{_counted(len(layers))}, {count:,} parameters: {given.source} -> {given.dest}")
-    _tell_what_is_passed_over(given, source_format)
     _tell_what_is_lost(layers, given.source, dest_format)
     if not given.check:
         return 0
@@ -103,15 +102,6 @@ def _convert(given: argparse.Namespace) -> int:
     good = all(difference <= checking.TOLERANCE for difference in found.values())
     print(f"all within {checking.TOLERANCE:g}: {'good' if good else 'BAD'}")
     return 0 if good else 1
-
-
-def _tell_what_is_passed_over(given: argparse.Namespace, source_format: str) -> None:
-    """Print what may be layers, in files that do not tell the classes of all."""
-    if formats.FORMATS[source_format].options == ("layers",):
-        from flax_sepconv.interop import keras3
-
-        for group in keras3.passed_over(given.source, given.layer):
-            print(f"not taken: {group} looks like a layer, but nothing says so (--layer takes it)")
 
 
 def _tell_what_is_lost(layers: Sequence[Layer], source: pathlib.Path, dest_format: str) -> None:
@@ -136,7 +126,6 @@ def _inspect(given: argparse.Namespace) -> int:
     layers: list[Layer] = formats.load(given.source, name, **_options(given))
     print(f"{given.source}: {formats.FORMATS[name].description}")
     print(inspecting.table(layers))
-    _tell_what_is_passed_over(given, name)
     return 0
 
 
@@ -229,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
             "--layer",
             action="append",
             metavar="PATH",
-            help="keras-weights, keras: a group that is a separable convolution (repeat it)",
+            help="keras-weights, keras: a group to take, and no others (repeat it)",
         )
         command.add_argument(
             "--pair",

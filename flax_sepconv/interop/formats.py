@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from flax_sepconv.interop import files, hdf5, tf_files
+from flax_sepconv.interop import files, hdf5, keras3_files, tf_files
 from flax_sepconv.interop.layer import InteropError, Layer, unique, without_configs
 from flax_sepconv.interop.tf_table import MAGIC
 
@@ -43,9 +43,11 @@ FORMATS = {
         options=("pairs", "fold_norms", "norm_eps"),
         endings=(".pt", ".pth", ".bin"),
     ),
-    "keras": Format("a whole model of Keras 3 or tf-keras: .keras", "keras3", options=("layers",)),
+    "keras": Format(
+        "a whole model of Keras 3 or tf-keras: .keras, or a folder", "keras3", options=("layers",)
+    ),
     "keras-weights": Format(
-        "weights of Keras 3 or tf-keras: .weights.h5",
+        "weights of Keras 3 or tf-keras: .weights.h5, or .weights.json with shards",
         "keras3",
         options=("layers",),
         endings=(".weights.h5",),
@@ -77,11 +79,11 @@ def load(
     """Read every separable convolution of a file.
 
     Args:
-        path: of the file; of a SavedModel, its folder; of a TensorFlow checkpoint, its prefix, one
+        path: of the file; of a SavedModel or an unpacked Keras model, its folder; of weights in
+            shards, the `.weights.json` that names them; of a TensorFlow checkpoint, its prefix, one
             of its files, or its folder, whose `checkpoint` file names the latest.
         format: one of `FORMATS`; None looks into the file.
-        layers: for "keras-weights", and "keras" with a model of a class of your own: the paths of
-            the groups that are separable convolutions, where the file does not say so.
+        layers: for "keras" and "keras-weights": the paths of the groups to take, and no others.
         pairs: for "torch", which two modules make a layer, and M where it is not 1:
             {"block/conv": ("block.a", "block.b", 2)}. A norm to fold stands between the two names.
         fold_norms: for "torch", whether a BatchNorm between the two modules is folded into the
@@ -171,11 +173,14 @@ def format_of(path: str | os.PathLike[str]) -> str:
     with _explained(path, "read"):
         if path.is_dir() and (path / "saved_model.pb").exists():
             return "saved-model"
+        if keras3_files.is_folder(path):
+            return "keras"
         if tf_files.is_one(path):
             return "tf-checkpoint"
         if path.is_dir():
             raise InteropError(
-                f"{path} is a folder, but no SavedModel, and has no checkpoint in it"
+                f"{path} is a folder, but no SavedModel and no Keras model (config.json), and has "
+                "no checkpoint in it"
             )
         _check_there(path)
         return _format_of_file(path)
@@ -190,6 +195,8 @@ def _format_of_file(path: pathlib.Path) -> str:
         return _format_of_zip(path)
     if hdf5.is_hdf5(path):
         return _module("keras2").format_of(path)
+    if start.startswith(b"{") and path.suffix == ".json":
+        return "keras-weights"
     if start[8:] == b"{":
         neutral = _module("safetensors").is_neutral(path)
         return "safetensors" if neutral else "torch"

@@ -10,11 +10,13 @@ Keras 3 writes whole models so too, without ":0".
 """
 
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from flax_sepconv.interop import hdf5, keras_model
+from flax_sepconv.interop import hdf5, keras2_shared, keras_model
 from flax_sepconv.interop.hdf5 import Store
+from flax_sepconv.interop.keras2_shared import Found
 from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import AXES, InteropError, Layer
 from flax_sepconv.spec import DEPTHWISE_KERNEL, POINTWISE_KERNEL
@@ -26,11 +28,15 @@ Variables = Mapping[str, str]
 
 
 class _Sought(NamedTuple):
-    """A layer that the config tells: its names from the top, and those its variables may have."""
+    """A layer that the config tells: its names from the top, and those its variables may have.
+
+    `shared` is as `keras2_shared.Found` has it.
+    """
 
     names: Scope
     node: Node
     scopes: tuple[str, ...]
+    shared: tuple[Any, ...] | None
 
 
 def format_of(path: pathlib.Path) -> str:
@@ -50,10 +56,8 @@ def version_of(path: pathlib.Path) -> int:
         InteropError: the file does not tell, or is damaged or not of this format.
     """
     with hdf5.opened(path, path) as store:
-        for group in ("", "model_weights"):
-            told = store.text(group, "keras_version") if not group or store.has(group) else None
-            if told is not None and told.split(".")[0].isdigit():
-                return int(told.split(".")[0])
+        if version := _version(store)[0]:
+            return version
     raise InteropError(f"{path} does not tell which Keras wrote it")
 
 
@@ -66,8 +70,9 @@ def read(path: pathlib.Path) -> list[Layer]:
     a depthwise and a pointwise kernel is taken, at the names that its variables have, in the order
     that the file tells; what a wrapper wraps has the wrapper's name there.
 
-    A layer that two models share is given as often as the file has its weights: once for each
-    layer of the outermost model that it is in.
+    A layer that two models share is in the file once for each layer of the outermost model that it
+    is in. It is given once, at its first place, and a warning tells of the others; where the file
+    does not tell it from a copy, it is given as often, with a warning.
 
     Raises:
         InteropError: the file is damaged or not of this format, or lacks weights that its config
@@ -80,7 +85,17 @@ def read(path: pathlib.Path) -> list[Layer]:
         config = store.text("", "model_config")
         root = None if config is None else keras_model.parse(config, path)
         found = {} if root is None else _by_config(store, top, root, path)
-        return [*found.values(), *_by_names(store, top, set(found))]
+        others = _by_names(store, top, set(found))
+        return keras2_shared.once([*found.values(), *others], _version(store), path)
+
+
+def _version(store: Store) -> tuple[int, int]:
+    """Return the version of the Keras that wrote the file, (0, 0) if it does not tell."""
+    for group in ("", "model_weights"):
+        told = store.text(group, "keras_version") if not group or store.has(group) else None
+        if told is not None and (numbers := re.match(r"(\d{1,9})\.(\d{1,9})", told)):
+            return int(numbers[1]), int(numbers[2])
+    return 0, 0
 
 
 def _is_keras2(store: Store) -> bool:
@@ -89,7 +104,7 @@ def _is_keras2(store: Store) -> bool:
     return named or store.has("model_weights")
 
 
-def _by_names(store: Store, top: str, taken: set[int | None]) -> Iterator[Layer]:
+def _by_names(store: Store, top: str, taken: set[int | None]) -> Iterator[Found]:
     groups = [_below(top, name) for name in store.children(top)]
     for group in dict.fromkeys([*_listed(store, top, "layer_names"), *groups]):
         names = tuple(group.removeprefix(_below(top, "")).split("/"))
@@ -99,7 +114,7 @@ def _by_names(store: Store, top: str, taken: set[int | None]) -> Iterator[Layer]
                 continue
             taken.add(store.identity(kernel))
             weights = {name: store.array(place) for name, place in variables.items()}
-            yield Layer("/".join(_known(names, scope)), weights)
+            yield Found(Layer("/".join(_known(names, scope)), weights), scope)
 
 
 def _known(group: Scope, scope: Scope) -> Scope:
@@ -110,11 +125,11 @@ def _known(group: Scope, scope: Scope) -> Scope:
     return (*group, *scope)
 
 
-def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> dict[int | None, Layer]:
+def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> dict[int | None, Found]:
     """Return the layers by where their depthwise kernel is in the file."""
-    found: dict[int | None, Layer] = {}
+    found: dict[int | None, Found] = {}
     for layer in root.below():
-        if not (sought := list(_sought(layer, (), ()))):
+        if not (sought := list(_sought(layer, (), (), None))):
             continue
         scopes = _scopes(store, _below(top, layer.name))
         takers, lost = _taken(sought, scopes, root.name)
@@ -124,11 +139,12 @@ def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> dict[i
                 f"{path}: the weights of layer {'/'.join(lost[0].names)!r} cannot be told; group "
                 f"{layer.name!r} has separable convolutions {there}"
             )
-        for scope, (names, node, _) in takers.items():
+        for scope, (names, node, _, shared) in takers.items():
             opaque = keras_model.keeps_bfloat16(node.config)
             weights = {name: store.array(place, opaque) for name, place in scopes[scope].items()}
             kernel = store.identity(scopes[scope][DEPTHWISE_KERNEL])
-            found[kernel] = Layer("/".join(names), weights, node.config)
+            own = Layer("/".join(names), weights, node.config)
+            found[kernel] = Found(own, scope, node, shared)
     return found
 
 
@@ -150,18 +166,24 @@ def _taken(
     return takers, [o for o in others if not any(o.node.equals(t.node) for t in takers.values())]
 
 
-def _sought(node: Node, names: Scope, wrapper: tuple[str, ...]) -> Iterator[_Sought]:
+def _sought(
+    node: Node, names: Scope, wrapper: tuple[str, ...], shared: tuple[Any, ...] | None
+) -> Iterator[_Sought]:
     names = (*names, *node.name.split("/"))
+    if node.shared is not None:
+        shared = (node.shared,)
+    elif shared is not None:
+        shared = (*shared, node.name)
     if node.is_separable:
-        yield _Sought(names, node, (names[-1], *wrapper))
+        yield _Sought(names, node, (names[-1], *wrapper), shared)
         return
     for child in node.children.values():
         if isinstance(child, Node):
             # tf-keras gives what a wrapper wraps the wrapper's name.
-            yield from _sought(child, names, (node.name,))
+            yield from _sought(child, names, (node.name,), shared)
         else:
             for one in child:
-                yield from _sought(one, names, ())
+                yield from _sought(one, names, (), shared)
 
 
 def _match(sought: _Sought, scopes: Mapping[Scope, Any], model: str, alone: bool) -> Scope | None:

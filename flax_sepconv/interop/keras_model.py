@@ -22,6 +22,7 @@ class Node:
         config: its own dict.
         children: what it is made of: argument -> layer, or list of layers.
         custom: its class is not one of Keras' own.
+        shared: the number that Keras 2 gives to an object that it meets more than once.
     """
 
     class_name: str
@@ -29,6 +30,7 @@ class Node:
     config: Mapping[str, Any]
     children: Mapping[str, "Node | list[Node]"]
     custom: bool
+    shared: int | None = None
 
     @property
     def is_separable(self) -> bool:
@@ -109,6 +111,7 @@ def _node(value: Any, depth: int) -> Node | None:
         config,
         children,
         _is_custom(value),
+        shared if isinstance(shared := value.get("shared_object_id"), int) else None,
     )
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from flax_sepconv import activations, constraints, initializers, regularizers
-from flax_sepconv.keras import registry
+from flax_sepconv.keras import registry, versions
 from flax_sepconv.spec import Arguments
 
 CLASS_NAMES = ("SeparableConv1D", "SeparableConvolution1D")
@@ -40,8 +40,6 @@ _TAKEN = (
     "trainable",
     *_OBJECTS,
 )
-# What Keras 2 writes for its general convolution and does not use in this layer.
-_OF_KERAS_2 = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
 # Inputs' shapes, and how Keras runs the layer.
 _UNUSED = ("batch_input_shape", "batch_shape", "build_config", "autocast", "dynamic")
 # What a model of Keras writes of a layer beside its class and config.
@@ -59,28 +57,32 @@ _LAYERS = {"relu": "ReLU", "leaky_relu": "LeakyReLU", "elu": "ELU", "softmax": "
 _ACTIVATIONS_OF_KERAS_2 = (
     *("elu", "exponential", "gelu", "leaky_relu", "linear", "log_softmax", "mish", "relu"),
     *("relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"),
+    "hard_sigmoid_keras2",
 )
-_HARD_SIGMOID = (
-    "'hard_sigmoid' of Keras 2 is another function: pass lambda x: jnp.clip(0.2 * x + 0.5, 0, 1)"
-)
+_NAMES_OF_KERAS_2 = {"silu": "swish", "hard_sigmoid_keras2": "hard_sigmoid"}
 
 
-def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(config: Mapping[str, Any], version: int | None = None) -> dict[str, Any]:
     """Return the keyword arguments of our layer that a Keras dict describes.
 
     Args:
         config: what `layer.get_config()` gave, or a serialized layer with its "class_name" and
             "config". An object of your own may stand in it as itself, in place of its dict.
+        version: of the Keras that wrote it, 2 (TF1 too) or 3; None lets the config tell
+            (`versions.version_of`), which every config does that a Keras wrote.
 
     Raises:
-        ValueError, TypeError: names the argument, and the object that is not Keras' own.
+        ValueError, TypeError: names the argument, and the object that is not Keras' own; or a name
+            has two meanings, and nothing tells which.
 
     Example:
         >>> arguments_of({"name": "sep", "filters": 5, "kernel_size": [3], "strides": [2]})
         {'filters': 5, 'kernel_size': 3, 'strides': 2, 'name': 'sep'}
     """
+    if version is not None:
+        _check_version(version)
     _check_depth(config)
-    return _read(_inner(config))
+    return _read(_inner(config), version)
 
 
 def _check_depth(config: Any) -> None:
@@ -122,8 +124,7 @@ def config_of(
         >>> config["name"], config["kernel_size"], config["activation"]
         ('sep', [3], 'relu')
     """
-    if version not in VERSIONS:
-        raise ValueError(f"version must be 2 or 3, got {version!r}")
+    _check_version(version)
     if version == 3 and arguments.padding == "causal":
         raise ValueError(
             "padding 'causal' is refused by Keras 3's SeparableConv1D; pad the input there by "
@@ -147,6 +148,11 @@ def config_of(
     return config
 
 
+def _check_version(version: Any) -> None:
+    if version not in VERSIONS:
+        raise ValueError(f"version must be 2 or 3, got {version!r}")
+
+
 def _inner(config: Any) -> Mapping[str, Any]:
     """Return the layer's own config, out of what is written around it."""
     if isinstance(config, Mapping) and "class_name" in config:
@@ -159,11 +165,11 @@ def _inner(config: Any) -> Mapping[str, Any]:
     return config
 
 
-def _read(config: Mapping[str, Any]) -> dict[str, Any]:
+def _read(config: Mapping[str, Any], version: int | None) -> dict[str, Any]:
     for name in ("filters", "kernel_size"):
         if name not in config:
             raise ValueError(f"config of a {CLASS_NAMES[0]} must have {name!r}, got {config!r}")
-    known = (*_TAKEN, *_OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
+    known = (*_TAKEN, *versions.OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
     for name in config:
         if name not in known:
             raise ValueError(f"config has {name!r}, which is no argument of {CLASS_NAMES[0]}")
@@ -173,8 +179,11 @@ def _read(config: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"name must be a string, got {config['name']!r}")
     given = {name: config[name] for name in _TAKEN if name in config}
     resolved = Arguments(**given)
-    if resolved.activation is activations.hard_sigmoid and _is_keras_2(config):
-        raise ValueError(f"activation: {_HARD_SIGMOID}")
+    if version is None:
+        version = versions.version_of(config)
+    if "activation" in given:
+        given["activation"] = versions.activation_of(given["activation"], version)
+        versions.warn_of_sparsemax(resolved.activation, version)
     arguments = {
         # Names stay names; a dict, which a hashable module cannot hold, becomes its object.
         name: value if isinstance(value, str | None) else getattr(resolved, name)
@@ -185,14 +194,6 @@ def _read(config: Mapping[str, Any]) -> dict[str, Any]:
     return arguments | _dtypes(config.get("dtype"))
 
 
-def _is_keras_2(config: Mapping[str, Any]) -> bool:
-    """Tell by what only Keras 2 writes: arguments it does not use, or objects without a module."""
-    initializer = config.get("depthwise_initializer")
-    return any(name in config for name in _OF_KERAS_2) or (
-        isinstance(initializer, Mapping) and "module" not in initializer
-    )
-
-
 def _described(module: Any, value: Any, version: int) -> Any:
     """Return the name or dict of an object, as this Keras reads it."""
     described = module.serialize(value)
@@ -201,7 +202,7 @@ def _described(module: Any, value: Any, version: int) -> Any:
     if described is None:
         return None
     name, given = described["class_name"], described["config"]
-    if name == "Stacked" or (version == 2 and name == "STFT"):
+    if name in ("Stacked", "UniformUnitScaling") or (version == 2 and name == "STFT"):
         raise ValueError(f"Keras {version} has no {name}")
     for axes in ("input_axes", "output_axes"):
         if version == 2 and axes in given:
@@ -213,13 +214,18 @@ def _activation(described: str | Mapping[str, Any], version: int) -> str | dict[
     name = described if isinstance(described, str) else described["class_name"]
     given = {} if isinstance(described, str) else described["config"]
     if version == 2 and name == "hard_sigmoid":
-        raise ValueError(_HARD_SIGMOID)
+        raise ValueError("'hard_sigmoid' of Keras 2 is another function: 'hard_sigmoid_keras2'")
+    if version == 3 and name == "hard_sigmoid_keras2":
+        raise ValueError(
+            "Keras 3 has no clip(0.2 * x + 0.5, 0, 1): its 'hard_sigmoid' is relu6(x + 3) / 6"
+        )
+    versions.warn_of_sparsemax(activations.get(name), version)
     if version == 2 and name not in _ACTIVATIONS_OF_KERAS_2:
         raise ValueError(f"Keras 2 has no activation {name!r}")
     parameters = inspect.signature(activations.get(name)).parameters
     given = {key: value for key, value in given.items() if value != parameters[key].default}
     if not given:
-        return "swish" if version == 2 and name == "silu" else name
+        return _NAMES_OF_KERAS_2.get(name, name) if version == 2 else name
     if name not in _LAYERS:
         raise ValueError(f"Keras {version} has no layer for {name} with {given}, only {name!r}")
     for key, value in given.items():
@@ -246,11 +252,27 @@ def _dtypes(policy: Any) -> dict[str, Any]:
     name = policy
     if isinstance(policy, Mapping):
         kind, given = registry.parse("dtype", policy)
+        if kind == "DTypePolicyMap":
+            return _dtypes(_same_for_all(given))
         name = given.get("name") if kind in _POLICIES and isinstance(given, Mapping) else None
     if not isinstance(name, str) or name not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)}, got {policy!r}")
     computed, stored = _DTYPES[name]
     return {"dtype": computed, "param_dtype": stored}
+
+
+def _same_for_all(given: Any) -> Any:
+    """Return the policy that a DTypePolicyMap has for every path in a model."""
+    inner = given.get("policy_map") if isinstance(given, Mapping) else None
+    if not isinstance(inner, Mapping):
+        raise ValueError(f"dtype: config of DTypePolicyMap must have a policy_map, got {given!r}")
+    default = given.get("default_policy")
+    if default is not None and all(_dtypes(own) == _dtypes(default) for own in inner.values()):
+        return default
+    raise ValueError(
+        "dtype is a DTypePolicyMap, which goes by the layer's path in a model of Keras, and the "
+        f"config does not tell that path: give the name of one policy, got {given!r}"
+    )
 
 
 def _policy(dtype: DTypeLike | None, param_dtype: DTypeLike) -> str:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 # What Keras 3 and Keras 2 write beside "class_name" and "config".
 _OTHER_KEYS = {"module", "registered_name", "shared_object_id", "build_config", "compile_config"}
 _PACKAGES = {"keras", "tf_keras", "tensorflow", "builtins", "flax_sepconv"}
@@ -64,6 +66,8 @@ def serialize(kind: str, known: Mapping[str, type], obj: Any) -> dict[str, Any] 
             value = serialize(kind, known, value)
         elif callable(value):
             raise TypeError(f"{kind} {value!r} inside {cls.__name__} cannot be serialized")
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
         config[field.name] = list(value) if isinstance(value, tuple) else value
     return {"class_name": cls.__name__, "config": config}
 

@@ -198,19 +198,21 @@ def test_order_is_told_where_it_counts(weights, tmp_path, capsys):
     assert out.splitlines()[-1] == "the order, which counts: block/conv, second"
 
 
-def test_what_may_be_a_layer_is_told(tmp_path, capsys):
+def test_what_may_be_one_layer_is_told_once(tmp_path, capsys):
     h5py = pytest.importorskip("h5py")
-    path = tmp_path / "wrapped.weights.h5"
-    interop.save(path, [layer("plain")])
-    with h5py.File(path, "a") as file:
-        for number, weight in enumerate(interop.keras_weights(layer())):
-            file[f"layers/time_distributed/layer/vars/{number}"] = weight
-    for argv in (("inspect", path), ("convert", path, tmp_path / "a.safetensors")):
-        _, out, _ = run(*argv, capsys=capsys)
-        assert "not taken: layers/time_distributed/layer looks like a layer" in out
-    chosen = "--layer", "layers/time_distributed/layer"
-    _, out, _ = run("inspect", path, *chosen, capsys=capsys)
-    assert "layers/time_distributed/layer" in out.splitlines()[2]
+    path = tmp_path / "weights.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"a", b"b"]
+        for model in "ab":
+            for name, weight in layer("conv").weights.items():
+                file[f"{model}/conv/{name}:0"] = weight
+    argv = "convert", path, tmp_path / "a.safetensors", "--weights-only"
+    _, out, err = run(*argv, capsys=capsys)
+    assert out.startswith("2 layers")
+    assert err == (
+        f"note: {path}: layers 'a/conv' and 'b/conv' have the same name and weights; nothing tells "
+        "whether they are one layer that two models share: both are given\n"
+    )
 
 
 def test_inspect(weights, capsys):
