@@ -21,3 +21,7 @@ __all__ = [
     "regularizers",
     "separable_conv1d",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

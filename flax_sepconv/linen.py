@@ -269,6 +269,7 @@ class SeparableConv1D(nn.Module):
         assert state is not None
         return y, state
 
+    @nn.nowrap
     def _weight(self, name: str, initializer: Initializer, shape: tuple[int, ...]) -> jax.Array:
         if self.trainable:
             return self.param(name, initializer, shape, self.param_dtype)
