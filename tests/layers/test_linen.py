@@ -304,3 +304,15 @@ def test_tabulate_shows_the_layer():
     table = fsc.SeparableConv1D(5, 4, name="conv").tabulate(KEY, X)
     assert "SeparableConv1D" in table
     assert f"Total Parameters: {4 * 3 + 3 * 5 + 5}" in table
+
+
+def test_intermediates_are_outputs_of_layers():
+    layer = fsc.SeparableConv1D(5, 4, trainable=False)
+    y, recorded = layer.apply(layer.init(KEY, X), X, capture_intermediates=True)
+    assert list(recorded["intermediates"]) == ["__call__"]
+    np.testing.assert_array_equal(recorded["intermediates"]["__call__"][0], y)
+
+
+def test_the_package_lists_its_public_names():
+    assert dir(fsc) == sorted(fsc.__all__)
+    assert fsc.linen.SeparableConv1D is fsc.SeparableConv1D  # The modules are there all the same.

@@ -24,11 +24,11 @@ def counted(
         product: (m, n, p), of matrices (m, n) and (n, p) whose product takes as many FLOPs.
         sums: FLOPs besides.
     """
-    if context.surroundings is not None or not context.single_device:
-        return operand
     m, n, p = product
-    steps = jnp.zeros((m, n), operand.dtype)
-    multiplied = lax.dot(steps, jnp.zeros((n, p), operand.dtype))
-    added = lax.iota("int32", sums + 1)  # And the one that is taken off for the call.
-    same: jax.Array = lax.optimization_barrier((operand, multiplied, added + added))[0]
+    if 0 in product or context.surroundings is not None or not context.single_device:
+        return operand
+    multiplied = lax.dot(jnp.zeros((m, n), operand.dtype), jnp.zeros((n, p), operand.dtype))
+    one = multiplied[:1, :1]  # What is taken off for the call.
+    added = lax.iota("int32", sums)
+    same: jax.Array = lax.optimization_barrier((operand, multiplied, one + one, added + added))[0]
     return same
