@@ -7,7 +7,7 @@ alone, as it would be without them; `Compiled.cost_analysis()` goes on to say -1
 """
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from flax_sepconv.ops.context import Context
@@ -27,8 +27,12 @@ def counted(
     m, n, p = product
     if 0 in product or context.surroundings is not None or not context.single_device:
         return operand
-    multiplied = lax.dot(jnp.zeros((m, n), operand.dtype), jnp.zeros((n, p), operand.dtype))
-    one = multiplied[:1, :1]  # What is taken off for the call.
-    added = lax.iota("int32", sums)
-    same: jax.Array = lax.optimization_barrier((operand, multiplied, one + one, added + added))[0]
+    zero = np.zeros((), operand.dtype)
+    multiplied = lax.dot(lax.broadcast(zero, (m, n)), lax.broadcast(zero, (n, p)))
+    one = lax.slice(multiplied, (0, 0), (1, 1))
+    added = [lax.add(one, one)]  # What is taken off for the call.
+    if sums:
+        steps = lax.iota(np.int32, sums)
+        added.append(lax.add(steps, steps))
+    same: jax.Array = lax.optimization_barrier((operand, multiplied, *added))[0]
     return same
