@@ -2,8 +2,9 @@
 
 from flax_sepconv import activations, constraints, initializers, nnx, ops, regularizers
 from flax_sepconv.functional import separable_conv1d
-from flax_sepconv.linen import SeparableConv1D, constraints_of, regularization_loss
+from flax_sepconv.linen import SeparableConv1D, regularization_loss
 from flax_sepconv.transforms import keep_params_constrained
+from flax_sepconv.weights import constraints_of
 
 __version__ = "0.1.0"
 
@@ -21,3 +22,7 @@ __all__ = [
     "regularizers",
     "separable_conv1d",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

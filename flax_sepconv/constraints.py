@@ -62,9 +62,12 @@ class MaxNorm:
         if w.dtype == wide.dtype:
             return projected
         nearest = projected.astype(w.dtype)
-        inside = _norms(nearest.astype(wide.dtype), axes) <= self.max_value * (1 + _SLACK)
-        away = jnp.abs(nearest.astype(wide.dtype)) > jnp.abs(projected)
-        return jnp.where(~inside & away, jnp.nextafter(nearest, jnp.zeros_like(nearest)), nearest)
+        fixed = lax.stop_gradient(nearest)
+        inside = _norms(fixed.astype(wide.dtype), axes) <= self.max_value * (1 + _SLACK)
+        away = jnp.abs(fixed.astype(wide.dtype)) > jnp.abs(projected)
+        # What is rounded further has the derivative of what is rounded.
+        inward = jnp.nextafter(fixed, jnp.zeros_like(fixed)) + (nearest - fixed)
+        return jnp.where(~inside & away, inward, nearest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +265,7 @@ def _resolve(axis: int | Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def _norms(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Return the norms over axes, kept with size 1.
+    """Return the norms over axes, kept with size 1; that of zeros has the derivative zero.
 
     Sums by halves: the error of N float32 squares is at most log2(N) * 6e-8 on every backend,
     which keeps MaxNorm's promise; that of a running sum may grow with N.
@@ -275,4 +278,5 @@ def _norms(w: jax.Array, axes: tuple[int, ...]) -> jax.Array:
             high = lax.slice_in_dim(total, half, 2 * half, axis=axis)
             rest = lax.slice_in_dim(total, 2 * half, size, axis=axis)
             total = low + high if 2 * half == size else lax.concatenate([low + high, rest], axis)
-    return jnp.sqrt(total)
+    is_zero = total == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, total)))

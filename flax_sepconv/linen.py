@@ -1,4 +1,4 @@
-"""The layer as a linen module, and what belongs to it: its losses and its constraints."""
+"""The layer as a linen module, and the losses that it records."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,12 @@ from typing import Any, Literal, overload
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import core, struct
-from flax.core import meta
+from flax import core
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import ops
-from flax_sepconv.constraints import Constraint, Stacked
 from flax_sepconv.initializers import Initializer
 from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
@@ -32,9 +30,10 @@ class SeparableConv1D(nn.Module):
 
     Collections: the weights are in "params" (in "non_trainable" with `trainable=False`); the values
     of the regularizers are recorded in "losses" at each call that makes it mutable, except in
-    `init`. Pass no earlier "losses" in: the activity loss would be added to them. Constraints act
-    after the optimizer's update (`constraints_of`, `keep_params_constrained`), never inside the
-    call.
+    `init`, as "depthwise_kernel_loss", "pointwise_kernel_loss", "bias_loss" and "activity". (A
+    transformation that lifts the layer, such as `nn.scan`, must be told of "losses" too.) Pass no
+    earlier "losses" in: the activity loss would be added to them. Constraints act after the
+    optimizer's update (`constraints_of`, `keep_params_constrained`), never inside the call.
 
     Args:
         filters: F, output channels.
@@ -265,7 +264,7 @@ class SeparableConv1D(nn.Module):
                 self.put_variable("cache", name, array)
         if not self.is_initializing():
             for name, loss in losses.items():
-                self.sow("losses", name, loss, _latest, lambda: jnp.zeros(()))
+                self.sow("losses", f"{name}_loss", loss, _latest, lambda: jnp.zeros(()))
             activity = arguments.activity_loss(y)
             if activity is not None:
                 self.sow("losses", "activity", activity, jnp.add, lambda: jnp.zeros(()))
@@ -274,6 +273,7 @@ class SeparableConv1D(nn.Module):
         assert state is not None
         return y, state
 
+    @nn.nowrap
     def _weight(self, name: str, initializer: Initializer, shape: tuple[int, ...]) -> jax.Array:
         if self.trainable:
             return self.param(name, initializer, shape, self.param_dtype)
@@ -306,88 +306,6 @@ def regularization_loss(variables: Mapping[str, Any]) -> jax.Array:
         raise TypeError(f"variables must be a dict of collections, got {type(variables).__name__}")
     losses = jax.tree.leaves(variables.get("losses", {}))
     return sum((jnp.sum(loss) for loss in losses), jnp.zeros(())).astype(jnp.float32)
-
-
-def constraints_of(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-    """Find the constraint of every weight of every `SeparableConv1D` in a model, however deep.
-
-    Called like `module.init`, whose arrays it never makes (only shapes are computed). Weights
-    stacked by `nn.scan` or `nn.vmap` get their constraint wrapped in `Stacked`, so that it acts on
-    each layer's slice.
-
-    Args:
-        module: any linen module.
-        rngs: a key, or a dict of keys, as for `init`.
-        *args: the inputs, as for `init`.
-        **kwargs: further arguments, as for `init`.
-
-    Returns:
-        A tree shaped like `params` with a constraint or None at each leaf.
-
-    Example:
-        >>> layer = SeparableConv1D(5, 4, depthwise_constraint="non_neg", use_bias=False)
-        >>> constraints_of(layer, jax.random.key(0), jnp.ones((2, 10, 3)))
-        {'depthwise_kernel': NonNeg(), 'pointwise_kernel': None}
-    """
-
-    def box(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        outputs = call(*args, **kwargs)
-        layer = context.module
-        if isinstance(layer, SeparableConv1D) and context.method_name == "__call__":
-            _box_constrained(layer)
-        return outputs
-
-    leaves, structure = jax.tree.flatten((rngs, args, kwargs))
-
-    def is_array(leaf: Any) -> bool:  # Flags and the like must reach the module as they are.
-        return hasattr(leaf, "dtype")
-
-    def initial(*arrays: Any) -> Any:
-        remaining = iter(arrays)
-        filled = [next(remaining) if is_array(leaf) else leaf for leaf in leaves]
-        rngs, args, kwargs = jax.tree.unflatten(structure, filled)
-        with nn.intercept_methods(box):
-            # A filter of its own keeps what `nn.jit` traces here out of its cache for real calls.
-            unused = core.DenyList(("intermediates", "flax_sepconv_constraints"))
-            return module.init(rngs, *args, mutable=unused, **kwargs).get("params", {})
-
-    boxed = jax.eval_shape(initial, *filter(is_array, leaves))
-    found = jax.tree.map(
-        lambda leaf: leaf.constraint if isinstance(leaf, _Constrained) else None,
-        boxed,
-        is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
-    )
-    return core.unfreeze(found)
-
-
-class _Constrained(struct.PyTreeNode, meta.AxisMetadata[Any]):
-    """A weight that carries its constraint through the lifted transformations."""
-
-    value: Any
-    constraint: Constraint = struct.field(pytree_node=False)
-
-    def unbox(self) -> Any:
-        return self.value
-
-    def replace_boxed(self, val: Any) -> "_Constrained":
-        return self.replace(value=val)
-
-    def add_axis(self, index: int, params: Mapping[Any, Any]) -> "_Constrained":
-        del params
-        return self.replace(constraint=Stacked(self.constraint, index))
-
-    def remove_axis(self, index: int, params: Mapping[Any, Any]) -> "_Constrained":
-        del index, params
-        assert isinstance(self.constraint, Stacked)
-        return self.replace(constraint=self.constraint.constraint)
-
-
-def _box_constrained(layer: SeparableConv1D) -> None:
-    """Put every constrained weight of a bound layer into a box with its constraint."""
-    for name, _, _, _, constraint in layer.arguments().parameters(channels=1):
-        if constraint is not None and layer.has_variable("params", name):
-            weight = meta.unbox(layer.get_variable("params", name))
-            layer.put_variable("params", name, _Constrained(weight, constraint))
 
 
 def _latest(old: jax.Array, new: jax.Array) -> jax.Array:

@@ -1,33 +1,39 @@
 """The layer as an nnx module, and what belongs to it: its losses and its constraints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import linen, nnx, traverse_util
 from flax.linen.dtypes import promote_dtype
+from flax.nnx.bridge.wrappers import current_linen_module
 from flax.nnx.filterlib import Filter
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import ops
-from flax_sepconv.constraints import Constraint, Stacked
 from flax_sepconv.keras import config as keras_config
+from flax_sepconv.linen import SeparableConv1D as LinenLayer
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
+from flax_sepconv.weights import Weight, boxed_variables, what_is_said
 
 __all__ = [
     "ActivityLoss",
     "NonTrainable",
     "SeparableConv1D",
     "constraints_of",
+    "from_linen",
     "regularization_loss",
 ]
 
 # The arrays of a `StreamState`: each a `nnx.Cache` of the layer.
 _STATE = ("history", "phase", "steps")
+
+# What the loss of an activity regularizer is called, here and inside `nnx.bridge.ToNNX`.
+_ACTIVITY = ("activity_loss", "activity")
 
 
 class NonTrainable(nnx.Variable[Any]):
@@ -36,6 +42,12 @@ class NonTrainable(nnx.Variable[Any]):
 
 class ActivityLoss(nnx.Variable[Any]):
     """What a layer's activity regularizer gave since `regularization_loss` was last called."""
+
+
+try:  # For `nnx.bridge` it is linen's collection "losses".
+    nnx.register_variable_name("losses", ActivityLoss)
+except ValueError:  # Another library's type is that already, and as good.
+    ActivityLoss = nnx.variable_type_from_name("losses")  # type: ignore
 
 
 class SeparableConv1D(nnx.Module):
@@ -277,6 +289,13 @@ class SeparableConv1D(nnx.Module):
         activity = self.arguments.activity_loss(y)
         if activity is not None:
             self.activity_loss[...] += activity
+        bridge = current_linen_module()
+        if isinstance(bridge, nnx.bridge.ToLinen) and bridge.is_mutable_collection("losses"):
+            # Linen's way: a call returns the losses. The bridge makes this module anew for each.
+            for name, _, _, regularizer, _ in self.arguments.parameters(channels):
+                if regularizer is not None:
+                    loss = scalar_loss(name, regularizer(getattr(self, name)[...]))
+                    setattr(self, f"{name}_loss", ActivityLoss(loss))
         if not return_state:
             return y
         assert state is not None
@@ -287,7 +306,7 @@ def regularization_loss(model: nnx.Module) -> jax.Array:
     """Sum the regularizers of all weights, and take what the activity regularizers recorded.
 
     Call it once in the loss function, after the model: the recorded activity losses are set back
-    to zero.
+    to zero. Inside `nnx.bridge.ToNNX` they are recorded by calls with `mutable=["losses"]`.
 
     Args:
         model: any nnx module.
@@ -295,20 +314,23 @@ def regularization_loss(model: nnx.Module) -> jax.Array:
     Returns:
         A scalar, float32.
 
+    Raises:
+        ValueError: `nnx.bridge.ToNNX` does not tell the regularizers of a weight (`from_linen`
+            does), or no call recorded an activity loss.
+
     Example:
         >>> layer = SeparableConv1D(3, 5, 4, bias_regularizer="l2", rngs=nnx.Rngs(0))
         >>> float(regularization_loss(layer))
         0.0
     """
+    _check_activity_recorded(model)
     total = jnp.zeros(())
-    for path, variable in nnx.iter_graph(model):
-        if isinstance(variable, ActivityLoss):
+    for path, variable, said in what_is_said(model):
+        if isinstance(variable, ActivityLoss) and path[-1] in _ACTIVITY:
             total += jnp.sum(variable[...])
             variable[...] = jnp.zeros_like(variable[...])
-        elif isinstance(variable, nnx.Variable):
-            regularizer = variable.get_metadata().get("regularizer")
-            if regularizer is not None:
-                total += _stacked_loss(str(path[-1]), regularizer, variable)
+        elif said.get("regularizer") is not None:
+            total += scalar_loss(str(path[-1]), said["regularizer"](variable[...]))
     return total.astype(jnp.float32)
 
 
@@ -325,35 +347,73 @@ def constraints_of(model: nnx.Module, wrt: Filter = nnx.Param) -> Any:
         A tree shaped like `nnx.state(model, wrt)` with a constraint or None for each variable, for
         `keep_params_constrained`.
 
+    Raises:
+        ValueError: `nnx.bridge.ToNNX` does not tell the constraints of a weight: `from_linen` does.
+
     Example:
         >>> layer = SeparableConv1D(3, 5, 4, bias_constraint="non_neg", rngs=nnx.Rngs(0))
         >>> constraints_of(layer)["bias"]
         NonNeg()
     """
-
-    def constraint_of(variable: nnx.Variable[Any]) -> Constraint | None:
-        constraint = variable.get_metadata().get("constraint")
-        if constraint is not None:
-            for _ in range(_stacked_axes(variable)):
-                constraint = Stacked(constraint, 0)
-        return constraint
-
-    state = nnx.state(model, wrt)
-    return jax.tree.map(constraint_of, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    found = {path: said.get("constraint") for path, _, said in what_is_said(model)}
+    paths = (path for path, _ in nnx.to_flat_state(nnx.state(model, wrt)))
+    return nnx.from_flat_state((path, found.get(path)) for path in paths)
 
 
-def _stacked_axes(variable: nnx.Variable[Any]) -> int:
-    rank: int = variable.get_metadata().get("rank", variable.ndim)
-    stacked: int = variable.ndim - rank
-    return stacked
+def from_linen(module: linen.Module, *args: Any, rngs: nnx.Rngs, **kwargs: Any) -> nnx.bridge.ToNNX:
+    """Make an nnx module of a linen model, whose weights keep constraints and regularizers.
+
+    `nnx.bridge.ToNNX(module, rngs=rngs).lazy_init(*args, **kwargs)`, and what the layers inside say
+    of their weights is told to `constraints_of` and `regularization_loss`. (Of a model that is one
+    `flax_sepconv.SeparableConv1D` the bridge alone tells it too.)
+
+    Args:
+        module: any linen module.
+        *args: inputs, as for its `init`.
+        rngs: for its initializers, and for later calls.
+        **kwargs: further arguments, as for its `init`.
+
+    Example:
+        >>> from flax import linen as nn
+        >>> from flax_sepconv.linen import SeparableConv1D
+        >>> block = nn.Sequential([SeparableConv1D(5, 4, bias_constraint="non_neg"), nn.relu])
+        >>> model = from_linen(block, jnp.ones((2, 10, 3)), rngs=nnx.Rngs(0))
+        >>> constraints_of(model)["layers_0"]["bias"]
+        NonNeg()
+    """
+    keys = {name: jax.random.key(0) for name in ("params", *(name for name, _ in rngs.items()))}
+    boxed = boxed_variables(module, keys, *args, **kwargs)
+    bridge = nnx.bridge.ToNNX(module, rngs=rngs)
+    bridge.lazy_init(*args, **kwargs)
+    bridge.to_nnx__activity = tuple(  # type: ignore[attr-defined]
+        traverse_util.flatten_dict(boxed.pop("losses", {}))
+    )
+    said: dict[Any, Any] = {}
+    for variables in boxed.values():
+        said |= traverse_util.flatten_dict(variables)
+    for path, variable in nnx.iter_graph(bridge):
+        if isinstance(said.get(path), Weight):
+            constraint, regularizer = said[path].constraint, said[path].regularizer
+            variable.set_metadata(
+                constraint=constraint, regularizer=regularizer, rank=variable.ndim
+            )
+    return bridge
 
 
-def _stacked_loss(
-    name: str, regularizer: Callable[[jax.Array], Any], variable: nnx.Variable[Any]
-) -> jax.Array:
-    def loss(weight: jax.Array) -> jax.Array:
-        return scalar_loss(name, regularizer(weight))
-
-    for _ in range(_stacked_axes(variable)):
-        loss = jax.vmap(loss)
-    return jnp.sum(loss(variable[...]))
+def _check_activity_recorded(model: nnx.Module) -> None:
+    """Raise ValueError where an activity regularizer inside a bridge has recorded nothing."""
+    nodes = list(nnx.iter_graph(model))
+    paths = {path for path, _ in nodes}
+    for path, bridge in nodes:
+        if not isinstance(bridge, nnx.bridge.ToNNX):
+            continue
+        wanted = getattr(bridge, "to_nnx__activity", ())
+        regularizer = getattr(bridge.to_nnx__module, "activity_regularizer", None)
+        if isinstance(bridge.to_nnx__module, LinenLayer) and regularizer is not None:
+            wanted = (("activity",),)
+        for name in wanted:
+            if (*path, *name) not in paths:
+                raise ValueError(
+                    f"no call recorded the loss {'/'.join(map(str, (*path, *name)))}: call what "
+                    'nnx.bridge.ToNNX made with mutable=["losses"]'
+                )

@@ -181,7 +181,9 @@ def separable_conv1d(
             ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or "native". None
             takes what `select_implementation` says for where the program is lowered.
         precision: of the contractions on the matrix units; None is the platform's default.
-        preferred_element_type: dtype of the result; None is the operands' (promoted) dtype.
+        preferred_element_type: dtype of the result, and of all sums where it is wider than the
+            operands' (h is not rounded between the stages then, and float64 is computed in
+            float64); None is the operands' (promoted) dtype.
         initial_state: with "causal", what came before x, as an earlier call returned it; None is
             the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates
             them); with respect to a whole state of strides > 1, `jax.grad` needs `allow_int=True`.

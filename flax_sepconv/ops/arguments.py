@@ -104,12 +104,24 @@ def arrays_of(operands: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
     return {name: array.astype(dtype) for name, array in arrays.items()}
 
 
-def result_dtype(preferred: DTypeLike | None, default: DTypeLike) -> jnp.dtype:
-    """Resolve `preferred_element_type`."""
+def widened(
+    arrays: dict[str, jax.Array], preferred: DTypeLike | None
+) -> tuple[dict[str, jax.Array], jnp.dtype]:
+    """Convert operands so that sums have the type that is preferred, and return the result's type.
+
+    One stage sums 16 bits in float32 as it is. Between two, h would be rounded to the operands'
+    type: there it must be as wide as the sums.
+    """
+    dtype = arrays["x"].dtype
     if preferred is None:
-        return jnp.dtype(default)
+        return arrays, dtype
     check_dtype("preferred_element_type", preferred)
-    return jnp.dtype(preferred)
+    # As everywhere in JAX, without `jax_enable_x64` float64 is float32, with a warning.
+    result = jax.eval_shape(lambda: jnp.zeros((), preferred)).dtype
+    sums = jnp.promote_types(dtype, result)
+    if "pointwise_kernel" in arrays or sums.itemsize > 4:
+        arrays = {name: array.astype(sums) for name, array in arrays.items()}
+    return arrays, result
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,7 @@ def bind(
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
-    arrays = arrays_of(given)
+    arrays, dtype = widened(arrays_of(given), preferred_element_type)
     x, kernel = arrays["x"], arrays["depthwise_kernel"]
     rule = choice("padding", padding, PADDINGS)
     has_state = initial_state is not None or return_state
@@ -216,7 +228,7 @@ def bind(
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
     pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
-    dtype, bias = result_dtype(preferred_element_type, x.dtype), len(pointwise) == 2
+    bias = len(pointwise) == 2
     stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
     return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last)
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops.geometry import PaddingRule
-from flax_sepconv.ops.primitives import register_check, register_identity
+from flax_sepconv.ops.primitives import compiled, register_check, register_identity
 
 RULE = "lengths must be from 0 to the input length L={length}, got {lengths}"
 Array = jax.Array | np.ndarray
@@ -46,14 +46,16 @@ def resolve(lengths: ArrayLike, batch: tuple[int, ...], length: int) -> jax.Arra
     if isinstance(array, jax.core.Tracer) or jax.export.is_symbolic_dim(length):
         array = _checked_p.bind(array, length=length)
     elif getattr(array, "is_fully_addressable", True):
-        values = np.asarray(array)
+        values = jax.device_get(array)
         if ((values < 0) | (values > length)).any():
             raise ValueError(RULE.format(length=length, lengths=values))
+        array = jax.device_put(array)
     if array.dtype != jnp.int32:
         array = possible(array, length).astype(jnp.int32)
     return jnp.reshape(array, -1)
 
 
+@compiled("length")
 def possible(lengths: Array, length: int) -> jax.Array:
     """Return the nearest lengths that sequences in L steps can have."""
     symbolic = jax.export.is_symbolic_dim(length)
@@ -71,11 +73,12 @@ def check_length(length: Any) -> Any:
     ):
         given = f"dtype {dtype}" if is_array else repr(length)
         raise TypeError(f"length must be an int or an array of integers, got {given}")
-    if not isinstance(length, jax.core.Tracer) and np.any(np.asarray(length) < 0):
+    if not isinstance(length, jax.core.Tracer) and np.any(jax.device_get(length) < 0):
         raise ValueError(f"length must not be negative, got {length}")
     return length
 
 
+@compiled("kernel_size", "stride", "dilation", "padding")
 def output_length(
     length: Count, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
 ) -> Count:

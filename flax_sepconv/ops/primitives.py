@@ -6,7 +6,7 @@ which release took one away.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax.interpreters import ad, batching, mlir, xla
 from jaxlib import xla_client
 
 Rule = Callable[..., Any]
+Call = TypeVar("Call", bound=Rule)
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -29,6 +30,8 @@ def register(
     batching.primitive_batchers[primitive] = batch
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
+    # `checkify.nan_checks` looks at the results, as it does at those of `lax` convolutions.
+    checkify.error_checks[primitive] = functools.partial(checkify.nan_error_check, primitive)
     # A lowering that is partitioned by a rule of its own must know the devices.
     dispatch.prim_requires_devices_during_lowering.add(primitive)
 
@@ -48,6 +51,31 @@ def fold(operand: jax.Array, mapped: int | None, size: int, axis: int = 0) -> ja
         moved = jnp.moveaxis(operand, mapped, axis)
     shape = moved.shape
     return moved.reshape(*shape[:axis], size * shape[axis + 1], *shape[axis + 2 :])
+
+
+def compiled(*static: str) -> Callable[[Call], Call]:
+    """Let a function be one program where it is called on arrays outside of any.
+
+    Its constants are part of the program then. Operation by operation each would be a transfer to
+    the device, which `jax.transfer_guard("disallow")` refuses.
+
+    Args:
+        static: the names of its arguments that are no arrays.
+    """
+
+    def decorate(function: Call) -> Call:
+        program = jax.jit(function, static_argnames=static)
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            leaves = jax.tree.leaves((arguments, named))
+            is_traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+            is_eager = any(isinstance(leaf, jax.Array) for leaf in leaves) and not is_traced
+            return (program if is_eager else function)(*arguments, **named)
+
+        return cast(Call, call)
+
+    return decorate
 
 
 def register_identity(primitive: Primitive) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.ops.primitives import compiled
 from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 
 
@@ -43,10 +43,7 @@ class StreamState(struct.PyTreeNode):
 
     def reset(self, where: ArrayLike) -> "StreamState":
         """Begin the streams anew of which `where`, (...,) bool, is True."""
-        where = resolve_reset(where, self.history.shape[:-2])
-        history = jnp.where(where[..., None, None], jnp.zeros((), self.dtype), self.history)
-        phase = None if self.phase is None else jnp.where(where, 0, self.phase)
-        return self.replace(history=history, phase=phase)
+        return _reset(self, resolve_reset(where, self.history.shape[:-2]))
 
     @property
     def arrays(self) -> dict[str, jax.Array]:
@@ -71,12 +68,23 @@ def zeros(
 ) -> StreamState:
     """Return the state of streams of which nothing has come; `last`: its channels are."""
     shape = (reach, channels) if last else (channels, reach)
-    history = jnp.zeros((*batch, *shape), dtype)
+    history = _zeros((*batch, *shape), jnp.dtype(dtype))
     if strides == 1:
         return StreamState(history)
     # Two arrays: none can be donated twice.
-    phase, steps = (jnp.zeros(batch, jnp.int32) for _ in range(2))
+    phase, steps = (_zeros(batch, jnp.dtype("int32")) for _ in range(2))
     return StreamState(history, phase, steps, strides)
+
+
+# Inline: traced it is what it would be by itself.
+_zeros = jax.jit(jnp.zeros, static_argnums=(0, 1), inline=True)
+
+
+@compiled()
+def _reset(state: StreamState, where: jax.Array) -> StreamState:
+    history = jnp.where(where[..., None, None], jnp.zeros((), state.dtype), state.history)
+    phase = None if state.phase is None else jnp.where(where, 0, state.phase)
+    return state.replace(history=history, phase=phase)
 
 
 def resolve_reset(reset: ArrayLike, batch: tuple[int, ...]) -> jax.Array:
@@ -129,9 +137,10 @@ def _waits_longer(phase: jax.Array | None, strides: int) -> bool:
     if phase is None or isinstance(phase, jax.core.Tracer):
         return False
     known = getattr(phase, "is_fully_addressable", True)
-    return bool(known and (np.asarray(phase) >= strides).any())
+    return bool(known and (jax.device_get(phase) >= strides).any())
 
 
+@compiled()
 def with_history(
     state: StreamState, x: jax.Array, lengths: jax.Array | None
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -161,6 +170,7 @@ def with_history(
     return joined, jnp.maximum((T if lengths is None else lengths) - phase, 0) + reach
 
 
+@compiled()
 def next_state(state: StreamState, x: jax.Array, lengths: jax.Array | None) -> StreamState:
     """Return the state behind a chunk; the arguments are those of `with_history`."""
     (_, reach, _), T, S = state.history.shape, x.shape[1], state.strides

@@ -172,6 +172,34 @@ def test_low_precision_max_norm_does_not_drift(dtype):
     np.testing.assert_array_equal(once, again)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("constraint", "slope"),
+    [
+        (MaxNorm(), 0),  # w |w| / 1e-7, next to zero
+        (UnitNorm(), 1e7),  # w / 1e-7
+        (MinMaxNorm(min_value=0.5, max_value=2, rate=0.25), 0.125e7),
+        (MinMaxNorm(), 0),
+        (NonNeg(), 1),
+    ],
+)
+def test_derivatives_at_zero_weights(constraint, slope, dtype):
+    """One group of weights is zero, one is not: its derivatives are those of quotients."""
+    w = jnp.asarray([[0.0, 3.0], [0.0, 4.0]], dtype)
+    gradient = jax.grad(lambda w: constraint(w).sum())(w)
+    gradient = np.asarray(gradient, np.float64)
+    np.testing.assert_allclose(gradient[:, 0], slope, rtol=1e-2)
+
+    with jax.enable_x64(True):
+        exact = np.asarray(w[:, 1], np.float64)
+        h = 1e-6 * np.eye(2)
+        rising, falling = (
+            np.array([np.asarray(constraint(jnp.asarray(exact + s * row))).sum() for row in h])
+            for s in (1, -1)
+        )
+    np.testing.assert_allclose(gradient[:, 1], (rising - falling) / 2e-6, rtol=2e-2, atol=2e-2)
+
+
 def test_max_norm_leaves_a_weight_on_the_bound():
     w = jnp.array([[2.0, 1.2], [0.0, 1.6]], jnp.bfloat16)
     w = w.at[:, 1].set(jnp.array([0.0, -2.0], jnp.bfloat16))

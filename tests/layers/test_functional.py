@@ -105,7 +105,7 @@ def test_shared_weights_under_other_settings(reuse):
     # The weight's regularizer and constraint are those of the call that made it; activities add up.
     kernel = weights["params"]["depthwise_kernel"]
     losses = recorded["losses"]["conv"]
-    np.testing.assert_allclose(losses["depthwise_kernel"], 0.01 * (kernel**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(losses["depthwise_kernel_loss"], 0.01 * (kernel**2).sum(), rtol=1e-5)
     activity = 0.01 * (jnp.abs(a).sum() + jnp.abs(b).sum()) / 2
     np.testing.assert_allclose(losses["activity"], activity, rtol=1e-5)
     assert fsc.constraints_of(shared, KEY, X)["conv"]["depthwise_kernel"] is None

@@ -112,9 +112,9 @@ def test_losses_are_recorded_at_each_call_and_not_in_init():
     y, recorded = layer.apply(variables, X, mutable=["losses"])
     w = variables["params"]
     expected = {
-        "depthwise_kernel": 0.01 * (w["depthwise_kernel"] ** 2).sum(),
-        "pointwise_kernel": jnp.abs(w["pointwise_kernel"]).max(),
-        "bias": 2.5,
+        "depthwise_kernel_loss": 0.01 * (w["depthwise_kernel"] ** 2).sum(),
+        "pointwise_kernel_loss": jnp.abs(w["pointwise_kernel"]).max(),
+        "bias_loss": 2.5,
         "activity": 0.1 * jnp.abs(y).sum() / 2,
     }
     assert set(recorded["losses"]) == set(expected)
@@ -140,7 +140,7 @@ def test_a_layer_called_twice_records_its_weights_once():
     (a, b), recorded = model.apply(variables, X, mutable=["losses"])
     losses = recorded["losses"]["SeparableConv1D_0"]
     kernel = variables["params"]["SeparableConv1D_0"]["pointwise_kernel"]
-    np.testing.assert_allclose(losses["pointwise_kernel"], 0.01 * (kernel**2).sum(), rtol=1e-5)
+    np.testing.assert_allclose(losses["pointwise_kernel_loss"], 0.01 * (kernel**2).sum(), rtol=1e-5)
     activity = 0.01 * ((a**2).sum() + (b**2).sum()) / 2
     np.testing.assert_allclose(losses["activity"], activity, rtol=1e-5)
 
@@ -168,7 +168,7 @@ def test_not_trainable():
     np.testing.assert_array_equal(layer.apply(variables, X), y)
     # TF1 regularizes what it does not train; nothing is left to constrain.
     _, recorded = layer.apply(variables, X, mutable=["losses"])
-    assert set(recorded["losses"]) == {"depthwise_kernel"}
+    assert set(recorded["losses"]) == {"depthwise_kernel_loss"}
     assert fsc.constraints_of(layer, KEY, X) == {}
 
 
@@ -262,7 +262,7 @@ def test_scan_over_layers_runs_and_records():
     kernels = variables["params"][name]["depthwise_kernel"]
     assert kernels.shape == (6, 4, 3, 1)
     y, recorded = model.apply(variables, X, mutable=["losses"])
-    assert recorded["losses"][name]["depthwise_kernel"].shape == (6,)
+    assert recorded["losses"][name]["depthwise_kernel_loss"].shape == (6,)
     np.testing.assert_allclose(
         fsc.regularization_loss(recorded), 0.01 * (kernels**2).sum(), rtol=1e-5
     )
@@ -304,3 +304,15 @@ def test_tabulate_shows_the_layer():
     table = fsc.SeparableConv1D(5, 4, name="conv").tabulate(KEY, X)
     assert "SeparableConv1D" in table
     assert f"Total Parameters: {4 * 3 + 3 * 5 + 5}" in table
+
+
+def test_intermediates_are_outputs_of_layers():
+    layer = fsc.SeparableConv1D(5, 4, trainable=False)
+    y, recorded = layer.apply(layer.init(KEY, X), X, capture_intermediates=True)
+    assert list(recorded["intermediates"]) == ["__call__"]
+    np.testing.assert_array_equal(recorded["intermediates"]["__call__"][0], y)
+
+
+def test_the_package_lists_its_public_names():
+    assert dir(fsc) == sorted(fsc.__all__)
+    assert fsc.linen.SeparableConv1D is fsc.SeparableConv1D  # The modules are there all the same.

@@ -102,7 +102,7 @@ def tensorflow_says(*calls: Call) -> dict[str, Any]:
         for loss in v1.get_collection(v1.GraphKeys.REGULARIZATION_LOSSES):
             # "conv/bias/Regularizer/mul", "conv/ActivityRegularizer/truediv", "conv_1/Activity..."
             layer, what = loss.op.name.split("/")[:2]
-            what = "activity" if what == "ActivityRegularizer" else what
+            what = "activity" if what == "ActivityRegularizer" else f"{what}_loss"
             name = f"{layer.removesuffix('_1').removesuffix('_2')}/{what}"
             assert name not in losses or what == "activity"
             losses[name] = losses.get(name, 0) + loss

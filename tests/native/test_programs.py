@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_sepconv as fsc
 from flax_sepconv import ops
 from flax_sepconv.ops import native
 from flax_sepconv.ops.native import library
@@ -149,3 +151,47 @@ def test_no_second_compilation(arrays, jit, caplog):
         caplog.clear()
         step(*(2 * array for array in arrays))
         assert "Compiling" not in caplog.text
+
+
+@needs_library
+@pytest.mark.parametrize("bias", [True, False])
+def test_lowered_programs_count_the_flops_of_calls(arrays, bias, monkeypatch):
+    """As many as there are products and sums; the compiled program is that without a count."""
+    operands = arrays if bias else arrays[:3]
+
+    def lower(f, *operands):
+        def both(*operands):
+            y, vjp = jax.vjp(functools.partial(f, implementation="native"), *operands)
+            return y, vjp(y)
+
+        return jax.jit(both).lower(*operands)
+
+    def flops(*given):
+        return lower(*given).cost_analysis()["flops"]
+
+    def instructions(program):
+        lines = program.compile().as_text().split("ENTRY")[1].splitlines()
+        return [line.split(" = ")[-1].split("(")[0] for line in lines]
+
+    steps = CASE.B * (CASE.L - CASE.K + 1)
+    depthwise, pointwise = (2 * steps * CASE.C * CASE.M * n for n in (CASE.K, F))
+    half = [jnp.asarray(a, jnp.bfloat16) for a in arrays[:2]]
+    assert flops(ops.depthwise_conv1d, *half) == 3 * depthwise
+    # The backward pass makes the depthwise output again.
+    total = 4 * depthwise + 3 * pointwise + bias * 2 * steps * F
+    told = lower(ops.separable_conv1d, *operands)
+    assert told.cost_analysis()["flops"] == total
+    monkeypatch.setattr("flax_sepconv.ops.lowerings.native.counted", lambda operand, *_: operand)
+    plain = lower(ops.separable_conv1d, *operands)
+    assert plain.cost_analysis()["flops"] < total / 2
+    assert instructions(told) == instructions(plain)
+
+
+@needs_library
+def test_tables_of_flax_count_flops():
+    x = jnp.ones((2, 10, 3))
+    options = {"compute_flops": True, "console_kwargs": {"width": 200, "no_color": True}}
+    linen = fsc.SeparableConv1D(5, 4).tabulate(jax.random.key(0), x, **options)
+    model = nnx.tabulate(fsc.nnx.SeparableConv1D(3, 5, 4, rngs=nnx.Rngs(0)), x, **options)
+    for table in (linen, model):
+        assert " 826 " in table  # 2 * 2 * 7 * 3 * (4 + 5) + 2 * 7 * 5

@@ -130,41 +130,45 @@ def test_depthwise_stage_rounds_once(dtype, lowering):
     assert (np.abs(np.asarray(h, np.float64) - exact) <= rounding + accumulation).all()
 
 
+def close(actual, wanted, tolerance):
+    """Compare with what float64 gives, relative to the largest."""
+    error = np.abs(np.asarray(actual, np.float64) - wanted).max()
+    assert error <= tolerance * np.abs(wanted).max()
+
+
 @every_lowering
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
-@pytest.mark.parametrize("preferred", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("preferred", ["float64", "float32", "bfloat16"])
 def test_preferred_element_type(dtype, preferred, lowering):
-    x, k, p, bias = (jnp.asarray(a, dtype) for a in weights(CASE))
-    f = functools.partial(
-        ops.separable_conv1d,
-        implementation=lowering,
-        preferred_element_type=preferred,
-        **CASE.settings,
-    )
-    y, vjp = jax.vjp(f, x, k, p, bias)
-    assert y.dtype == preferred
-    expected = oracle.separable(
-        *(np.asarray(a, np.float64) for a in (x, k, p, bias)), **CASE.oracle
-    )
-    scale = np.abs(expected).max()
-    tolerance = 2 * max(ulp(dtype), ulp(preferred)) * scale
-    np.testing.assert_allclose(np.asarray(y, np.float64), expected, atol=tolerance)
-    # Gradients take the operands' dtype, and no other; so does the first stage alone.
-    assert [g.dtype for g in vjp(y)] == [jnp.dtype(dtype)] * 4
-    first = functools.partial(
-        ops.depthwise_conv1d,
-        implementation=lowering,
-        preferred_element_type=preferred,
-        **CASE.settings,
-    )
-    h, vjp = jax.vjp(first, x, k)
-    assert h.dtype == preferred
-    dx, dk = vjp(jnp.ones_like(h))
-    assert (dx.dtype, dk.dtype) == (dtype, dtype)
-    by_hand = oracle.depthwise_vjp(x, k, np.ones(h.shape), **CASE.oracle)
-    for actual, gradient in zip((dx, dk), by_hand, strict=True):
-        atol = ulp(dtype) * max(np.abs(gradient).max(), 1)
-        np.testing.assert_allclose(np.asarray(actual, np.float64), gradient, atol=atol)
+    """It is the type of the sums: where it is wider nothing is rounded to the operands' type."""
+    with jax.enable_x64(preferred == "float64"):
+        arrays = [jnp.asarray(a, dtype) for a in weights(CASE)]
+        f, first = (
+            functools.partial(
+                operation,
+                implementation=lowering,
+                preferred_element_type=preferred,
+                **CASE.settings,
+            )
+            for operation in (ops.separable_conv1d, ops.depthwise_conv1d)
+        )
+        exact = [np.asarray(a, np.float64) for a in arrays]
+        expected = oracle.separable(*exact, **CASE.oracle)
+        h = oracle.depthwise(*exact[:2], **CASE.oracle)
+        x, k, p, _ = exact
+        for operation, operands, wanted, gradient_of in (
+            (f, arrays, expected, functools.partial(oracle.separable_vjp, x, k, p)),
+            (first, arrays[:2], h, functools.partial(oracle.depthwise_vjp, x, k)),
+        ):
+            y, vjp = jax.vjp(operation, *operands)
+            assert y.dtype == preferred
+            close(y, wanted, 8 * ulp(preferred))
+            # Gradients take the operands' dtype; from wider sums they are rounded to it once.
+            cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), preferred)
+            gradients = gradient_of(np.asarray(cotangent, np.float64), **CASE.oracle)
+            for actual, gradient in zip(vjp(cotangent), gradients, strict=True):
+                assert actual.dtype == dtype
+                close(actual, gradient, (0.51 if ulp(preferred) < ulp(dtype) else 4) * ulp(dtype))
 
 
 @pytest.mark.parametrize("precision", ["highest", jax.lax.Precision.DEFAULT, ("high", "default")])

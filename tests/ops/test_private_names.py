@@ -16,6 +16,7 @@ NAMES = [
     ("jax", "jax._src.checkify", "FailedCheckError"),
     ("jax", "jax._src.checkify", "error_checks"),
     ("jax", "jax._src.checkify", "get_traceback"),
+    ("jax", "jax._src.checkify", "nan_error_check"),
     ("jax", "jax._src.dispatch", "prim_requires_devices_during_lowering"),
     ("jaxlib", "jaxlib.xla_client", "_xla.register_custom_call_target"),
     ("jaxlib", "jaxlib.xla_client", "CustomCallTargetTraits.DEFAULT"),

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from flax_sepconv.ops import native
-from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.context import UNKNOWN, Context
 from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
 from flax_sepconv.ops.limits import Limit
 from flax_sepconv.ops.lowerings.lowering import Lowering
+from flax_sepconv.ops.native.cost import counted
 from flax_sepconv.ops.partitioning import partitioned, result_type, whole_type
 
 # Operands' and result's; others are converted.
@@ -52,7 +53,11 @@ class Native(Lowering):
             return called
 
         divided = partitioned(task.name, call, task.multiplier, task.limits)
-        return divided(a.astype(common), b.astype(common), *limits).astype(task.dtype)
+        a, b = a.astype(common), b.astype(common)
+        lanes = b.shape[2] if task.result == "k" else b.shape[1] * b.shape[2]
+        products = a.shape[0] * task.geometry.output_length, task.geometry.kernel_size, lanes
+        b = counted(b, task.context, products)
+        return divided(a, b, *limits).astype(task.dtype)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether `separable` is for operands and results of these types."""
@@ -62,6 +67,10 @@ class Native(Lowering):
     def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute the output, or the gradients of w and the bias, which is empty without one."""
         x, kernel, *rest = operands
+        steps, filters = x.shape[0] * stages.geometry.output_length, rest[0].shape[-1]
+        products = steps, kernel.shape[1] * kernel.shape[2], kernel.shape[0] + filters
+        # Both stages are for programs that nobody divides.
+        kernel = counted(kernel, UNKNOWN, products, steps * filters if stages.bias else 0)
         last = rest[-1:] if stages.limits != "whole" else []
         geometry, dtype = stages.geometry, stages.dtype
         if stages.result == "y":
