@@ -56,7 +56,7 @@ def is_one(path: pathlib.Path) -> bool:
 
 
 def _there(path: pathlib.Path) -> bool:
-    """Tell whether there is a file, of whatever kind: who reads it refuses what is no regular one."""
+    """Tell whether there is a file of any kind; who reads it refuses what is no regular one."""
     return path.exists() and not path.is_dir()
 
 
