@@ -239,7 +239,7 @@ class SeparableConv1D(nn.Module):
         weights, losses = {}, {}
         for name, shape, initializer, regularizer, _ in arguments.parameters(channels):
             weights[name] = self._weight(name, initializer, shape)
-            if regularizer is not None:
+            if regularizer is not None and self.is_mutable_collection("losses"):
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
         arguments.check_call(self.decode, reset, initial_state, return_state)

@@ -86,6 +86,14 @@ def check_dtype(name: str, dtype: DTypeLike) -> None:
         raise TypeError(f"{name} must be of dtype {', '.join(DTYPES)}, got {jnp.dtype(dtype)}")
 
 
+def kernel_shape(kernel: Any, channels: int) -> tuple[int, ...]:
+    """Return the shape of a depthwise kernel; what a tool keeps of one has a convolution's."""
+    shape: tuple[int, ...] = kernel.shape
+    if isinstance(kernel, jax.Array) or len(shape) != 3 or shape[1] != 1 or shape[2] % channels:
+        return shape
+    return (shape[0], channels, shape[2] // channels)
+
+
 def check_kernel(shape: tuple[int, ...], channels: int) -> None:
     """Raise ValueError unless it is the shape of a depthwise kernel for C channels."""
     if len(shape) != 3 or shape[1] != channels or 0 in shape:
@@ -96,12 +104,19 @@ def check_kernel(shape: tuple[int, ...], channels: int) -> None:
 
 
 def arrays_of(operands: Mapping[str, ArrayLike]) -> dict[str, jax.Array]:
-    """Check the operands' dtypes, and convert them to their common one."""
+    """Check the operands' dtypes, and convert them to their common one.
+
+    What a tool put in an array's place stays as it is: only the tool knows how to convert it.
+    """
     arrays = {name: jnp.asarray(operand) for name, operand in operands.items()}
     for name, array in arrays.items():
         check_dtype(name, array.dtype)
-    dtype = jnp.result_type(*arrays.values())
-    return {name: array.astype(dtype) for name, array in arrays.items()}
+    known = [array for array in arrays.values() if isinstance(array, jax.Array)]
+    dtype = jnp.result_type(*known)
+    return {
+        name: array.astype(dtype) if isinstance(array, jax.Array) else array
+        for name, array in arrays.items()
+    }
 
 
 def widened(
@@ -131,7 +146,7 @@ class Call:
     Attributes:
         x: (B, L, C), all batch dimensions in one.
         kernel: (K, C, M).
-        pointwise: nothing; or w (C*M, F), and the bias (F,) where there is one.
+        pointwise: nothing; or w (1, C*M, F), and the bias (F,) where there is one.
         limits: what limits the rows, if they are.
         stages: what is to be computed of these.
         state: behind x, laid out as the caller's arrays are; None without one before or behind.
@@ -191,12 +206,13 @@ def bind(
         raise ValueError(f"padding must be 'causal' where there is a state, got {padding!r}")
     if has_state and segment_ids is not None:
         raise ValueError("segment_ids and the state of a stream do not go together")
-    check_kernel(kernel.shape, channels_of("x", x, data_format))
+    channels = channels_of("x", x, data_format)
+    check_kernel(kernel_shape(kernel, channels), channels)
     check_implementation(implementation)
     S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
     is_last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
     steps = x if is_last else x.swapaxes(-1, -2)
-    batch, (length, channels) = x.shape[:-2], steps.shape[-2:]
+    batch, length = x.shape[:-2], steps.shape[-2]
     rows = steps.reshape(math.prod(batch), length, channels)
     if has_state and length == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
@@ -234,7 +250,7 @@ def bind(
 
 
 def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
-    """Check the operands of the pointwise stage, and return w (C*M, F) and the bias (F,)."""
+    """Check the operands of the pointwise stage, and return w (1, C*M, F) and the bias (F,)."""
     if "pointwise_kernel" not in arrays:
         return ()
     shape = arrays["pointwise_kernel"].shape
@@ -242,7 +258,7 @@ def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, 
         raise ValueError(
             f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {shape}"
         )
-    weights = arrays["pointwise_kernel"][0]
+    weights = arrays["pointwise_kernel"]
     if "bias" not in arrays:
         return (weights,)
     if arrays["bias"].shape != shape[2:]:

@@ -36,20 +36,25 @@ from flax_sepconv.ops.limits import (
 from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.primitives import fold, register, register_lowering
-from flax_sepconv.ops.selection import choose
+from flax_sepconv.ops.selection import choose, traced
 from flax_sepconv.ops.sharding import reshard_to, vary_alike
 
 depthwise_p = Primitive("depthwise_conv1d")
 
 
 def depthwise(
-    x: jax.Array, kernel: jax.Array, limits: Sequence[jax.Array], contraction: Contraction
+    x: jax.Array, kernel: Any, limits: Sequence[jax.Array], contraction: Contraction
 ) -> jax.Array:
     """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M).
 
     Low-precision operands are accumulated in float32, here and in every derivative.
     """
-    return _apply(contraction, x, kernel, *limits)
+    lowering = traced(contraction.implementation, x, kernel)
+    if lowering is None:
+        return _apply(contraction, x, kernel, *limits)
+    if contraction.limits == "whole":
+        return lowering.traced(contraction, x, kernel)
+    return _between_masks(lowering.traced, contraction, x, kernel, *limits)
 
 
 def _compute(lowering: Lowering, contraction: Contraction, *operands: jax.Array) -> jax.Array:

@@ -9,6 +9,8 @@ import contextvars
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.lowerings import PORTABLE
 
@@ -27,6 +29,9 @@ class _Export(NamedTuple):
 
 
 _export: contextvars.ContextVar[_Export | None] = contextvars.ContextVar("export", default=None)
+# The name that all layers are to take. JAX traces anew where it differs: what is traced as XLA's own
+# operations cannot be replaced when it is lowered.
+_wanted = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
@@ -39,9 +44,15 @@ def portable(implementation: str | None = None) -> Iterator[set[Replaced]]:
     export = _Export(implementation, set())
     token = _export.set(export)
     try:
-        yield export.replaced
+        with _wanted(implementation):
+            yield export.replaced
     finally:
         _export.reset(token)
+
+
+def is_unwanted(implementation: str) -> bool:
+    """Tell whether a program is traced for an export in which another lowering takes this one's place."""
+    return _wanted.value not in (None, implementation)
 
 
 def resolve_name(

@@ -7,6 +7,7 @@ sees both, once for both).
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,10 +49,10 @@ def compose(stages: Stages, *operands: jax.Array, platform: str | None = None) -
 
 
 def hidden(
-    stages: Stages, x: jax.Array, kernel: jax.Array, limits: tuple[jax.Array, ...]
+    stages: Stages, x: jax.Array, kernel: Any, limits: tuple[jax.Array, ...]
 ) -> jax.Array:
     """Compute the depthwise stage of both."""
-    dtype = jnp.result_type(x, kernel)
+    dtype = jnp.promote_types(x.dtype, kernel.dtype)
     return depthwise(x, kernel, limits, stages.first_stage(kernel.shape[2], dtype, dtype))
 
 
@@ -105,14 +106,19 @@ def _gradients_in_one(stages: Stages, h: jax.Array, y: jax.Array) -> list[jax.Ar
     return [both[:-1], both[-1]]
 
 
-def contract(stages: Stages, h: jax.Array, *rest: jax.Array) -> list[jax.Array]:
-    """Contract h with the weights over channels, or with the cotangent over batch and steps."""
+def contract(stages: Stages, h: jax.Array, *rest: Any) -> list[jax.Array]:
+    """Contract h with the weights over channels, or with the cotangent over batch and steps.
+
+    The weights are (C*M, F), or, for tools that want them as they are kept, (1, C*M, F).
+    """
     bias, dtype = stages.bias, stages.dtype
-    operand_dtype = jnp.result_type(h, rest[0])
+    operand_dtype = jnp.promote_types(h.dtype, rest[0].dtype)
     accumulator = jnp.promote_types(operand_dtype, jnp.float32)
-    axes = ((2,), (0,)) if stages.result == "y" else ((0, 1), (0, 1))
+    axes = ((2,), (rest[0].ndim - 2,)) if stages.result == "y" else ((0, 1), (0, 1))
     # Where types tell how arrays are divided, a sum over what is divided must say what it becomes.
-    mesh = mesh_of(h, rest[0]) if stages.result == "w" else None
+    sharding = None
+    if stages.result == "w":
+        sharding = sharding_on(mesh_of(h, rest[0]), axes_of(h, 2), axes_of(rest[0], 2))
     sums_on = stages.result == "y" and bias
     contracted = lax.dot_general(
         h,
@@ -121,9 +127,10 @@ def contract(stages: Stages, h: jax.Array, *rest: jax.Array) -> list[jax.Array]:
         precision=stages.precision,
         # Sums are made in float32 either way; what is asked for is when to round them.
         preferred_element_type=accumulator if sums_on else jnp.promote_types(operand_dtype, dtype),
-        out_sharding=sharding_on(mesh, axes_of(h, 2), axes_of(rest[0], 2)),
+        out_sharding=sharding,
     )
     if stages.result == "y":
+        contracted = contracted if contracted.ndim == 3 else lax.squeeze(contracted, (2,))
         return [(contracted + rest[1].astype(accumulator) if bias else contracted).astype(dtype)]
     gradients = [contracted.astype(dtype)]
     if bias:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from flax_sepconv.ops import native
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
-from flax_sepconv.ops.exporting import Replaced, resolve_name
+from flax_sepconv.ops.exporting import Replaced, is_unwanted, resolve_name
 from flax_sepconv.ops.limits import has_known_padding
 from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
+from flax_sepconv.ops.sharding import may_be_divided
 
 CPU_REASON = (
     "on CPU the native kernels were measured fastest, for every contraction and kernel size tried"
@@ -103,6 +104,19 @@ def choose(contraction: Contraction) -> Lowering:
     if contraction.implementation is not None and replaced is not None:
         replaced.add(Replaced(contraction.implementation, context.platform, name))
     return LOWERINGS[name]
+
+
+def traced(implementation: str | None, *operands: Any) -> Lowering | None:
+    """Return the named lowering if it is to be traced as it is, or None: the primitive is.
+
+    On a mesh the primitive is, because XLA sums the kernel gradient of a convolution too often
+    there (`Summation`), and what JAX derives cannot know.
+    """
+    if implementation is None or not LOWERINGS[implementation].is_traced:
+        return None
+    if is_unwanted(implementation) or may_be_divided(*operands):
+        return None
+    return LOWERINGS[implementation]
 
 
 def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) -> Lowering | None:

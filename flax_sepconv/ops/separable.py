@@ -28,7 +28,7 @@ from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.reference import compose, contract, hidden, masked, tangent
-from flax_sepconv.ops.selection import choose_for_both
+from flax_sepconv.ops.selection import choose_for_both, traced
 from flax_sepconv.ops.sharding import reshard_to, vary_alike
 
 separable_p = Primitive("separable_conv1d")
@@ -39,12 +39,14 @@ tangent_p.multiple_results = True
 
 def separable(
     x: jax.Array,
-    kernel: jax.Array,
-    pointwise: Sequence[jax.Array],
+    kernel: Any,
+    pointwise: Sequence[Any],
     limits: Sequence[jax.Array],
     stages: Stages,
 ) -> jax.Array:
-    """Filter, then contract: (B, L, C), (K, C, M), (C*M, F), (F,) -> (B, output_length, F)."""
+    """Filter, then contract: (B, L, C), (K, C, M), (1, C*M, F), (F,) -> (B, output_length, F)."""
+    if traced(stages.implementation, x, kernel) is None:
+        pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
     if named is not None and not named.stages:
         # What is asked for by name and has no way to compute both together stays two operations.

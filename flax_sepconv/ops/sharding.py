@@ -20,6 +20,15 @@ def mesh_of(*arrays: Any) -> AbstractMesh | None:
     return None
 
 
+def may_be_divided(*arrays: Any) -> bool:
+    """Tell whether a mesh of several devices, or of explicit axes, is set or in arrays' types."""
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array)]
+    return any(
+        mesh.size > 1 or AxisType.Explicit in mesh.axis_types
+        for mesh in (jax.sharding.get_abstract_mesh(), *meshes)
+    )
+
+
 def axes_of(array: Any, dimension: int) -> Any:
     """Return the mesh axes that divide a dimension, as an entry of a `PartitionSpec`."""
     spec = jax.typeof(array).sharding.spec

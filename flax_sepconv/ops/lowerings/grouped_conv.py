@@ -2,10 +2,15 @@
 
 `lax.conv_general_dilated` with `feature_group_count=C`; legal on every platform and for every
 shape. The gradients are written as convolutions of their own, so that they too are single calls.
+Where it is named the output is traced as this one convolution, and JAX differentiates it, by
+convolutions of the same forms.
+
 XLA sums 16-bit convolutions in float32 whatever type is asked for; asking for float32 where 16 bits
 are wanted makes it convert the operands first.
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -25,26 +30,29 @@ class GroupedConv(Lowering):
     """One convolution for each contraction."""
 
     is_portable = True
+    is_traced = True
 
     def output(self, task: Contraction, x: Array, kernel: Array, *limits: Array) -> Array:
         """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
-        (K, C, M), geometry = kernel.shape, task.geometry
+        K, C, M = kernel.shape
         sharding = result_sharding("output", x, kernel)
         x, kernel = _operands(x, kernel, task)
         divided = sharding_on(mesh_of(x, kernel), None, None, axes_of(kernel, 1))
-        out = lax.conv_general_dilated(
-            x,
-            lax.reshape(kernel, (K, 1, C * M), out_sharding=divided),
-            window_strides=(geometry.stride,),
-            padding=[(geometry.pad_low, geometry.pad_high)],
-            rhs_dilation=(geometry.dilation,),
-            dimension_numbers=("NHC", "HIO", "NHC"),
-            feature_group_count=C,
-            precision=task.precision,
-            preferred_element_type=jnp.promote_types(x.dtype, task.dtype),
-            out_sharding=sharding,
-        )
-        return out.astype(task.dtype)
+        folded = lax.reshape(kernel, (K, 1, C * M), out_sharding=divided)
+        return _convolve(task, x, folded, "HIO", sharding)
+
+    def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:
+        """Filter every channel; with one multiplier the kernel itself is the convolution's."""
+        x, kernel = _operands(x, kernel, task)
+        unread = max(-task.geometry.pad_high, 0)
+        if unread:  # Converters take no negative padding.
+            read = x.shape[1] - unread
+            x = lax.slice_in_dim(x, 0, read, axis=1)
+            task = replace(task, geometry=replace(task.geometry, length=read))
+        if kernel.shape[1:] == (x.shape[2], 1):
+            return _convolve(task, x, kernel, "HOI")
+        K, *lanes = kernel.shape
+        return _convolve(task, x, kernel.reshape(K, 1, math.prod(lanes)), "HIO")
 
     def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
         """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
@@ -81,6 +89,26 @@ class GroupedConv(Lowering):
         gradient = _correlate(x, y, C, task, task.dtype, lanes)
         shape = (task.geometry.kernel_size, C, task.multiplier)
         return lax.reshape(gradient, shape, out_sharding=sharding).astype(task.dtype)
+
+
+def _convolve(
+    task: Contraction, x: Array, kernel: Any, axes: str, sharding: NamedSharding | None = None
+) -> Array:
+    """Filter every channel with a kernel whose axes are taps (H), one (I) and outputs (O)."""
+    geometry = task.geometry
+    out: Array = lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(geometry.stride,),
+        padding=((geometry.pad_low, geometry.pad_high),),
+        rhs_dilation=(geometry.dilation,),
+        dimension_numbers=("NHC", axes, "NHC"),
+        feature_group_count=x.shape[2],
+        precision=task.precision,
+        preferred_element_type=jnp.promote_types(x.dtype, task.dtype),
+        out_sharding=sharding,
+    )
+    return out.astype(task.dtype)
 
 
 def _by_example(mesh: AbstractMesh, x: Array, y: Array, task: Contraction) -> Array:
@@ -141,12 +169,13 @@ def _correlate(
     )
 
 
-def _operands(a: Array, b: Array, task: Contraction) -> tuple[Array, Array]:
+def _operands(a: Array, b: Any, task: Contraction) -> tuple[Array, Any]:
     """Convert to the common dtype: XLA's convolutions take no mixed operands.
 
     On GPUs also to 32 bits: 1-D convolutions of fewer are reported to fail (jax-ml/jax#37922).
+    While JAX traces, the platform is taken to be the process' own.
     """
     dtype = task.operand_dtype
-    if task.context.platform in ("cuda", "rocm"):
+    if (task.context.platform or jax.default_backend()) in ("cuda", "rocm", "gpu"):
         dtype = jnp.promote_types(dtype, jnp.float32)
-    return a.astype(dtype), b.astype(dtype)
+    return a.astype(dtype), b.astype(dtype) if isinstance(b, Array) else b

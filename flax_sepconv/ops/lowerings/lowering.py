@@ -14,17 +14,20 @@ class Lowering:
     """A way to compute the three contractions of the depthwise stage, and what it is for.
 
     A lowering has the three methods of contractions, or `contract` alone; or it computes both
-    stages together, or both.
+    stages together, or both. One that `is_traced` has the method `traced` too.
 
     Attributes:
         limits: those that it knows itself. With "lengths" that it does not know it is given masked,
             whole rows, and what it returns is masked; "segments" are left to others.
         is_portable: whether it is made of XLA's operations alone, which every process can run.
+        is_traced: whether, where it is named, what it does stands in the program that JAX traces, in
+            XLA's own operations, for tools that look for these; then JAX differentiates them.
         stages: the results of both stages that `separable` computes, under the same limits.
     """
 
     limits: frozenset[Limit] = frozenset({"whole"})
     is_portable: bool = False
+    is_traced: bool = False
     stages: frozenset[StagesResult] = frozenset()
 
     def declines(self, context: Context) -> str | None:
@@ -33,6 +36,14 @@ class Lowering:
 
     def output(self, task: Contraction, x: Array, kernel: Array, *limits: Array) -> Array:
         """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+        raise NotImplementedError
+
+    def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:
+        """Filter every channel of whole rows, while JAX traces.
+
+        The kernel may be what a tool put in its place: with `shape`, `dtype` and `reshape`, and
+        known to the functions of `lax` that the tool replaced. It may then be folded, (K, 1, C*M).
+        """
         raise NotImplementedError
 
     def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
