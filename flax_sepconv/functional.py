@@ -14,11 +14,13 @@ from flax_sepconv.keras import versions
 from flax_sepconv.linen import SeparableConv1D
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.spec import Identifier
 
 AUTO_REUSE = "auto"
 
 
+@names_arguments
 def separable_conv1d(
     inputs: ArrayLike,
     filters: int,

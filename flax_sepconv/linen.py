@@ -17,6 +17,7 @@ from flax_sepconv.initializers import Initializer
 from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 
 _ARGUMENTS = tuple(field.name for field in dataclasses.fields(Arguments))
@@ -59,6 +60,7 @@ class SeparableConv1D(nn.Module):
         param_dtype: of the weights.
         precision: of the contractions; None is the platform's default.
         implementation: the depthwise lowering by name; None takes the best one known.
+            "grouped_conv" is what tools that quantize or convert can look into.
         decode: whether the layer, which must be causal, is given its sequences in chunks (below).
         name: of the submodule; None numbers them: "SeparableConv1D_0", ...
 
@@ -117,6 +119,10 @@ class SeparableConv1D(nn.Module):
     precision: lax.PrecisionLike = None
     implementation: Implementation | None = None
     decode: bool = False
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls.__init__ = names_arguments(cls.__init__)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         # A wrong argument is an error where it is given.
@@ -282,6 +288,10 @@ class SeparableConv1D(nn.Module):
             return initializer(self.make_rng("params"), shape, self.param_dtype)
 
         return self.variable("non_trainable", name, initial).value
+
+
+# Flax has written the method.
+SeparableConv1D.__init__ = names_arguments(SeparableConv1D.__init__)  # type: ignore[method-assign]
 
 
 def regularization_loss(variables: Mapping[str, Any]) -> jax.Array:

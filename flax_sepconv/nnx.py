@@ -1,5 +1,6 @@
 """The layer as an nnx module, and what belongs to it: its losses and its constraints."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -17,6 +18,7 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.linen import SeparableConv1D as LinenLayer
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 from flax_sepconv.weights import Weight, boxed_variables, what_is_said
 
@@ -50,20 +52,50 @@ except ValueError:  # Another library's type is that already, and as good.
     ActivityLoss = nnx.variable_type_from_name("losses")  # type: ignore
 
 
-class SeparableConv1D(nnx.Module):
-    """Filter every channel on its own, then mix the channels.
+class _Signature:
+    """The signature of a class, which nnx hides behind a metaclass that takes anything."""
 
-    The arguments are those of `flax_sepconv.SeparableConv1D`, and the same weights give the same
-    numbers. Each weight carries its `constraint` and `regularizer` as metadata of its
-    `nnx.Variable`: `constraints_of` and `regularization_loss` read them.
+    def __get__(self, instance: Any, owner: type[Any]) -> inspect.Signature:
+        if instance is not None:  # That is asked for the method `__call__`.
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+class SeparableConv1D(nnx.Module):
+    """Filter every channel on its own, then mix the channels: Keras' SeparableConv1D in Flax.
+
+    h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
+    y[b, l, f] = activation(sum_j h[b, l, j] * pointwise_kernel[0, j, f] + bias[f])
+
+    The same weights give the same numbers as in the linen layer, `flax_sepconv.SeparableConv1D`.
+    Each weight carries its `constraint` and `regularizer` as metadata of its `nnx.Variable`:
+    `constraints_of` and `regularization_loss` read them.
 
     Args:
         in_features: C, input channels.
         filters: F, output channels.
         kernel_size: K, taps of the depthwise kernels.
-        strides, padding, data_format, dilation_rate, depth_multiplier, activation, use_bias,
-            *_initializer, *_regularizer, *_constraint, dtype, param_dtype, precision,
-            implementation: as for `flax_sepconv.SeparableConv1D`.
+        strides: S, input steps between output steps.
+        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right) or "causal", in any
+            case.
+        data_format: "channels_last", (..., L, C), or "channels_first", (..., C, L).
+        dilation_rate: D, input steps between taps; S and D may not both differ from 1.
+        depth_multiplier: M, depthwise filters per input channel.
+        activation: None, a Keras name or dict, or a callable.
+        use_bias: whether a bias is added after the pointwise stage.
+        depthwise_initializer, pointwise_initializer, bias_initializer: None (Glorot uniform for the
+            kernels, zeros for the bias), a Keras name or dict, or a callable (key, shape, dtype).
+        depthwise_regularizer, pointwise_regularizer, bias_regularizer: None, a Keras name or dict,
+            or a callable: weight -> scalar.
+        activity_regularizer: the same, of the output; its value is divided by the batch size.
+        depthwise_constraint, pointwise_constraint, bias_constraint: None, a Keras name or dict, or
+            a callable: weight -> weight.
+        dtype: of the computation; None promotes inputs and weights.
+        param_dtype: of the weights.
+        precision: of the contractions; None is the platform's default.
+        implementation: the depthwise lowering by name; None takes the best one known.
+            "grouped_conv" is what tools that quantize or convert can look into.
         trainable: whether the weights are `nnx.Param` or, invisible to optimizers, `NonTrainable`.
         decode: whether the layer, which must be causal, is given its sequences in chunks: each call
             takes the next one, of any size. Their states are `nnx.Cache` variables that
@@ -84,6 +116,9 @@ class SeparableConv1D(nnx.Module):
     Source: https://keras.io/api/layers/convolution_layers/separable_convolution1d/
     """
 
+    __signature__ = _Signature()
+
+    @names_arguments
     def __init__(
         self,
         in_features: int,
@@ -255,8 +290,15 @@ class SeparableConv1D(nnx.Module):
 
         Args:
             inputs: floating point.
-            lengths, segment_ids, reset, initial_state, return_state: as for
-                `flax_sepconv.SeparableConv1D`.
+            lengths: integers (...), one for each sequence of the batch, or None: all are whole.
+                The first `ops.output_length(length, ...)` steps are what the layer gives for the
+                sequence alone, and zeros follow.
+            segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
+                no tap reaches across a step at which they change.
+            reset: with `decode`, bool (...), which sequences begin anew with this chunk.
+            initial_state: of a causal layer without `decode`, what came before the inputs, as an
+                earlier call returned it; None is the beginning.
+            return_state: whether the state behind the inputs is returned too, in a pair.
         """
         channels = channels_of("inputs", inputs, self.arguments.data_format)
         if channels != self.in_features:

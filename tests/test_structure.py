@@ -16,13 +16,14 @@ PACKAGE = ROOT / "flax_sepconv"
 LAYERS = {
     "integers, and what JAX is asked": [
         "ops.geometry",
+        "ops.names",
         "ops.primitives",
         "ops.sharding",
         "ops.context",
     ],
     "kernels": ["ops.partitioning", "ops.native", "ops.triton", "ops.mosaic"],
     "sequences in rows": ["ops.lengths", "ops.masking", "ops.limits", "ops.contraction"],
-    "lowerings": ["ops.lowerings", "ops.exporting", "ops.selection"],
+    "lowerings": ["ops.interception", "ops.lowerings", "ops.exporting", "ops.selection"],
     "the operation": [
         "ops.depthwise",
         "ops.reference",

@@ -16,10 +16,12 @@ from flax_sepconv.ops.arguments import (
 )
 from flax_sepconv.ops.depthwise import depthwise
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.ops.separable import separable
 from flax_sepconv.ops.state import StreamState, resolve_reset
 
 
+@names_arguments
 def depthwise_conv1d(
     x: ArrayLike,
     depthwise_kernel: ArrayLike,
@@ -134,6 +136,7 @@ def separable_conv1d(
 ) -> jax.Array | tuple[jax.Array, StreamState]: ...
 
 
+@names_arguments
 def separable_conv1d(
     x: ArrayLike,
     depthwise_kernel: ArrayLike,
@@ -232,6 +235,7 @@ def separable_conv1d(
     return y, call.state
 
 
+@names_arguments
 def separable_conv1d_step(
     x: ArrayLike,
     state: StreamState | None,
@@ -307,6 +311,7 @@ def separable_conv1d_step(
     )
 
 
+@names_arguments
 def initial_state(
     x_shape: tuple[int, ...],
     depthwise_kernel_shape: tuple[int, ...],

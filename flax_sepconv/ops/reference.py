@@ -48,9 +48,7 @@ def compose(stages: Stages, *operands: jax.Array, platform: str | None = None) -
     return [masked(stages, y, limits) if stages.bias else y]
 
 
-def hidden(
-    stages: Stages, x: jax.Array, kernel: Any, limits: tuple[jax.Array, ...]
-) -> jax.Array:
+def hidden(stages: Stages, x: jax.Array, kernel: Any, limits: tuple[jax.Array, ...]) -> jax.Array:
     """Compute the depthwise stage of both."""
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     return depthwise(x, kernel, limits, stages.first_stage(kernel.shape[2], dtype, dtype))

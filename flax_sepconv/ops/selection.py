@@ -1,5 +1,6 @@
 """Which lowering computes what: the one that is named, or, by static facts, the best one known."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ from flax_sepconv.ops import native
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
 from flax_sepconv.ops.exporting import Replaced, is_unwanted, resolve_name
+from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.limits import has_known_padding
 from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
 from flax_sepconv.ops.sharding import may_be_divided
@@ -110,13 +112,24 @@ def traced(implementation: str | None, *operands: Any) -> Lowering | None:
     """Return the named lowering if it is to be traced as it is, or None: the primitive is.
 
     On a mesh the primitive is, because XLA sums the kernel gradient of a convolution too often
-    there (`Summation`), and what JAX derives cannot know.
+    there (`Summation`), and what JAX derives cannot know. A tool that looks for operations of XLA's
+    (`is_intercepted`) misses the primitive, which a warning says.
     """
+    hidden = None
     if implementation is None or not LOWERINGS[implementation].is_traced:
-        return None
-    if is_unwanted(implementation) or may_be_divided(*operands):
-        return None
-    return LOWERINGS[implementation]
+        names = " or ".join(repr(name) for name, known in LOWERINGS.items() if known.is_traced)
+        hidden = f"implementation must be {names} for that, got {implementation!r}"
+    elif may_be_divided(*operands):
+        hidden = "it can where there is no mesh of several devices"
+    elif not is_unwanted(implementation):
+        return LOWERINGS[implementation]
+    if hidden is not None and is_intercepted():
+        warnings.warn(
+            "a tool has replaced functions of jax.lax (to quantize, it may be), and cannot look "
+            f"into this separable convolution: {hidden}",
+            stacklevel=4,
+        )
+    return None
 
 
 def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) -> Lowering | None:

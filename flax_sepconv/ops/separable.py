@@ -23,6 +23,7 @@ from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Stages
+from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
@@ -45,7 +46,7 @@ def separable(
     stages: Stages,
 ) -> jax.Array:
     """Filter, then contract: (B, L, C), (K, C, M), (1, C*M, F), (F,) -> (B, output_length, F)."""
-    if traced(stages.implementation, x, kernel) is None:
+    if traced(stages.implementation, x, kernel) is None or not is_intercepted():
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
     if named is not None and not named.stages:

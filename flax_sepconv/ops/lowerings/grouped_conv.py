@@ -20,6 +20,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.ops.contraction import Contraction
+from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.lowerings.lowering import Lowering
 from flax_sepconv.ops.lowerings.shifted_sum import ShiftedSum
 from flax_sepconv.ops.partitioning import result_sharding
@@ -42,14 +43,14 @@ class GroupedConv(Lowering):
         return _convolve(task, x, folded, "HIO", sharding)
 
     def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:
-        """Filter every channel; with one multiplier the kernel itself is the convolution's."""
+        """Filter every channel; a kernel of one multiplier goes to a tool as it is kept."""
         x, kernel = _operands(x, kernel, task)
         unread = max(-task.geometry.pad_high, 0)
         if unread:  # Converters take no negative padding.
             read = x.shape[1] - unread
             x = lax.slice_in_dim(x, 0, read, axis=1)
             task = replace(task, geometry=replace(task.geometry, length=read))
-        if kernel.shape[1:] == (x.shape[2], 1):
+        if kernel.shape[1:] == (x.shape[2], 1) and is_intercepted():
             return _convolve(task, x, kernel, "HOI")
         K, *lanes = kernel.shape
         return _convolve(task, x, kernel.reshape(K, 1, math.prod(lanes)), "HIO")
