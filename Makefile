@@ -67,10 +67,12 @@ clean: ## Remove the environment and everything built (not runs/).
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tf-keras wants the distribution `tensorflow`; tensorflow-cpu is the same and half as large.
+# jax2onnx wants an orbax-checkpoint older than the trainer's, for an exporter of its own.
 $(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/python
 	@echo "Installing into $(VENV) (some minutes: packages come, the native kernels are compiled)"
 	$(INSTALL) --editable '.[$*]'
 	$(if $(filter bench dev,$*),$(INSTALL) --no-deps tf-keras)
+	$(if $(filter dev,$*),$(INSTALL) --no-deps jax2onnx)
 	touch $@
 
 # The compilers for accelerators stay out of the environment of the tests: jax would look for both.

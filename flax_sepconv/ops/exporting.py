@@ -29,8 +29,8 @@ class _Export(NamedTuple):
 
 
 _export: contextvars.ContextVar[_Export | None] = contextvars.ContextVar("export", default=None)
-# The name that all layers are to take. JAX traces anew where it differs: what is traced as XLA's own
-# operations cannot be replaced when it is lowered.
+# The name that all layers are to take. JAX traces anew where it differs: what is traced as XLA's
+# own operations cannot be replaced when it is lowered.
 _wanted = jax.make_user_context(None)
 
 
@@ -51,7 +51,7 @@ def portable(implementation: str | None = None) -> Iterator[set[Replaced]]:
 
 
 def is_unwanted(implementation: str) -> bool:
-    """Tell whether a program is traced for an export in which another lowering takes this one's place."""
+    """Tell whether JAX traces for an export in which another lowering takes this one's place."""
     return _wanted.value not in (None, implementation)
 
 

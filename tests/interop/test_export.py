@@ -229,15 +229,16 @@ def test_what_is_named_and_can_be_exported_stays(implementation):
     assert ("stablehlo.convolution" in text) == (implementation == "grouped_conv")
 
 
-@pytest.mark.parametrize("named", [None, "shifted_sum", "native"])
+@pytest.mark.parametrize("named", [None, "shifted_sum", "native", "grouped_conv"])
 def test_one_lowering_for_all_layers(named):
     """Chosen for the export, it holds whatever the layers name, and there is nothing to tell."""
     _, variables, weights = linen()
     counts = {}
     settings = {"platforms": ["cpu"], "constraints": [CONSTRAINT]}
+    apply = jax.jit(Linen(named).apply)  # JAX keeps what it traced for one export.
     for implementation in PORTABLE:
         exported = export_model(
-            Linen(named).apply,
+            apply,
             variables,
             f"b, t, {CHANNELS}",
             implementation=implementation,
@@ -366,12 +367,12 @@ def test_too_short_an_input_is_refused():
 
 @pytest.fixture(scope="module")
 def page():
-    """What the blocks of docs/export.md leave behind, in turn; those with TensorFlow last."""
+    """What the blocks of docs/export.md leave behind; those with TensorFlow, and without ONNX."""
     text = pathlib.Path(__file__).parents[2].joinpath("docs", "export.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"__name__": "docs.export"}
     for block in blocks:
-        if "tensorflow" not in block:
+        if "tensorflow" not in block and "jax2onnx" not in block:
             exec(block, names)
     return names, [block for block in blocks if "tensorflow" in block]
 

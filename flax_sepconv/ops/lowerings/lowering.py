@@ -20,8 +20,8 @@ class Lowering:
         limits: those that it knows itself. With "lengths" that it does not know it is given masked,
             whole rows, and what it returns is masked; "segments" are left to others.
         is_portable: whether it is made of XLA's operations alone, which every process can run.
-        is_traced: whether, where it is named, what it does stands in the program that JAX traces, in
-            XLA's own operations, for tools that look for these; then JAX differentiates them.
+        is_traced: whether, where it is named, what it does stands in the program that JAX traces,
+            in XLA's own operations, for tools that look for these; JAX differentiates them then.
         stages: the results of both stages that `separable` computes, under the same limits.
     """
 

@@ -1,0 +1,142 @@
+"""Tools that look for XLA's own operations in programs, or replace the functions that make them."""
+
+import pathlib
+import re
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+import flax_sepconv as fsc
+from flax_sepconv import ops
+from tests.conftest import DEVICES
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+X = np.random.default_rng(0).standard_normal((2, 21, 6)).astype(np.float32)
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def layer(module="linen", **settings):
+    """Make a layer with weights, as a function of inputs (B, 21, 6)."""
+    settings = {"implementation": "grouped_conv", "bias_initializer": "ones"} | settings
+    if module == "nnx":
+        return fsc.nnx.SeparableConv1D(6, 5, 4, **settings, rngs=nnx.Rngs(0))
+    made = fsc.SeparableConv1D(5, 4, **settings)
+    shape = (2, 6, 21) if made.data_format == "channels_first" else (2, 21, 6)
+    variables = made.init(jax.random.key(0), jnp.ones(shape))
+    return lambda x: made.apply(variables, x)
+
+
+@pytest.mark.parametrize("module", ["linen", "nnx"])
+@pytest.mark.parametrize("settings", [{}, {"depth_multiplier": 2, "strides": 3, "padding": "same"}])
+def test_a_program_has_a_convolution_and_a_contraction(module, settings):
+    jaxpr = jax.make_jaxpr(layer(module, **settings))(X)
+    names = [equation.primitive.name for equation in jaxpr.eqns]
+    assert set(names) <= {
+        *("conv_general_dilated", "dot_general", "add", "broadcast_in_dim", "reshape"),
+        *("squeeze", "slice"),
+    }
+    assert names.count("conv_general_dilated") == names.count("dot_general") == 1
+    (convolution,) = (e for e in jaxpr.eqns if e.primitive is lax.conv_general_dilated_p)
+    assert convolution.params["feature_group_count"] == 6
+
+
+def test_whoever_replaces_the_functions_is_given_the_weights_as_they_are(monkeypatch):
+    """Of one multiplier the kernel itself, and always the pointwise kernel itself."""
+    given = []
+
+    def replace(name):
+        own = getattr(lax, name)
+
+        def replaced(lhs, rhs, *args, **kwargs):
+            given.append(rhs)
+            return own(lhs, rhs, *args, **kwargs)
+
+        replaced.__name__ = name
+        monkeypatch.setattr(lax, name, replaced)
+
+    k, w = jnp.ones((4, 6, 1)), jnp.ones((1, 6, 5))
+    expected = ops.separable_conv1d(X, k, w, implementation="grouped_conv")
+    replace("conv_general_dilated")
+    replace("dot_general")
+    y = ops.separable_conv1d(X, k, w, implementation="grouped_conv")
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
+    assert given[0] is k
+    assert given[1] is w
+    with pytest.warns(UserWarning, match="must be 'grouped_conv' for that, got None"):
+        ops.separable_conv1d(X, k, w)
+
+
+@pytest.mark.skipif(DEVICES != 4, reason="for a mesh of four devices")
+def test_a_mesh_keeps_the_primitive():
+    """Its kernel gradient is right there (`test_lowering_on_meshes.py`), XLA's is not."""
+    mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    x = jax.device_put(X, jax.NamedSharding(mesh, jax.P("d")))
+    assert "depthwise_conv1d" in str(jax.make_jaxpr(layer())(x))
+    assert "depthwise_conv1d" not in str(jax.make_jaxpr(layer())(X))
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        (("B", 21, 6), {"strides": 3, "padding": "valid", "depth_multiplier": 2}),
+        (("B", 21, 6), {"strides": 2, "padding": "same", "activation": "relu"}),
+        (("B", "T", 6), {"dilation_rate": 2, "padding": "causal", "use_bias": False}),
+        (("B", 6, "T"), {"padding": "same", "data_format": "channels_first"}),
+        (("B", 21, 6), {"padding": "same", "module": "nnx"}),
+    ],
+)
+def test_onnx(shape, settings):
+    jax2onnx, runtime = map(pytest.importorskip, ("jax2onnx", "onnxruntime"))
+    made = layer(**settings)
+    x = X.swapaxes(1, 2) if shape[1] == 6 else X
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = jax2onnx.to_onnx(made, [shape])
+    (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
+    assert [a.i for a in convolution.attribute if a.name == "group"] == [6]
+    session = runtime.InferenceSession(model.SerializeToString())
+    (y,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(y, made(x), rtol=1e-5, atol=1e-6)
+
+
+def test_page_onnx():
+    pytest.importorskip("jax2onnx")
+    (block,) = (block for block in blocks("export.md") if "jax2onnx" in block)
+    names = {"fsc": fsc, "jax": jax, "x": np.ones((3, 41, 12), np.float32)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(block, names)
+    assert "Conv" in {node.op_type for node in names["onnx"].graph.node}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Qwix' own
+def test_page_quantization():
+    """PTQ and QAT, linen and nnx; what is asserted stands on the page."""
+    pytest.importorskip("qwix")
+    names = {"__name__": "docs.quantization"}
+    for block in blocks("quantization.md"):
+        exec(block, names)
+    qwix, x, rules = names["qwix"], names["x"], names["rules"]
+    # Several multipliers, traced; and a layer that Qwix cannot look into.
+    settings = {"padding": "same", "depth_multiplier": 2}
+    made = fsc.nnx.SeparableConv1D(
+        12, 8, 5, **settings, implementation="grouped_conv", rngs=nnx.Rngs(0)
+    )
+    quantize = nnx.jit(lambda made, x: qwix.quantize_model(made, qwix.PtqProvider(rules), x))
+    small = quantize(made, x)
+    assert small.depthwise_kernel.array.qvalue.dtype == jnp.int8
+    assert 0 < names["error"](small(x), made(x)) < 0.03
+    trained = qwix.quantize_model(made, names["Provider"](rules), x)
+    gradients = nnx.grad(lambda made: jnp.mean(made(x) ** 2))(trained)
+    assert jnp.abs(gradients["depthwise_kernel"][...]).max() > 0
+    hidden = fsc.nnx.SeparableConv1D(12, 8, 5, **settings, rngs=nnx.Rngs(0))
+    with pytest.warns(UserWarning, match="must be 'grouped_conv' for that, got None"):
+        qwix.quantize_model(hidden, qwix.PtqProvider(rules), x)
