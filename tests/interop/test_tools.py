@@ -135,7 +135,7 @@ def test_page_quantization():
     assert small.depthwise_kernel.array.qvalue.dtype == jnp.int8
     assert 0 < names["error"](small(x), made(x)) < 0.03
     trained = qwix.quantize_model(made, names["Provider"](rules), x)
-    gradients = nnx.grad(lambda made: jnp.mean(made(x) ** 2))(trained)
+    gradients = nnx.jit(nnx.grad(lambda made: jnp.mean(made(x) ** 2)))(trained)
     assert jnp.abs(gradients["depthwise_kernel"][...]).max() > 0
     hidden = fsc.nnx.SeparableConv1D(12, 8, 5, **settings, rngs=nnx.Rngs(0))
     with pytest.warns(UserWarning, match="must be 'grouped_conv' for that, got None"):
