@@ -1,6 +1,5 @@
 """The layer as an nnx module, and what belongs to it: its losses and its constraints."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -18,7 +17,7 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.linen import SeparableConv1D as LinenLayer
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
 from flax_sepconv.ops.lowerings import Implementation
-from flax_sepconv.ops.names import names_arguments
+from flax_sepconv.ops.names import ClassSignature, names_arguments
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 from flax_sepconv.weights import Weight, boxed_variables, what_is_said
 
@@ -50,16 +49,6 @@ try:  # For `nnx.bridge` it is linen's collection "losses".
     nnx.register_variable_name("losses", ActivityLoss)
 except ValueError:  # Another library's type is that already, and as good.
     ActivityLoss = nnx.variable_type_from_name("losses")  # type: ignore
-
-
-class _Signature:
-    """The signature of a class, which nnx hides behind a metaclass that takes anything."""
-
-    def __get__(self, instance: Any, owner: type[Any]) -> inspect.Signature:
-        if instance is not None:  # That is asked for the method `__call__`.
-            raise AttributeError("__signature__")
-        signature = inspect.signature(owner.__init__)
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 class SeparableConv1D(nnx.Module):
@@ -116,7 +105,7 @@ class SeparableConv1D(nnx.Module):
     Source: https://keras.io/api/layers/convolution_layers/separable_convolution1d/
     """
 
-    __signature__ = _Signature()
+    __signature__ = ClassSignature()
 
     @names_arguments
     def __init__(

@@ -83,6 +83,16 @@ def names_arguments(function: Function) -> Function:
     return cast(Function, named)
 
 
+class ClassSignature:
+    """The signature of a class, where its metaclass takes anything, as nnx' does."""
+
+    def __get__(self, instance: Any, owner: type[Any]) -> inspect.Signature:
+        if instance is not None:  # That is asked for the method `__call__`.
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
 def _told(name: str, known: Collection[str]) -> str:
     """Say what an unknown argument is called here, or what there is."""
     for here, there in _HERE.items():
