@@ -8,54 +8,64 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import tensorboardX
 import tqdm
 
-from flax_sepconv.training.workdir import write_atomically
-
-Row = dict[str, Any]
-
-
-def read_rows(workdir: Path, until_step: int) -> list[Row]:
-    """Return the recorded rows up to a step; a last line cut short by a crash is dropped."""
-    file = workdir / "metrics.jsonl"
-    rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if row["step"] > until_step:
-            break
-        rows.append(row)
-    return rows
+from flax_sepconv.training.config import UserError
+from flax_sepconv.training.console import say
+from flax_sepconv.training.events import EventFile, event_files
+from flax_sepconv.training.rows import Row, read_rows
+from flax_sepconv.training.workdir import damaged_folder, write_atomically
 
 
 class Recorder:
     """Write each row to metrics.jsonl and to TensorBoard, and show it.
 
     A resumed run does again what came after its checkpoint. So both records are cut back to the
-    checkpoint's step first (the event files are written anew), and no step is in them twice.
+    checkpoint's step first (the event files are written anew), and no step is in them twice. If
+    rows are damaged or missing, what there was is kept in a folder beside.
     """
 
-    def __init__(self, workdir: Path, start: int, total: int, lines: int = 20) -> None:
+    def __init__(
+        self, workdir: Path, start: int, total: int, every: int = 1, lines: int = 20
+    ) -> None:
         """Open the records of a run that stands at step `start` of `total`.
 
         Args:
           workdir: where the records are.
           start: steps done so far; 0 for a new run.
           total: steps of the whole run.
+          every: steps between two rows.
           lines: about how many lines to print when stderr is no terminal.
+
+        Raises:
+          UserError: something else is in their place.
+          OSError: they cannot be read or written.
         """
-        self.rows = read_rows(workdir, start)
-        file = workdir / "metrics.jsonl"
-        write_atomically(file, "".join(json.dumps(row) + "\n" for row in self.rows))
-        shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        file, folder = workdir / "metrics.jsonl", workdir / "tensorboard"
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file} is not a regular file: move it away")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is not a folder: move it away")
+        wanted = [step for step in range(1, start + 1) if step % every == 0 or step == total]
+        self.rows, trouble = read_rows(file, wanted, start)
+        kept = damaged_folder(workdir) if trouble else None
+        if kept and file.exists():
+            shutil.copy2(file, kept)
+        folder.mkdir(exist_ok=True)
+        before = event_files(folder)
+        self._events = EventFile(folder)
         for row in self.rows:
             self._add_events(row)
-        self._file = file.open("a", encoding="utf-8")
-        self._silent = not sys.stderr.isatty()
+        write_atomically(file, "".join(json.dumps(row) + "\n" for row in self.rows))
+        for old in before:
+            if kept:
+                shutil.move(old, kept)
+            else:
+                old.unlink()
+        if kept:
+            say(f"{file}: {trouble}; what was recorded is kept in {kept}")
+        self._file = file.open("ab", buffering=0)
+        self._silent = sys.stderr is None or not sys.stderr.isatty()
         self._every = max(1, total // lines)
         self._next_line = start
         self._total = total
@@ -77,19 +87,23 @@ class Recorder:
         self._events.close()
 
     def _add_events(self, row: Mapping[str, Any]) -> None:
-        for name, value in row.items():
-            if name not in ("step", "epoch", "time"):
-                self._events.add_scalar(name, value, row["step"], walltime=row["time"])
+        values = {n: v for n, v in row.items() if n not in ("step", "epoch", "time")}
+        self._events.add(row["step"], row["time"], values)
 
     def advance(self) -> None:
         """Move the bar by one step."""
         self._bar.update()
 
     def add(self, row: Row) -> None:
-        """Record one row: a flat dict of numbers with ``step``, ``epoch`` and ``time``."""
+        """Record one row: a flat dict of numbers with ``step``, ``epoch`` and ``time``.
+
+        Raises:
+          OSError: it cannot be written.
+        """
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        line = memoryview(json.dumps(row).encode() + b"\n")
+        while line:  # a disk that is full may take a part of it first
+            line = line[self._file.write(line) :]
         self._add_events(row)
         shown = {"loss": f"{row['loss']:.4f}", "accuracy": f"{row['accuracy']:.3f}"}
         if "validation_accuracy" in row:
@@ -99,5 +113,4 @@ class Recorder:
         if self._silent and (row["step"] >= self._next_line or row["step"] == self._total):
             self._next_line = row["step"] + self._every
             words = "  ".join(f"{name} {value}" for name, value in shown.items())
-            place = f"epoch {row['epoch']:g}  step {row['step']}/{self._total}"
-            print(f"{place}  {words}", file=sys.stderr)
+            say(f"epoch {row['epoch']:g}  step {row['step']}/{self._total}  {words}")
