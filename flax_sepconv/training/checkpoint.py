@@ -36,7 +36,9 @@ def _digest(tree: Any) -> str:
 
 def _manager(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+    # Named, for an empty folder among the checkpoints would have orbax expect several items.
+    handler = ocp.StandardCheckpointHandler()
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler)
 
 
 def _clear(folder: Path) -> None:
@@ -186,7 +188,9 @@ class Checkpoints:
                 why = "; ".join(f"{self._last_folder / str(s)}: {w}" for s, w in damaged.items())
                 raise UserError(f"no checkpoint can be read: {why}")
             if self._best.all_steps() or (self._workdir / "results.json").exists():
-                raise UserError(f"{self._workdir} has lost its checkpoints: {self._last_folder}")
+                raise UserError(
+                    f"{self._workdir} has lost its checkpoints: {self._last_folder} is empty"
+                )
             return state
         if damaged:
             self._move_away(damaged)

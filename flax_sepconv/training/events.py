@@ -50,6 +50,10 @@ class EventFile:
         for name, value in values.items():
             self._write(Event(wall_time=walltime, step=step, summary=scalar(name, value)))
 
+    def size(self) -> int:
+        """Return how many bytes were written."""
+        return self._file.tell()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -47,23 +47,28 @@ class Recorder:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is not a folder: move it away")
         wanted = [step for step in range(1, start + 1) if step % every == 0 or step == total]
-        self.rows, trouble = read_rows(file, wanted, start)
-        kept = damaged_folder(workdir) if trouble else None
-        if kept and file.exists():
-            shutil.copy2(file, kept)
+        found = read_rows(file, wanted, start)
+        self.rows = found.good
         folder.mkdir(exist_ok=True)
         before = event_files(folder)
         self._events = EventFile(folder)
         for row in self.rows:
             self._add_events(row)
+        # Events of rows that are lost are worth keeping, if they are not lost as well.
+        lost = len(self.rows) < len(wanted)
+        old = before if lost and self._events.size() < sum(e.stat().st_size for e in before) else []
+        kept = damaged_folder(workdir) if found.bad or old else None
+        if kept and found.bad:
+            shutil.copy2(file, kept)
         write_atomically(file, "".join(json.dumps(row) + "\n" for row in self.rows))
-        for old in before:
-            if kept:
-                shutil.move(old, kept)
+        for events in before:
+            if kept and events in old:
+                shutil.move(events, kept)
             else:
-                old.unlink()
-        if kept:
-            say(f"{file}: {trouble}; what was recorded is kept in {kept}")
+                events.unlink()
+        if trouble := found.trouble():
+            where = f"; what was recorded is kept in {kept}" if kept else ""
+            say(f"{file}: {trouble}{where}")
         self._file = file.open("ab", buffering=0)
         self._silent = sys.stderr is None or not sys.stderr.isatty()
         self._every = max(1, total // lines)

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 
@@ -25,10 +25,30 @@ def _row(line: bytes) -> Row | None:
     return None
 
 
-def read_rows(file: Path, wanted: Collection[int], until_step: int) -> tuple[list[Row], str]:
-    """Return the recorded rows up to a step, and in words what is wrong with them.
+class Rows(NamedTuple):
+    """The rows up to a step; how many there should be, and which lines are no rows."""
 
-    What a crash leaves is not wrong: rows behind that step, and a last line cut short.
+    good: list[Row]
+    wanted: int
+    bad: list[int]
+
+    def trouble(self) -> str:
+        """Say what is wrong with them; "" if nothing is."""
+        said = []
+        if self.bad:
+            count = (
+                "1 line is no row" if len(self.bad) == 1 else f"{len(self.bad)} lines are no rows"
+            )
+            said.append(f"{count} (line {self.bad[0]})")
+        if lacking := self.wanted - len(self.good):
+            said.append(f"{lacking} of {self.wanted} rows are not there")
+        return " and ".join(said)
+
+
+def read_rows(file: Path, wanted: Collection[int], until_step: int) -> Rows:
+    """Return the recorded rows up to a step.
+
+    What a crash leaves is nothing bad: rows behind that step, and a last line cut short.
 
     Args:
       file: metrics.jsonl; it need not exist.
@@ -36,23 +56,12 @@ def read_rows(file: Path, wanted: Collection[int], until_step: int) -> tuple[lis
       until_step: where the run is to go on.
     """
     *lines, rest = file.read_bytes().split(b"\n") if file.exists() else [b""]
-    found: dict[int, Row] = {}
-    known = frozenset(wanted)
+    known, found = frozenset(wanted), dict[int, Row]()
     bad = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate([*lines, rest], 1):
         row = _row(line)
-        if row is not None and row["step"] > until_step:
-            continue
-        if row is None or row["step"] in found or row["step"] not in known:
-            bad.append(number)
-        else:
+        if row is not None and row["step"] not in found and row["step"] in known:
             found[row["step"]] = row
-    if (row := _row(rest)) and row["step"] in known:
-        found.setdefault(row["step"], row)
-    rows = [found[step] for step in wanted if step in found]
-    trouble = [f"line {bad[0]} is no row"] if len(bad) == 1 else []
-    if len(bad) > 1:
-        trouble = [f"{len(bad)} lines are no rows, the first is line {bad[0]}"]
-    if len(rows) < len(wanted):
-        trouble.append(f"{len(wanted) - len(rows)} of {len(wanted)} rows are missing")
-    return rows, " and ".join(trouble)
+        elif number <= len(lines) and (row is None or row["step"] <= until_step):
+            bad.append(number)
+    return Rows([found[step] for step in wanted if step in found], len(wanted), bad)

@@ -37,9 +37,10 @@ def write_atomically(path: Path, contents: str | bytes) -> None:
     try:
         beside.write_bytes(contents.encode() if isinstance(contents, str) else contents)
         os.replace(beside, path)
-    except OSError:
-        beside.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        if beside.is_file():
+            beside.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def damaged_folder(workdir: Path) -> Path:
@@ -208,6 +209,7 @@ def open_workdir(
                 }
                 write_atomically(workdir / "config.json", json.dumps(record, indent=2) + "\n")
         except OSError as error:
-            said = f"cannot write workdir {workdir}: {error.strerror or error}"
+            where = f" ({error.filename})" if error.filename else ""
+            said = f"cannot write workdir {workdir}: {error.strerror or error}{where}"
             raise UserError(said) from error
         yield
