@@ -77,7 +77,8 @@ def _train(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
+    for name in ("absl", "asyncio"):  # orbax tells of every file, and of every failure many times
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         if "--help" in argv or "-h" in argv:
             _write(usage.text())

@@ -155,6 +155,9 @@ class Checkpoints:
             step = int(state.step)
             if self._last.latest_step() != step:
                 _save(self._last, step, serialization.to_state_dict(state))
+            if not self._best.all_steps():
+                # Alone it would look as if the first state had been lost.
+                self._last.wait_until_finished()
             self._save_best(state)
 
     def _save_best(self, state: TrainState) -> None:

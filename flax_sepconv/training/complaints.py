@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 
-# What is left of a failed read has come to its end after so many seconds.
+# What is left of what failed has come to its end after so many seconds.
 _PAUSE = 0.2
 
 
@@ -36,6 +36,9 @@ def no_stragglers() -> Iterator[None]:
     sys.unraisablehook = heard
     try:
         yield
+    except Exception:
+        time.sleep(_PAUSE)
+        raise
     finally:
         sys.unraisablehook = hook
 
