@@ -21,6 +21,11 @@ def say(text: str) -> None:
             print(text, file=sys.stderr, flush=True)
 
 
+def is_terminal() -> bool:
+    """Return whether stderr is one."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
 def settle() -> None:
     """Drop what cannot be written any more: Python would change the exit status by it."""
     for stream in (sys.stdout, sys.stderr):

@@ -1,8 +1,8 @@
 """What a run leaves behind while it runs: metrics.jsonl, TensorBoard events, a progress bar."""
 
+import contextlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +11,7 @@ from typing import Any
 import tqdm
 
 from flax_sepconv.training.config import UserError
-from flax_sepconv.training.console import say
+from flax_sepconv.training.console import is_terminal, say
 from flax_sepconv.training.events import EventFile, event_files
 from flax_sepconv.training.rows import Row, read_rows
 from flax_sepconv.training.workdir import damaged_folder, write_atomically
@@ -51,26 +51,29 @@ class Recorder:
         self.rows = found.good
         folder.mkdir(exist_ok=True)
         before = event_files(folder)
-        self._events = EventFile(folder)
-        for row in self.rows:
-            self._add_events(row)
-        # Events of rows that are lost are worth keeping, if they are not lost as well.
-        lost = len(self.rows) < len(wanted)
-        old = before if lost and self._events.size() < sum(e.stat().st_size for e in before) else []
-        kept = damaged_folder(workdir) if found.bad or old else None
-        if kept and found.bad:
-            shutil.copy2(file, kept)
-        write_atomically(file, "".join(json.dumps(row) + "\n" for row in self.rows))
-        for events in before:
-            if kept and events in old:
-                shutil.move(events, kept)
-            else:
-                events.unlink()
+        with contextlib.ExitStack() as stack:
+            self._events = stack.enter_context(contextlib.closing(EventFile(folder)))
+            for row in self.rows:
+                self._add_events(row)
+            # Events of rows that are lost are worth keeping, if they are not lost as well.
+            lost = len(self.rows) < len(wanted)
+            size = sum(events.stat().st_size for events in before)
+            old = before if lost and size > self._events.size() else []
+            kept = damaged_folder(workdir) if found.bad or old else None
+            if kept and found.bad:
+                shutil.copy2(file, kept)
+            write_atomically(file, "".join(json.dumps(row) + "\n" for row in self.rows))
+            for events in before:
+                if kept and events in old:
+                    shutil.move(events, kept)
+                else:
+                    events.unlink()
+            self._file = stack.enter_context(file.open("ab", buffering=0))
+            self._stack = stack.pop_all()
         if trouble := found.trouble():
             where = f"; what was recorded is kept in {kept}" if kept else ""
             say(f"{file}: {trouble}{where}")
-        self._file = file.open("ab", buffering=0)
-        self._silent = sys.stderr is None or not sys.stderr.isatty()
+        self._silent = not is_terminal()
         self._every = max(1, total // lines)
         self._next_line = start
         self._total = total
@@ -88,8 +91,7 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        self._file.close()
-        self._events.close()
+        self._stack.close()
 
     def _add_events(self, row: Mapping[str, Any]) -> None:
         values = {n: v for n, v in row.items() if n not in ("step", "epoch", "time")}
