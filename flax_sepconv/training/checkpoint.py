@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
-from flax_sepconv.training.complaints import no_stragglers, one_complaint, reason
+from flax_sepconv.training.complaints import let_go, no_stragglers, one_complaint, reason
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.console import say
 from flax_sepconv.training.step import TrainState
@@ -127,6 +127,7 @@ class Checkpoints:
                 _clear(folder)  # the disk may be full
             place = self._workdir / "checkpoints"
             said = f"cannot write {place}: {reason(error)}; {self._describe()}"
+            let_go(error)
             raise UserError(said) from error
 
     def _describe(self) -> str:

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator
 
-# What is left of what failed has come to its end after so many seconds.
+# What is left of a failed read or write has come to its end after so many seconds.
 _PAUSE = 0.2
 
 
@@ -22,6 +22,14 @@ def reason(error: BaseException) -> str:
     if known := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(known[1]))
     return text[:200]
+
+
+def let_go(error: BaseException) -> None:
+    """Wait for what is left of what failed, and have it collected: it complains at its end."""
+    time.sleep(_PAUSE)
+    error.__traceback__ = error.__cause__ = error.__context__ = None  # these hold it
+    with warnings.catch_warnings(action="ignore"):
+        gc.collect()
 
 
 @contextlib.contextmanager
@@ -36,9 +44,6 @@ def no_stragglers() -> Iterator[None]:
     sys.unraisablehook = heard
     try:
         yield
-    except Exception:
-        time.sleep(_PAUSE)
-        raise
     finally:
         sys.unraisablehook = hook
 
@@ -53,11 +58,7 @@ def one_complaint() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        time.sleep(_PAUSE)
-        # The traceback holds them, and they complain when they are collected.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        with warnings.catch_warnings(action="ignore"):
-            gc.collect()
+        let_go(error)
         raise
     finally:
         sys.unraisablehook = hook

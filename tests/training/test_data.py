@@ -27,8 +27,7 @@ TS = """@problemName Tiny
 @equalLength false
 @classLabel true a b
 @data
-{rows}
-"""
+{rows}"""
 
 
 def write_set(folder, train, test, header=TS):
