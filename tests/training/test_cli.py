@@ -212,17 +212,17 @@ def test_a_run_that_nobody_reads_ends_with_a_checkpoint(
 
 
 def test_a_full_disk_ends_a_run_and_nothing_is_lost(config_file, whole, tmp_path, capsys):
-    """In a file of metrics, behind a checkpoint; then in a picture, behind the last step."""
+    """While it trains, behind a checkpoint; then in a picture, behind the last step."""
     workdir = tmp_path / "run"
-    for limit, place in ((6_000, "metrics.jsonl"), (20_000, "learning_curves.png")):
+    for limit, place in ((6_000, "last good checkpoint: "), (60_000, "learning_curves.png")):
         with no_file_beyond(limit):
             assert main(command(config_file, workdir, *["--resume"] * (limit > 6_000))) == 2
         err = capsys.readouterr().err.splitlines()[-1]
         assert err.startswith("error: cannot write")
         assert "File too large" in err
-        assert place in err or "last good checkpoint" in err
+        assert place in err
         assert "Traceback" not in err
-    assert (workdir / "results.json").read_text() == (whole / "results.json").read_text()
+    assert (workdir / "results.json").exists()
     same_run(whole, workdir)
     assert not list(workdir.glob("damaged*"))
 
