@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -99,6 +100,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _command() -> NoReturn:
     guard()
+    # Of a write that was begun and failed, where it is collected; the error itself was said.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     status = main(sys.argv)
     settle()
     sys.exit(status)

@@ -26,7 +26,9 @@ from flax_sepconv.training.__main__ import main
 from flax_sepconv.training.console import settle
 from tests.training_runs import no_file_beyond, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
+)
 
 TINY = """
 from flax_sepconv.training.config import default_config

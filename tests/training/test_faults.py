@@ -25,7 +25,9 @@ from flax_sepconv.training.workdir import open_workdir, write_atomically
 from tests.training.test_data import write_set
 from tests.training_runs import no_file_beyond, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
+)
 
 
 def files(folder):
