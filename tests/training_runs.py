@@ -1,7 +1,11 @@
 """A causal run that is quickly made, the command that streams it, and what is refused."""
 
+import contextlib
+import gc
 import io
+import resource
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +39,7 @@ def random_like(shapes, seed):
 def make_run(workdir):
     """Leave in a folder what a causal run leaves; its weights are random ones."""
     config = from_config_dict(CONFIG)
-    split, _ = data.load(config.data)
-    open_workdir(workdir, config, split, resume=False)
+    split, test = data.load(config.data)
     model = SeparableResNet(len(split.classes), config.model)
     state = steps.create_state(config, model, next(data.eval_batches(split, 1)), 1)
     state = state.replace(
@@ -45,8 +48,24 @@ def make_run(workdir):
         best=random_like(state.best, 3),
         best_step=jnp.int32(5),
     )
-    with Checkpoints(workdir) as checkpoints:
+    with (
+        open_workdir(workdir, config, split, test, resume=False),
+        Checkpoints(workdir) as checkpoints,
+    ):
         checkpoints.save(state)
+
+
+@contextlib.contextmanager
+def no_file_beyond(size):
+    """Have the system refuse to make files longer, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()  # writes that were begun: they complain when they are collected
 
 
 def stream(monkeypatch, capsys, workdir, lines, *flags):

@@ -8,10 +8,14 @@ import os
 import shlex
 import shutil
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from flax_sepconv.training import arguments, usage
+from flax_sepconv.training.console import guard, say, settle
 from flax_sepconv.training.settings import UserError
 
 
@@ -59,14 +63,14 @@ def _train(argv: Sequence[str]) -> int:
     try:
         _write(results.summary(loop.run(config, workdir, resume=resume)))
     except loop.DivergedError as error:
-        print(f"error: training diverged: {error}", file=sys.stderr)
+        say(f"error: training diverged: {error}")
         return 1
     except loop.InterruptedRunError as error:
-        print(f"{error}; continue with: {_resuming(workdir)}", file=sys.stderr)
+        say(f"{error}; continue with: {_resuming(workdir)}")
         return 128 + error.number
-    except KeyboardInterrupt:  # Before the first step, or a second one.
+    except KeyboardInterrupt:  # Before the first step, behind the last one, or a third one.
         if (workdir / "config.json").exists():
-            print(f"interrupted; continue with: {_resuming(workdir)}", file=sys.stderr)
+            say(f"interrupted; continue with: {_resuming(workdir)}")
             return 130
         raise
     return 0
@@ -74,21 +78,34 @@ def _train(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line and return its exit status."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every file
+    for name in ("absl", "asyncio"):  # orbax tells of every file, and of every failure many times
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         if "--help" in argv or "-h" in argv:
             _write(usage.text())
             return 0
         return _stream(argv[1:]) if argv[1:2] == ["stream"] else _train(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except BrokenPipeError:
         return 141
+    except Exception:  # a fault of the program; 1, as Python has it, would say that a run diverged
+        say(traceback.format_exc())
+        return 70
+
+
+def _command() -> NoReturn:
+    guard()
+    # Of a write that was begun and failed, where it is collected; the error itself was said.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    status = main(sys.argv)
+    settle()
+    sys.exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    _command()

@@ -1,44 +1,103 @@
 """Two kinds of orbax checkpoints: `last`, the whole state, and `best`, the weights to use."""
 
 import contextlib
-import gc
-import logging
-import sys
-import time
-import warnings
+import hashlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
+from flax_sepconv.training.complaints import let_go, no_stragglers, one_complaint, reason
 from flax_sepconv.training.config import UserError
-from flax_sepconv.training.step import TrainState, Variables
+from flax_sepconv.training.console import say
+from flax_sepconv.training.step import TrainState
+from flax_sepconv.training.workdir import damaged_folder
 
-# A run that goes on replaces its checkpoint, perhaps while it is read: so many are tried.
-_TRIES = 10
-# What is left of a failed read has come to its end after so many seconds.
-_PAUSE = 0.2
+# Of the whole state, so that there is one to fall back to. A second one is written before the
+# first goes, whatever is kept.
+_KEPT = 2
 
 
-def _manager(folder: Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options)
+def _digest(tree: Any) -> str:
+    """Return a digest of all arrays of a tree and of their places in it."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        value = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}\n".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()
+
+
+def _manager(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    # Named, for an empty folder among the checkpoints would have orbax expect several items.
+    handler = ocp.StandardCheckpointHandler()
+    return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler)
+
+
+def _clear(folder: Path) -> None:
+    """Delete what a write that did not end has left."""
+    for path in folder.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
+    digest = {"sha256": _digest(tree)}
+    manager.save(step, args=ocp.args.StandardSave(tree), force=True, custom_metadata=digest)
+
+
+def _load(manager: ocp.CheckpointManager, step: int, tree: Any) -> Any:
+    """Return what was saved at a step, as arrays like those of a tree.
+
+    Raises:
+      Exception: of any kind; it cannot be read, or is not what was written.
+    """
+    with one_complaint():
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+        found = manager.restore(step, args=ocp.args.StandardRestore(target))
+        # A version that did not note a digest yet may have written it.
+        noted = (manager.metadata(step).custom_metadata or {}).get("sha256")
+        if noted is not None and noted != _digest(found):
+            raise ValueError("its numbers are not those that were written")
+    return found
 
 
 class Checkpoints:
-    """The newest state and the best weights of a run; orbax writes both in the background.
+    """The newest states and the best weights of a run; orbax writes both in the background.
 
     The state includes the best weights, so `last` alone restores everything and `best` is brought
-    in line with it at the next save, whatever a crash left there.
+    in line with it when it is restored or saved, whatever a crash left there.
     """
 
     def __init__(self, workdir: Path) -> None:
-        self._folder = workdir / "checkpoints" / "last"
-        self._last = _manager(self._folder)
-        self._best = _manager(workdir / "checkpoints" / "best")
+        """Open the checkpoints of a run, or make folders for them.
+
+        Raises:
+          UserError: they are lost, or their folders are none.
+        """
+        self._workdir = workdir
+        self._last_folder, self._best_folder = folders = [
+            workdir / "checkpoints" / kind for kind in ("last", "best")
+        ]
+        for folder in (workdir / "checkpoints", *folders):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{folder} is not a folder: move it away")
+        if not self._last_folder.exists() and (workdir / "metrics.jsonl").exists():
+            raise UserError(f"{workdir} has lost its checkpoints: there is no {self._last_folder}")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(no_stragglers())
+            with self._writing():
+                for folder in folders:
+                    _clear(folder)
+                self._last = _manager(self._last_folder, _KEPT)
+                self._best = _manager(self._best_folder)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -49,134 +108,128 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._last.close()
-        self._best.close()
+        with self._stack:
+            for manager in (self._last, self._best):
+                try:
+                    with self._writing():
+                        manager.close()
+                except UserError:
+                    if not isinstance(error, UserError):  # else it was said already
+                        raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn whatever orbax raises where it cannot write into a `UserError`."""
+        try:
+            yield
+        except Exception as error:
+            for folder in (self._last_folder, self._best_folder):
+                _clear(folder)  # the disk may be full
+            place = self._workdir / "checkpoints"
+            said = f"cannot write {place}: {reason(error)}; {self._describe()}"
+            let_go(error)
+            raise UserError(said) from error
+
+    def _describe(self) -> str:
+        found = self._last_folder.glob("*")
+        steps = [int(path.name) for path in found if path.name.isdecimal() and path.is_dir()]
+        place = self._last_folder / str(max(steps)) if steps else "none"
+        return f"last good checkpoint: {place}"
 
     def describe(self) -> str:
-        """Say where the newest checkpoint is."""
-        step = self._last.latest_step()
-        return f"last good checkpoint: {'none' if step is None else self._folder / str(step)}"
+        """Say where the newest checkpoint is.
+
+        Raises:
+          UserError: it cannot be written.
+        """
+        with self._writing():
+            self._last.wait_until_finished()
+        return self._describe()
 
     def save(self, state: TrainState) -> None:
-        """Save a state and, if they are not there yet, its best weights."""
-        step, best_step = int(state.step), int(state.best_step)
-        if self._last.latest_step() != step:
-            arrays = serialization.to_state_dict(state)
-            self._last.save(step, args=ocp.args.StandardSave(arrays), force=True)
+        """Save a state and, if they are not there yet, its best weights.
+
+        Raises:
+          UserError: it cannot be written, or the one before it could not.
+        """
+        with self._writing():
+            step = int(state.step)
+            if self._last.latest_step() != step:
+                _save(self._last, step, serialization.to_state_dict(state))
+            if not self._best.all_steps():
+                # Alone it would look as if the first state had been lost.
+                self._last.wait_until_finished()
+            self._save_best(state)
+
+    def _save_best(self, state: TrainState) -> None:
+        best_step = int(state.best_step)
         if best_step >= 0 and self._best.latest_step() != best_step:
             for stale in self._best.all_steps():
                 if stale > best_step:
                     self._best.delete(stale)
-            self._best.save(best_step, args=ocp.args.StandardSave(state.best), force=True)
+            _save(self._best, best_step, state.best)
 
     def restore(self, state: TrainState) -> TrainState:
-        """Return the newest saved state, on the devices of `state`; `state` itself if none is."""
-        step = self._last.latest_step()
-        if step is None:
+        """Return the newest saved state, on the devices of `state`; `state` itself if none is.
+
+        One that is damaged is moved away, and the one before it is taken; `best` is written anew
+        if it is not that of the state. Both are said.
+
+        Raises:
+          UserError: there are checkpoints, and none can be read; or they are lost.
+        """
+        damaged: dict[int, str] = {}
+        for step in sorted(self._last.all_steps(), reverse=True):
+            try:
+                arrays = _load(self._last, step, serialization.to_state_dict(state))
+                if int(arrays["step"]) != step:
+                    raise ValueError(f"it is that of step {int(arrays['step'])}")
+                break
+            except Exception as error:  # orbax and what is below it raise anything
+                damaged[step] = reason(error)
+        else:
+            if damaged:
+                why = "; ".join(f"{self._last_folder / str(s)}: {w}" for s, w in damaged.items())
+                raise UserError(f"no checkpoint can be read: {why}")
+            if self._best.all_steps() or (self._workdir / "results.json").exists():
+                raise UserError(
+                    f"{self._workdir} has lost its checkpoints: {self._last_folder} is empty"
+                )
             return state
-        target = serialization.to_state_dict(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
-        arrays = self._last.restore(step, args=ocp.args.StandardRestore(target))
+        if damaged:
+            self._move_away(damaged)
+            say(f"going on from step {step}")
         restored: TrainState = serialization.from_state_dict(state, arrays)
+        self._renew_best(restored)
         return restored
 
+    def _move_away(self, damaged: dict[int, str]) -> None:
+        try:
+            kept = damaged_folder(self._workdir)
+            for step, why in damaged.items():
+                path = self._last_folder / str(step)
+                path.rename(kept / f"last-{step}")
+                say(f"checkpoint {path} is damaged ({why}) and now in {kept}")
+        except OSError as error:
+            raise UserError(f"cannot write {self._workdir}: {reason(error)}") from error
+        self._last.reload()
 
-def _check_shapes(wanted: Variables, found: Variables) -> None:
-    """Compare the shapes of a network's variables with a checkpoint's, those of both.
-
-    Raises:
-      UserError: they differ; the first place is named.
-    """
-    network, saved = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (wanted, found)
-    )
-    for name in network | saved:
-        here, there = network.get(name, "nothing"), saved.get(name, "nothing")
-        if here != there:
-            raise UserError(f"{name} is {there} in it and {here} in the network of config.json")
-
-
-def _restore_weights(manager: ocp.CheckpointManager, step: int, tree: Variables) -> Variables:
-    """Restore the entries of a tree, each of them whole, and nothing else of a checkpoint."""
-    metadata = manager.item_metadata(step)
-    if metadata is None:
-        raise UserError("its metadata cannot be read")
-    found = metadata.tree
-    _check_shapes(tree, {name: found.get(name, {}) for name in tree})
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
-    )
-    arguments = ocp.args.PyTreeRestore(
-        target, ocp.checkpoint_utils.construct_restore_args(target), partial_restore=True
-    )
-    weights: Variables = manager.restore(step, args=arguments)
-    return weights
-
-
-@contextlib.contextmanager
-def _one_complaint() -> Iterator[None]:
-    """Silence the reads that orbax leaves behind where one fails: each prints a traceback."""
-    logger = logging.getLogger("asyncio")
-    hook, level = sys.unraisablehook, logger.level
-    sys.unraisablehook = lambda _: None
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except Exception as error:
-        time.sleep(_PAUSE)
-        # The traceback holds them, and they complain when they are collected.
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        with warnings.catch_warnings(action="ignore"):
-            gc.collect()
-        raise
-    finally:
-        sys.unraisablehook = hook
-        logger.setLevel(level)
-
-
-def _read_newest(folder: Path, tree: Variables) -> tuple[int | None, Variables | Exception | None]:
-    """Return the step of the newest checkpoint, if there is one, and its weights or what failed."""
-    step = None
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    handler = ocp.PyTreeCheckpointHandler()
-    try:
-        with (
-            _one_complaint(),
-            ocp.CheckpointManager(folder, options=options, item_handlers=handler) as manager,
-        ):
-            step = manager.latest_step()
-            return step, None if step is None else _restore_weights(manager, step, tree)
-    except Exception as error:  # orbax and what is below it raise anything
-        return step, error
-
-
-def read_weights(workdir: Path, kind: str, shapes: Variables) -> Variables:
-    """Return the averaged weights of a checkpoint, and nothing else of it.
-
-    Args:
-      workdir: of a run, which may still go on.
-      kind: "last" or "best".
-      shapes: the params and batch_stats of the run's network, as `jax.eval_shape` gives them.
-
-    Raises:
-      UserError: there is no such checkpoint, it cannot be read, or it is of another network.
-    """
-    folder = workdir.absolute() / "checkpoints" / kind
-    tree = shapes if kind == "best" else {"averaged": shapes}
-    failed = None
-    for _ in range(_TRIES):
-        step, found = _read_newest(folder, tree)
-        if isinstance(found, dict):
-            return found if kind == "best" else found["averaged"]
-        if step is not None and step == failed:
-            break  # it has not been replaced while it was read
-        failed = step
-    if found is None:
-        raise UserError(f"{workdir} holds no checkpoint {kind!r}")
-    said = " ".join(str(found).split())[:200]
-    place = folder if step is None else folder / str(step)
-    raise UserError(f"cannot read checkpoint {place}: {said}")
+    def _renew_best(self, state: TrainState) -> None:
+        best_step = int(state.best_step)
+        if best_step < 0:
+            return
+        try:
+            if self._best.latest_step() == best_step:
+                if _digest(_load(self._best, best_step, state.best)) == _digest(state.best):
+                    return
+                why = "has other weights"
+            else:
+                why = "is not there"
+        except Exception as error:  # orbax and what is below it raise anything
+            why = f"is damaged ({reason(error)})"
+        say(f"checkpoint best of step {best_step} {why}: written anew")
+        with self._writing():
+            for step in self._best.all_steps():
+                shutil.rmtree(self._best_folder / str(step))
+            self._best.reload()
+            self._save_best(state)

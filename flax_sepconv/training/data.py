@@ -10,6 +10,7 @@ import grain
 import numpy as np
 
 from flax_sepconv.training.config import DataConfig, UserError
+from flax_sepconv.training.contents import Contents
 
 Batch = dict[str, np.ndarray]
 
@@ -40,6 +41,7 @@ class Split:
     labels: np.ndarray  # (N,) int32
     classes: tuple[str, ...]
     scaling: Scaling | None = None  # of every series; None: each has its own
+    contents: Contents | None = None  # of the file that it is from
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,8 +81,10 @@ def _read(config: DataConfig, part: str) -> tuple[list[np.ndarray], list[str], t
 
     try:
         series, labels, meta = load_from_ts_file(str(file), return_meta_data=True)
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+    except Exception as error:  # the reader raises anything
+        raise UserError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
+    if not len(series):
+        raise UserError(f"{file} holds no series")
     if not meta["classlabel"]:
         raise UserError(f"data set {config.name!r} has no class labels: it is not classification")
     return [np.asarray(s, np.float64).T for s in series], list(labels), tuple(meta["class_values"])
@@ -127,18 +131,28 @@ def load(config: DataConfig) -> tuple[Split, Split]:
                 np.array([classes.index(label) for label in labels], np.int32),
                 classes,
                 scaling,
+                Contents.of(series, labels),
             )
         )
     return splits[0], splits[1]
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Return (rest, held out): `fraction` of every class, drawn with `seed`."""
+    """Return (rest, held out): `fraction` of every class, drawn with `seed`.
+
+    Raises:
+      UserError: nothing is left of one of them.
+    """
     rng = np.random.default_rng(seed)
     held = np.zeros(len(split), bool)
     for label in np.unique(split.labels):
         members = rng.permutation(np.flatnonzero(split.labels == label))
         held[members[: round(fraction * len(members))]] = True
+    if held.all() or not held.any():
+        raise UserError(
+            f"config.data.validation_fraction must leave series on both sides, got {fraction}: it "
+            f"keeps {held.sum()} of {len(split)} out"
+        )
     return split.take(np.flatnonzero(~held)), split.take(np.flatnonzero(held))
 
 

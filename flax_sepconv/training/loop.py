@@ -2,24 +2,23 @@
 
 import contextlib
 import functools
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from flax_sepconv.training import data
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.checkpoint import Checkpoints
-from flax_sepconv.training.config import Config
+from flax_sepconv.training.complaints import reason
+from flax_sepconv.training.config import Config, UserError
+from flax_sepconv.training.console import say
 from flax_sepconv.training.evaluate import Evaluator
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.record import Recorder
 from flax_sepconv.training.results import Results, finish
+from flax_sepconv.training.stop import Stop
 from flax_sepconv.training.workdir import open_workdir
 
 
@@ -33,31 +32,6 @@ class InterruptedRunError(Exception):
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.number = number
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM in a list; a second one acts as it always does."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, _: Any) -> None:
-        received.append(number)
-        restore()
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        restore()
 
 
 class _Reports:
@@ -104,6 +78,7 @@ def _fit(
     validation: data.Split | None,
     checkpoints: Checkpoints,
     recorder: Recorder,
+    stop: Stop,
 ) -> steps.TrainState:
     """Train from the step the state is at to the last one."""
     train = config.train
@@ -114,24 +89,33 @@ def _fit(
     compiled = train_step.lower(state, next(batches(0, 1))).compile()
     report = jax.jit(steps.report, donate_argnums=0)
     evaluate = Evaluator(state.apply_fn, train.eval_batch_size)
-    with _signals() as received:
-        reports = _Reports(config, recorder, per_epoch, start)
-        for done, batch in enumerate(batches(start, total), start + 1):
-            state = compiled(state, batch)
-            recorder.advance()
-            if done == total or done % (train.report_every * per_epoch) == 0:
-                scores = evaluate(state.averaged, validation) if validation else {}
-                state, metrics = report(state, scores.get("loss"))
-                kept = {f"validation_{n}": scores[n] for n in ("loss", "accuracy") if scores}
-                reports.put(metrics | kept)
-            if received or done == total or done % (train.checkpoint_every * per_epoch) == 0:
-                reports.flush()
-                if not steps.is_finite(state):
-                    raise DivergedError(f"not finite any more at step {done}")
-                checkpoints.save(state)
-            if received:
-                raise InterruptedRunError(received[0], f"stopped at step {done} of {total}")
+    stop.listen()
+    reports = _Reports(config, recorder, per_epoch, start)
+    for done, batch in enumerate(batches(start, total), start + 1):
+        state = compiled(state, batch)
+        recorder.advance()
+        if done == total or done % (train.report_every * per_epoch) == 0:
+            scores = evaluate(state.averaged, validation) if validation else {}
+            state, metrics = report(state, scores.get("loss"))
+            kept = {f"validation_{n}": scores[n] for n in ("loss", "accuracy") if scores}
+            reports.put(metrics | kept)
+        if stop.number or done == total or done % (train.checkpoint_every * per_epoch) == 0:
+            reports.flush()
+            if not steps.is_finite(state):
+                raise DivergedError(f"not finite any more at step {done}")
+            checkpoints.save(state)
+        if stop.number:
+            raise InterruptedRunError(stop.number, f"stopped at step {done} of {total}")
     return state
+
+
+@contextlib.contextmanager
+def _writing(workdir: Path) -> Iterator[None]:
+    """Turn what the system says where a folder cannot be written into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or workdir}: {reason(error)}") from error
 
 
 def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
@@ -141,25 +125,33 @@ def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
       What results.json holds.
 
     Raises:
-      UserError: the data set or the folder will not do.
-      InterruptedRunError: SIGINT or SIGTERM came; a checkpoint was written.
+      UserError: the data set or the folder will not do; or the folder cannot be written any more.
+      InterruptedRunError: a signal came, or nobody reads stderr; a checkpoint was written.
       DivergedError: something is not finite any more; the last good checkpoint was kept.
     """
     split, test = data.load(config.data)
     validation = None
     if config.data.validation_fraction:
         split, validation = data.hold_out(split, config.data.validation_fraction, config.train.seed)
-    open_workdir(workdir, config, split, resume=resume)
-    print(f"workdir: {workdir}", file=sys.stderr)
-    model = SeparableResNet(len(split.classes), config.model)
-    per_epoch = data.steps_per_epoch(split, config.train.batch_size)
-    state = steps.create_state(config, model, next(data.eval_batches(split, 1)), per_epoch)
-    with Checkpoints(workdir) as checkpoints:
-        state = checkpoints.restore(state)
-        recorder = Recorder(workdir, int(state.step), config.train.epochs * per_epoch)
-        with recorder:
-            try:
-                state = _fit(state, config, split, validation, checkpoints, recorder)
-            except DivergedError as error:
-                raise DivergedError(f"{error}; {checkpoints.describe()}") from error
-    return finish(state, config, model, test, recorder.rows, workdir)
+    with open_workdir(workdir, config, split, test, resume=resume):
+        say(f"workdir: {workdir}")
+        model = SeparableResNet(len(split.classes), config.model)
+        per_epoch = data.steps_per_epoch(split, config.train.batch_size)
+        total = config.train.epochs * per_epoch
+        every = config.train.report_every * per_epoch
+        state = steps.create_state(config, model, next(data.eval_batches(split, 1)), per_epoch)
+        with Stop() as stop:
+            with Checkpoints(workdir) as checkpoints, _writing(workdir):
+                state = checkpoints.restore(state)
+                with Recorder(workdir, int(state.step), total, every) as recorder:
+                    try:
+                        state = _fit(state, config, split, validation, checkpoints, recorder, stop)
+                    except DivergedError as error:
+                        raise DivergedError(f"{error}; {checkpoints.describe()}") from error
+                    except OSError as error:
+                        said = f"cannot write {workdir}: {reason(error)}"
+                        raise UserError(f"{said}; {checkpoints.describe()}") from error
+            if stop.number:
+                raise InterruptedRunError(stop.number, f"stopped at step {total} of {total}")
+        with _writing(workdir):
+            return finish(state, config, model, test, recorder.rows, per_epoch, workdir)

@@ -1,7 +1,7 @@
 """The two pictures a run ends with, for a page that shows them 850 pixels wide."""
 
+import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from flax_sepconv.training.record import Row
+from flax_sepconv.training.workdir import write_atomically
 
 _WIDTH, _POINTS = 8.5, 9.5  # inches, and the size of text in a figure as wide
 _TRAINING, _VALIDATION, _TEST = "#0072b2", "#d55e00", "#1b5e45"  # also for the colour-blind
 
 
 def _save(figure: Figure, path: Path) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    figure.savefig(beside, format="png", dpi=200)
-    os.replace(beside, path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=200)
+    write_atomically(path, picture.getvalue())
 
 
 def _tidy(axes: Axes, label: str) -> None:

@@ -1,6 +1,7 @@
 """What a run ends with: results.json, two pictures and a few lines to print."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.config import Config
+from flax_sepconv.training.console import say
 from flax_sepconv.training.data import Split
 from flax_sepconv.training.evaluate import Evaluator, forward_flops
 from flax_sepconv.training.model import SeparableResNet
@@ -26,9 +28,20 @@ def finish(
     model: SeparableResNet,
     test: Split,
     rows: Sequence[Row],
+    per_epoch: int,
     workdir: Path,
 ) -> Results:
-    """Evaluate the weights the config chooses on the test split; write and return the results."""
+    """Evaluate the weights the config chooses on the test split; write and return the results.
+
+    Args:
+      state: at the end of the run.
+      config: of the run.
+      model: its network.
+      test: the test split.
+      rows: what was recorded; none if the record was lost, which leaves the speed unknown.
+      per_epoch: steps of an epoch.
+      workdir: where the results go.
+    """
     best = config.train.evaluate == "best"
     variables = state.best if best else state.averaged
     scores = Evaluator(model.apply, config.train.eval_batch_size)(variables, test)
@@ -36,6 +49,7 @@ def finish(
     accuracy = float(np.mean(predicted == test.labels))
     weights = (state.params, variables["params"])
     violation = max(float(steps.violation(state.constraints, params)) for params in weights)
+    speeds = [float(row["examples_per_second"]) for row in rows]
     results: Results = {
         "data_set": config.data.name,
         "seed": config.train.seed,
@@ -49,15 +63,15 @@ def finish(
         "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
         "forward_flops_per_example": forward_flops(model, variables, test),
         "padded_length": test.inputs.shape[1],
-        "training_examples_per_second": float(
-            np.median([row["examples_per_second"] for row in rows])
-        ),
+        "training_examples_per_second": statistics.median(speeds) if speeds else None,
     }
     write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    per_epoch = rows[-1]["step"] / rows[-1]["epoch"]
     title = f"{config.data.name}, seed {config.train.seed}"
-    curves = workdir / "learning_curves.png"
-    learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title, curves)
+    if rows:
+        curves = workdir / "learning_curves.png"
+        learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title, curves)
+    else:
+        say("no row is recorded: learning_curves.png is not drawn")
     title += f": {100 * accuracy:.1f} % of {len(test)} test series right"
     picture = workdir / "confusion_matrix.png"
     confusion_matrix(test.labels, predicted, test.classes, title, picture)
@@ -74,7 +88,8 @@ def summary(results: Mapping[str, Any]) -> str:
         "parameters": f"{results['parameters']:,}",
         "FLOPs": f"{results['forward_flops_per_example']:,} "
         f"(forward pass of one series of length {results['padded_length']})",
-        "training speed": f"{results['training_examples_per_second']:,.0f} examples/s",
     }
+    speed = results["training_examples_per_second"]
+    lines["training speed"] = "unknown" if speed is None else f"{speed:,.0f} examples/s"
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines.items())

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_sepconv.training.checkpoint import read_weights
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.weights import read_weights
 from flax_sepconv.training.workdir import Record, read_record
 
 _LONGEST = 2**20  # bytes of a line: tens of thousands of channels

@@ -28,8 +28,9 @@ It reads series from stdin, as the data set has them: a line a step, a number a 
 by spaces or commas; a blank line begins a new series. It prints the probabilities of the classes
 for the series so far, separated by tabs, as soon as a step has come.
 
-Exit status: 0 done, 1 diverged, 2 bad arguments or input, 130 and 143 interrupted (of training: a
-checkpoint was written), 141 nobody reads the output.
+Exit status: 0 done; 1 diverged; 2 bad arguments or input, or the folder cannot be written; 129,
+130 and 143 interrupted by SIGHUP, SIGINT and SIGTERM; 141 nobody reads the output; 70 a fault of
+this program. A training that is interrupted, or that nobody reads, writes a checkpoint first.
 """
 
 

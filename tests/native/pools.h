@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -85,11 +86,12 @@ class IdlePool : public Pool {
   std::vector<std::function<void()>> tasks_;
 };
 
-// Ends the program when nothing was heard for some time.
+// Ends the program when it hangs. Time on the clock says nothing of that, for other programs may
+// have the processors; so it counts what its own threads have worked. It looks every second, and
+// less often where it has to wait for a processor itself.
 class Watchdog {
  public:
-  explicit Watchdog(std::chrono::seconds patience)
-      : patience_(patience), thread_([this] { watch(); }) {}
+  Watchdog() : thread_([this] { watch(); }) {}
   ~Watchdog() {
     hear("");
     thread_.join();
@@ -105,20 +107,38 @@ class Watchdog {
   }
 
  private:
+  // So many looks at threads that all wait are a deadlock. What wakes up to look, the sanitizers'
+  // own threads too, works less than this between two looks.
+  static constexpr int kLooks = 60;
+  static constexpr double kNothing = 0.003;
+  // Seconds of all threads together; the largest problem takes a hundredth of it.
+  static constexpr double kMost = 1000;
+
+  static double worked() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
   void watch() {
     std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-      if (!changed_.wait_for(lock, patience_, [this] { return heard_; })) {
-        std::fprintf(stderr, "FAILED: does not end (a deadlock?): %s\n", what_.c_str());
-        std::fflush(stderr);
-        std::_Exit(1);
+    double begun = worked(), before = begun;
+    for (int idle = 0;;) {
+      const bool heard = changed_.wait_for(lock, std::chrono::seconds(1), [this] { return heard_; });
+      const double now = worked();
+      if (heard) {
+        heard_ = false;
+        if (what_.empty()) return;
+        begun = now;
       }
-      heard_ = false;
-      if (what_.empty()) return;
+      idle = heard || now - before > kNothing ? 0 : idle + 1;
+      before = now;
+      if (idle >= kLooks) fail("a deadlock, all threads wait");
+      if (now - begun > kMost) fail("does not end");
     }
   }
+  [[noreturn]] void fail(const char* how) const {
+    std::fprintf(stderr, "FAILED: %s: %s\n", how, what_.c_str());
+    std::fflush(stderr);
+    std::_Exit(1);
+  }
 
-  const std::chrono::seconds patience_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::string what_ = "the start";

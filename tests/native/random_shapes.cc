@@ -6,7 +6,6 @@
 // every temper; all operands and results lie in heap memory of exactly their size. Built with
 // sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats.
 #include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
@@ -232,7 +231,7 @@ int run(std::int64_t problems, std::uint64_t first_seed) {
   }
   Tally tally;
   Pools pools;
-  Watchdog watchdog(std::chrono::seconds(120));
+  Watchdog watchdog;
   check_threads(sets, pools, watchdog, tally);
   check_lack_of_memory(pools.seven, watchdog);
   for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed) {

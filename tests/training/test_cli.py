@@ -1,5 +1,6 @@
 """The command line and a whole run: results, interruption, resumption, refusals."""
 
+import contextlib
 import io
 import json
 import os
@@ -22,9 +23,12 @@ from tensorboardX.proto import event_pb2
 
 from flax_sepconv.training import data
 from flax_sepconv.training.__main__ import main
-from tests.training_runs import refused
+from flax_sepconv.training.console import settle
+from tests.training_runs import no_file_beyond, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
+)
 
 TINY = """
 from flax_sepconv.training.config import default_config
@@ -79,11 +83,22 @@ def config_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(config_file, tmp_path_factory):
-    """Return the folder of a finished run, not to be changed."""
-    workdir = tmp_path_factory.mktemp("runs") / "whole"
-    assert main(command(config_file, workdir)) == 0
-    return workdir
+def whole_and_said(config_file, tmp_path_factory):
+    """Return the folder of a finished run, not to be changed, and what was said to stderr."""
+    folder = tmp_path_factory.mktemp("here")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stderr(io.StringIO()) as said,
+    ):
+        patch.chdir(folder)
+        assert main(["train", f"--config={config_file}"]) == 0
+    (workdir,) = (folder / "runs").iterdir()
+    return workdir, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(whole_and_said):
+    return whole_and_said[0]
 
 
 def command(config_file, workdir, *more):
@@ -91,9 +106,10 @@ def command(config_file, workdir, *more):
 
 
 def weights(workdir, kind="last"):
-    (step,) = (p for p in (workdir / "checkpoints" / kind).iterdir() if p.name.isdigit())
+    steps = [int(p.name) for p in (workdir / "checkpoints" / kind).iterdir()]
+    newest = workdir / "checkpoints" / kind / str(max(steps))
     with ocp.StandardCheckpointer() as checkpointer:
-        return int(step.name), checkpointer.restore(step / "default")
+        return max(steps), checkpointer.restore(newest / "default")
 
 
 def rows(workdir):
@@ -142,33 +158,75 @@ def test_a_run_leaves_everything(whole):
     assert not list(whole.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_cleanly_and_it_continues_bit_for_bit(
-    config_file, whole, tmp_path, capsys, monkeypatch, number
+@pytest.fixture
+def at_step_52(monkeypatch):
+    """Have something done in the middle of an epoch, between two checkpoints."""
+    batches = data.train_batches
+
+    def do(what):
+        def interrupted(split, size, seed, start, stop):
+            for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+                if step == 52:
+                    what()
+                yield batch
+
+        monkeypatch.setattr(data, "train_batches", interrupted)
+        return lambda: monkeypatch.setattr(data, "train_batches", batches)
+
+    return do
+
+
+SIGNALS = [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("numbers", SIGNALS)
+def test_signals_end_a_run_cleanly_and_it_continues_bit_for_bit(
+    config_file, whole, tmp_path, capsys, at_step_52, numbers
 ):
     workdir = tmp_path / "run"
-    at = 52  # in the middle of an epoch, between two checkpoints
-    batches = data.train_batches
-    before = signal.getsignal(number)  # SIGINT is ignored where a shell started us with "&"
-
-    def interrupted(split, size, seed, start, stop):
-        for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
-            if step == at:
-                signal.raise_signal(number)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(data, "train_batches", interrupted)
-        assert main(command(config_file, workdir)) == 128 + number
+    before = signal.getsignal(numbers[0])  # SIGINT is ignored where a shell started us with "&"
+    undo = at_step_52(lambda: [signal.raise_signal(number) for number in numbers])
+    assert main(command(config_file, workdir)) == 128 + numbers[0]
+    undo()
     err = capsys.readouterr().err
     done, hint = err.splitlines()[-1].split("; continue with: ")
-    assert done == f"stopped at step {at} of {STEPS}"
+    assert done == f"stopped at step 52 of {STEPS}"
     assert "Traceback" not in err
-    assert signal.getsignal(number) == before
-    assert weights(workdir)[0] == at
+    assert signal.getsignal(numbers[0]) == before
+    assert weights(workdir)[0] == 52
     assert not (workdir / "results.json").exists()
-    assert main(["train", *shlex.split(hint)[3:]]) == 0
+    if len(numbers) == 1:  # else it would be the same once more
+        assert main(["train", *shlex.split(hint)[3:]]) == 0
+        same_run(whole, workdir)
+
+
+def test_a_run_that_nobody_reads_ends_with_a_checkpoint(
+    config_file, tmp_path, at_step_52, monkeypatch
+):
+    """As in `2>&1 | head -3`: the next line of progress finds the pipe closed."""
+    reader, writer = os.pipe()
+    at_step_52(lambda: os.close(reader))
+    with open(writer, "w", buffering=1) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert main(command(config_file, tmp_path / "run")) == 128 + signal.SIGPIPE
+        settle()  # else what could not be written would change the exit status of a process
+    assert 52 < weights(tmp_path / "run")[0] < STEPS
+
+
+def test_a_full_disk_ends_a_run_and_nothing_is_lost(config_file, whole, tmp_path, capsys):
+    """While it trains, behind a checkpoint; then in a picture, behind the last step."""
+    workdir = tmp_path / "run"
+    for limit, place in ((6_000, "last good checkpoint: "), (60_000, "learning_curves.png")):
+        with no_file_beyond(limit):
+            assert main(command(config_file, workdir, *["--resume"] * (limit > 6_000))) == 2
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert err.startswith("error: cannot write")
+        assert "File too large" in err
+        assert place in err
+        assert "Traceback" not in err
+    assert (workdir / "results.json").exists()
     same_run(whole, workdir)
+    assert not list(workdir.glob("damaged*"))
 
 
 def wait_for_rows(workdir, wanted, process):
@@ -194,7 +252,9 @@ def test_a_killed_run_continues_bit_for_bit(config_file, whole, tmp_path):
     same_run(whole, workdir)
 
 
-def test_ctrl_c_prints_the_command_that_continues_the_run(whole, tmp_path, monkeypatch):
+def test_a_process_that_is_hung_up_prints_the_command_that_continues_the_run(
+    whole, tmp_path, capfd, monkeypatch
+):
     """Begun by name, with settings on the line, in a folder whose name a shell would split."""
     python = pathlib.Path(sys.executable)
     monkeypatch.setenv("PATH", os.pathsep.join([str(python.parent), os.environ["PATH"]]))
@@ -207,13 +267,19 @@ def test_ctrl_c_prints_the_command_that_continues_the_run(whole, tmp_path, monke
         [*line, "--workdir", workdir.name, *flags], stderr=subprocess.PIPE, text=True
     ) as process:
         wait_for_rows(workdir, 2, process)
-        process.send_signal(signal.SIGINT)
+        assert main(["train", "--workdir", workdir.name, "--resume"]) == 2
+        assert "another trainer is at work" in capfd.readouterr().err
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=300)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode in (128 + signal.SIGHUP, 128 + signal.SIGTERM)
     assert not (workdir / "results.json").exists()
-    done, command = err.splitlines()[-1].split("; continue with: ")
+    done, hint = err.splitlines()[-1].split("; continue with: ")
     assert done.endswith(f" of {STEPS}")
-    subprocess.run(command, shell=True, check=True, stderr=subprocess.DEVNULL)
+    python, *words = shlex.split(hint)
+    assert shutil.which(python) == sys.executable
+    assert words[:2] == ["-m", "flax_sepconv.training"]
+    assert main(["train", *words[2:]]) == 0
     same_run(whole, workdir)
 
 
@@ -333,14 +399,11 @@ def test_a_run_is_neither_overwritten_nor_resumed_as_another(config_file, whole,
     assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
 
 
-def test_the_default_workdir_is_named_by_set_and_time(config_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", f"--config={config_file}"]) == 0
-    (workdir,) = (tmp_path / "runs").iterdir()
+def test_the_default_workdir_is_named_by_set_and_time(whole_and_said):
+    workdir, said = whole_and_said
     assert workdir.name.startswith("ItalyPowerDemand-")
-    err = capsys.readouterr().err
-    assert f"workdir: runs/{workdir.name}" in err
-    assert f"epoch 40  step {STEPS}/{STEPS}  loss" in err
+    assert f"workdir: runs/{workdir.name}" in said
+    assert f"epoch 40  step {STEPS}/{STEPS}  loss" in said
 
 
 def test_help_names_every_flag(capsys):

@@ -27,14 +27,13 @@ TS = """@problemName Tiny
 @equalLength false
 @classLabel true a b
 @data
-{rows}
-"""
+{rows}"""
 
 
 def write_set(folder, train, test, header=TS):
-    (folder / "Tiny").mkdir()
+    (folder / "Tiny").mkdir(exist_ok=True)
     for part, rows in (("TRAIN", train), ("TEST", test)):
-        text = header.format(rows="\n".join(rows))
+        text = header.format(rows="".join(f"{row}\n" for row in rows))
         (folder / "Tiny" / f"Tiny_{part}.ts").write_text(text)
     return DataConfig(name="Tiny", path=str(folder))
 
@@ -86,6 +85,8 @@ def test_standardisation_uses_the_training_split_alone(tmp_path):
         (["1:1:a"], ["1:1:c"], "not declared"),
         (["1:1:a"], ["1:1:1:a"], "number of channels"),
         (["1,x:1,2:a"], ["1:1:a"], "cannot read"),
+        ([], ["1:1:a"], "Tiny_TRAIN.ts holds no series"),
+        (["1:1:a"], [], "Tiny_TEST.ts holds no series"),
     ],
 )
 def test_a_set_that_will_not_do_is_refused_by_name(tmp_path, train, test, message):
@@ -123,6 +124,12 @@ def test_hold_out_takes_the_fraction_of_every_class():
     assert np.bincount(rest.labels).tolist() == [8, 8, 8]
     both = np.concatenate([rest.inputs, held.inputs])
     assert np.sort(both.ravel()).tolist() == list(range(60))
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
+def test_hold_out_leaves_series_on_both_sides(fraction):
+    with pytest.raises(UserError, match=r"validation_fraction must leave series on both sides, .*"):
+        data.hold_out(numbered(11), fraction, seed=1)
 
 
 def test_a_step_has_the_same_batch_wherever_the_run_was_resumed():

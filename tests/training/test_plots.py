@@ -23,8 +23,7 @@ def run(epochs, last, **more):
 @pytest.mark.parametrize(
     ("epochs", "last", "test"), [(80, 0.4, 1.1), (80, 0.0, 0.0), (1, 60.0, 70.0), (5, 0.03, 4.0)]
 )
-def test_early_and_final_errors_can_both_be_read(epochs, last, test, drawn, monkeypatch, tmp_path):
-    monkeypatch.setattr(plots.os, "replace", lambda *_: None)
+def test_early_and_final_errors_can_both_be_read(epochs, last, test, drawn, tmp_path):
     rows = run(epochs, last, validation_loss=1.0, validation_accuracy=0.97)
     plots.learning_curves(rows, 1 - test / 100, epochs, "Made, seed 0", tmp_path / "a.png")
     ((figure, texts),) = drawn
@@ -42,8 +41,7 @@ def test_early_and_final_errors_can_both_be_read(epochs, last, test, drawn, monk
         assert heights[2] - heights[1] > 0.1
 
 
-def test_the_confusion_matrix_is_readable_with_many_classes(drawn, monkeypatch, tmp_path):
-    monkeypatch.setattr(plots.os, "replace", lambda *_: None)
+def test_the_confusion_matrix_is_readable_with_many_classes(drawn, tmp_path):
     n = 26
     truth = np.repeat(np.arange(n), 30)
     classes = [chr(97 + each) for each in range(n)]

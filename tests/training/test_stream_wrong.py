@@ -15,7 +15,7 @@ import pytest
 from flax_sepconv.training import checkpoint
 from flax_sepconv.training import stream as training_stream
 from flax_sepconv.training.__main__ import main
-from flax_sepconv.training.checkpoint import read_weights
+from flax_sepconv.training.weights import read_weights
 from tests.training_runs import make_run, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -1,0 +1,38 @@
+"""The standard streams: whatever becomes of them, a run does not break by it."""
+
+import contextlib
+import os
+import sys
+
+
+def guard() -> None:
+    """Occupy the standard streams that are closed, or a file of the run would become one."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+
+
+def say(text: str) -> None:
+    """Print a line to stderr; that it cannot be printed is no error."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
+            print(text, file=sys.stderr, flush=True)
+
+
+def is_terminal() -> bool:
+    """Return whether stderr is one."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def settle() -> None:
+    """Drop what cannot be written any more: Python would change the exit status by it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except ValueError:  # it was closed
+            pass
