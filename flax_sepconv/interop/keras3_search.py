@@ -47,11 +47,18 @@ def find(store: Weights, path: Any, root: Node | None, version: int, strict: boo
     if strict:
         taken = {place.group for place in places}
         rest = [g for g in candidates(store) if g not in taken and not search.is_another(g)]
-        known = _assigned(store, search.lost(), [] if root.is_told else rest, path)
+        lost = search.lost()
+        known = _assigned(store, lost, [] if root.is_told else rest, path)
         if custom := [f"{g} ({search.custom[g]})" for g in rest if g in search.custom]:
             _warn(
                 f"{path}: {', '.join(custom)} has the weights of a SeparableConv1D, but is of no "
                 "class of Keras: it comes without arguments (strides, padding, activation)"
+            )
+        untold = [g for g in rest if not any(_fits(store, g, node) for _, node in lost)]
+        if untold := [g for g in untold if g not in search.custom]:
+            _warn(
+                f"{path}: its config does not tell the arguments (strides, padding, activation) of "
+                f"{', '.join(untold)}: these come without them"
             )
         places += [known.get(group) or bare(store, group) for group in rest]
     return distinct(places)
