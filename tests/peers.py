@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import sys
 import types
 import warnings
 
@@ -61,5 +62,6 @@ def keras() -> types.ModuleType:
 
 
 def torch() -> types.ModuleType:
-    """PyTorch."""
+    """PyTorch, without the compiler in a build for CUDA: beside TensorFlow that crashes."""
+    sys.modules.setdefault("triton", None)
     return _load_or_skip("torch")
