@@ -15,6 +15,7 @@ safetensors does not; where neither tells, from the number of channels.
 """
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ class Between(NamedTuple):
 
     Attributes:
         sure: what does, in order.
-        doubtful: norms that may, by their channels and by what else there is.
+        doubtful: norms, or tensors of the module around both, that may, by their channels and by
+            what else there is.
         unplaced: a norm that may, but is as likely to be behind them.
     """
 
@@ -78,24 +80,26 @@ def between(
     """
     C, joined, F = sizes
     order = _Order(state, depthwise, pointwise)
-    sure, unclear = [], []
+    sure, unclear, bare = [], [], []
     for item in around:
         place = order.place(item.name)
-        if place == "between":
+        if order.is_of_parent(item.name) and item.name in state.shapes:
+            # A module lists its own tensors before its modules, whenever it uses them.
+            if math.prod(state.shapes[item.name]) == joined:
+                bare.append(item)
+        elif place == "between":
             sure.append(item)
         elif place == "unclear" and channels(state, item) == joined:
             unclear.append(item)
     in_front, behind = _beside(state, around, order) if order.is_of_making else ([], unclear)
-    # One norm of as many channels as the input or the output has is likely to be theirs.
-    found = [
-        item
-        for run, excused in ((in_front, C), (behind, F))
-        if not (joined == excused and len(run) == 1)
-        for item in run
-        if channels(state, item) == joined
-    ]
-    unplaced = [] if found or sure else unclear
-    return Between(sure, [] if sure else found, unplaced)
+    found, excused = bare, list[Item]()
+    for run, size in ((in_front, C), (behind, F)):
+        # One norm of as many channels as the input or the output has is likely to be theirs.
+        likely = joined == size and len(run) == 1
+        (excused if likely else found).extend(i for i in run if channels(state, i) == joined)
+    if sure:
+        return Between(sure, [], [])
+    return Between([], found, [] if found else list(dict.fromkeys(unclear + excused)))
 
 
 def channels(state: State, item: Item) -> int | None:
@@ -207,6 +211,11 @@ class _Order:
             return "elsewhere"
         # Where the two stand at the top, all else is below their parent.
         return "elsewhere" if not self.parent and len(parts) > 1 + max(near, far) else "unclear"
+
+    def is_of_parent(self, name: str) -> bool:
+        """Tell whether something belongs to the module that has both."""
+        parts = name.split(".")
+        return len(parts) == self.parent + 1 and parts[: self.parent] == self.first[: self.parent]
 
     def _is_before(self, a: list[str], b: list[str]) -> bool | None:
         """Tell which of two comes first; None if nothing says it."""
