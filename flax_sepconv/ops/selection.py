@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from flax_sepconv.ops import native
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
@@ -112,8 +114,10 @@ def traced(implementation: str | None, *operands: Any) -> Lowering | None:
     """Return the named lowering if it is to be traced as it is, or None: the primitive is.
 
     On a mesh the primitive is, because XLA sums the kernel gradient of a convolution too often
-    there (`Summation`), and what JAX derives cannot know. A tool that looks for operations of XLA's
-    (`is_intercepted`) misses the primitive, which a warning says.
+    there (`Summation`), and what JAX derives cannot know. A mesh that `jit` alone is given is not
+    seen here, so the primitive is bound wherever there are several devices, but for a tool that
+    looks for operations of XLA's (`is_intercepted`). Where that misses the primitive, a warning
+    says so.
     """
     hidden = None
     if implementation is None or not LOWERINGS[implementation].is_traced:
@@ -121,7 +125,7 @@ def traced(implementation: str | None, *operands: Any) -> Lowering | None:
         hidden = f"implementation must be {names} for that, got {implementation!r}"
     elif may_be_divided(*operands):
         hidden = "it can where there is no mesh of several devices"
-    elif not is_unwanted(implementation):
+    elif (jax.device_count() == 1 or is_intercepted()) and not is_unwanted(implementation):
         return LOWERINGS[implementation]
     if hidden is not None and is_intercepted():
         warnings.warn(

@@ -1,5 +1,6 @@
 """Tools that look for XLA's own operations in programs, or replace the functions that make them."""
 
+import functools
 import pathlib
 import re
 import warnings
@@ -13,10 +14,18 @@ from jax import lax
 
 import flax_sepconv as fsc
 from flax_sepconv import ops
+from tests import oracle
+from tests.cases import CASES
 from tests.conftest import DEVICES
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 X = np.random.default_rng(0).standard_normal((2, 21, 6)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Let there be one device, as where such tools are at work."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
 def blocks(page):
@@ -48,6 +57,23 @@ def test_a_program_has_a_convolution_and_a_contraction(module, settings):
     assert convolution.params["feature_group_count"] == 6
 
 
+@pytest.mark.parametrize("case", CASES[:-1:2], ids=lambda case: case.id)
+def test_outputs_and_gradients_are_right(case):
+    rng = np.random.default_rng(1)
+    arrays = *case.arrays(), rng.standard_normal((1, case.C * case.M, 5)), rng.standard_normal(5)
+    operation = functools.partial(
+        ops.separable_conv1d, implementation="grouped_conv", **case.settings
+    )
+    with jax.enable_x64(True):
+        y, pullback = jax.vjp(jax.jit(operation), *arrays)
+        cotangent = rng.standard_normal(y.shape)
+        gradients = pullback(cotangent)
+    expected = oracle.separable(*arrays, **case.oracle)
+    by_hand = oracle.separable_vjp(*arrays[:3], cotangent, **case.oracle)
+    for actual, wanted in zip((y, *gradients), (expected, *by_hand), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-11, atol=1e-11)
+
+
 def test_whoever_replaces_the_functions_is_given_the_weights_as_they_are(monkeypatch):
     """Of one multiplier the kernel itself, and always the pointwise kernel itself."""
     given = []
@@ -75,12 +101,14 @@ def test_whoever_replaces_the_functions_is_given_the_weights_as_they_are(monkeyp
 
 
 @pytest.mark.skipif(DEVICES != 4, reason="for a mesh of four devices")
-def test_a_mesh_keeps_the_primitive():
+def test_a_mesh_keeps_the_primitive(monkeypatch):
     """Its kernel gradient is right there (`test_lowering_on_meshes.py`), XLA's is not."""
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     x = jax.device_put(X, jax.NamedSharding(mesh, jax.P("d")))
     assert "depthwise_conv1d" in str(jax.make_jaxpr(layer())(x))
     assert "depthwise_conv1d" not in str(jax.make_jaxpr(layer())(X))
+    monkeypatch.setattr(jax, "device_count", lambda: DEVICES)
+    assert "depthwise_conv1d" in str(jax.make_jaxpr(layer())(X))
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,23 @@ def test_all_forms_give_what_one_device_gives(M, S, is_set, name, kind, spec):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", None])
+@pytest.mark.parametrize("spec", [BATCH, STEPS])
+def test_a_mesh_that_nobody_but_jit_knows(name, spec):
+    """While JAX traces, nothing tells of it; two devices hold the same."""
+    mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=KINDS["auto"])
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.standard_normal(shape).astype(np.float32) for shape in ((4, 16, 8), (3, 8, 1)))
+
+    def loss(x, kernel):
+        return jnp.sin(ops.depthwise_conv1d(x, kernel, padding="same", implementation=name)).sum()
+
+    gradients = jax.grad(loss, (0, 1))
+    places = NamedSharding(mesh, spec), NamedSharding(mesh, P())
+    got, expected = jax.jit(gradients, in_shardings=places)(x, kernel), gradients(x, kernel)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+
+
 @pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum"])
 def test_gradients_in_steps_over_parts_of_a_divided_batch(name):
     """The parts are divided over a part of the mesh's only axis; the other part repeats them."""

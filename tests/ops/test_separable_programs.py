@@ -88,11 +88,12 @@ STAGES = ["depthwise_conv1d k", "depthwise_conv1d x"]
         ("shifted_sum", [*STAGES, "depthwise_conv1d y", *["dot_general"] * 3]),
     ],
 )
-def test_depthwise_output_is_no_residual(implementation, expected):
+def test_depthwise_output_is_no_residual(implementation, expected, monkeypatch):
     """Where both stages are one primitive; they are two where a lowering has them as two.
 
     What tools look for is traced as XLA's own operations, and differentiated by JAX.
     """
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     jaxpr = jax.make_jaxpr(value_and_gradients(implementation))(*draw(CASE).values())
     found = [
         f"{equation.primitive.name} {getattr(asked, 'result', '')}".strip()
