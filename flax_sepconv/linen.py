@@ -210,6 +210,7 @@ class SeparableConv1D(nn.Module):
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
 
     @nn.compact
+    @names_arguments
     def __call__(
         self,
         inputs: ArrayLike,

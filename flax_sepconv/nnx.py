@@ -265,6 +265,7 @@ class SeparableConv1D(nnx.Module):
         return_state: bool,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
 
+    @names_arguments
     def __call__(
         self,
         inputs: ArrayLike,
@@ -423,11 +424,9 @@ def from_linen(module: linen.Module, *args: Any, rngs: nnx.Rngs, **kwargs: Any) 
     for variables in boxed.values():
         said |= traverse_util.flatten_dict(variables)
     for path, variable in nnx.iter_graph(bridge):
-        if isinstance(said.get(path), Weight):
-            constraint, regularizer = said[path].constraint, said[path].regularizer
-            variable.set_metadata(
-                constraint=constraint, regularizer=regularizer, rank=variable.ndim
-            )
+        if isinstance(weight := said.get(path), Weight):
+            told = {"constraint": weight.constraint, "regularizer": weight.regularizer}
+            variable.set_metadata(**told, rank=variable.ndim)
     return bridge
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from flax_sepconv.interop import formats
-from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
+from flax_sepconv.interop.layer import InteropError, Layer
 
 _FORMATS = "\n".join(
     f"  {name:<15}{form.description}{'' if form.endings else ' (read only)'}"
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         with _ending_in_order(), warnings.catch_warnings():
-            warnings.filterwarnings("once", category=InteropWarning)
+            warnings.filterwarnings("once", category=UserWarning)
             warnings.showwarning = _show
             status: int = given.run(given)
         sys.stdout.flush()

@@ -115,6 +115,7 @@ def load(
         "fold_norms": fold_norms or None,
     }
     options = {key: value for key, value in given.items() if value is not None}
+    _check_names(layers, pairs)
     for option in options:
         if option not in FORMATS[name].options:
             raise InteropError(
@@ -155,6 +156,8 @@ known endings are .safetensors, .pt, .pth, .bin, .weights.h5
     name = _format_to_write(path) if format is None else _known(format)
     if name not in WRITABLE:
         raise InteropError(f"{name!r} is read only; written are {', '.join(WRITABLE)}")
+    if wrong := [layer for layer in layers if not isinstance(layer, Layer)]:
+        raise InteropError(f"layers must be of interop.Layer, got {wrong[0]!r}")
     layers = unique(layers, "the list of layers")
     with _explained(path, "written"):
         if os.path.lexists(path) and not overwrite:
@@ -256,6 +259,16 @@ def _known(name: str) -> str:
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"flax_sepconv.interop.{FORMATS[name].module}")
+
+
+def _check_names(layers: Any, pairs: Any) -> None:
+    groups = [] if layers is None or isinstance(layers, str) else list(layers)
+    if layers is not None and not (groups and all(isinstance(g, str) and g for g in groups)):
+        raise InteropError(f"layers (--layer) must be a list of paths of groups, got {layers!r}")
+    if pairs is not None and not (
+        isinstance(pairs, Mapping) and all(isinstance(layer, str) for layer in pairs)
+    ):
+        raise InteropError(f"pairs (--pair) must be a dict by the paths of layers, got {pairs!r}")
 
 
 def _check_there(path: pathlib.Path) -> None:

@@ -95,7 +95,7 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
                 array = variables.create_dataset(str(index), data=weight)
                 if layer.dtype.name == "bfloat16":
                     array.attrs["dtype"] = "bfloat16"
-    path.write_bytes(content.getbuffer())
+    path.write_bytes(content.getvalue())
 
 
 def _load(store: Weights, places: Sequence[Place], path: pathlib.Path) -> list[Layer]:

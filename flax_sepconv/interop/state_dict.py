@@ -95,7 +95,7 @@ def save(
     tensors._metadata = {name: {"version": 1, _MULTIPLIER: M} for name, M in multipliers.items()}
     content = io.BytesIO()  # On a full disk PyTorch tells no reason.
     torch.save(tensors, content)
-    path.write_bytes(content.getbuffer())
+    path.write_bytes(content.getvalue())
 
 
 def array(name: str, tensor: Any, limit: int | None = None) -> np.ndarray:

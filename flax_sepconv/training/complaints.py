@@ -21,7 +21,7 @@ def reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if known := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(known[1]))
-    return text[:200]
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def let_go(error: BaseException) -> None:

@@ -326,17 +326,19 @@ def test_a_line_that_cannot_be_said_is_no_error(stream, monkeypatch, tmp_path):
 
 def test_the_third_signal_acts_as_before():
     heard = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    sent = signal.SIGTERM, signal.SIGHUP
+    before = {n: signal.signal(n, lambda number, _: heard.append(number)) for n in sent}
     try:
         with Stop() as stop:
             stop.listen()
-            signal.raise_signal(signal.SIGTERM)
-            signal.raise_signal(signal.SIGHUP)
+            for number in sent:
+                signal.raise_signal(number)
             assert (stop.number, heard) == (signal.SIGTERM, [])
             signal.raise_signal(signal.SIGTERM)
             assert heard == [signal.SIGTERM]
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_what_nohup_ignores_stays_ignored():
