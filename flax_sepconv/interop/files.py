@@ -52,7 +52,9 @@ def archive(path: pathlib.Path, problem: Any) -> Iterator[zipfile.ZipFile]:
     except InteropError:
         raise
     except _BAD_ARCHIVE as error:
-        raise InteropError(f"{problem}: {error}") from error
+        # A KeyError prints its text in quotes.
+        told = error.args[0] if isinstance(error, KeyError) else error
+        raise InteropError(f"{problem}: {told}") from error
 
 
 @contextlib.contextmanager

@@ -211,6 +211,8 @@ def _format_of_file(path: pathlib.Path) -> str:
     if part := tf_files.PART.fullmatch(path.name):
         index = f"{part[1]}.index"
         raise InteropError(f"{path} is a part of a TensorFlow checkpoint, but {index} is not there")
+    if path.name == tf_files.STATE:
+        raise InteropError(f"{path} only names checkpoints: give its folder, {path.parent}")
     raise InteropError(f"{path} is of no known format: {', '.join(FORMATS)}")
 
 
