@@ -257,7 +257,7 @@ def sparsemax(x: jax.Array, axis: int = -1) -> jax.Array:
     shape = [1] * x.ndim
     shape[axis] = -1
     ranks = jnp.arange(1, x.shape[axis] + 1, dtype=x.dtype).reshape(shape)
-    above = 1 + ranks * ordered > jnp.cumsum(ordered, axis)
+    above = 1 + ranks * ordered > jnp.cumsum(ordered, axis=axis)
     total = jnp.sum(jnp.where(above, ordered, 0), axis, keepdims=True)
     return jax.nn.relu(x - (total - 1) / jnp.sum(above, axis, keepdims=True, dtype=x.dtype))
 
