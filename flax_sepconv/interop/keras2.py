@@ -11,7 +11,6 @@ Keras 3 writes whole models so too, without ":0".
 
 import pathlib
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from flax_sepconv.interop import hdf5, keras2_shared, keras_model
 from flax_sepconv.interop.hdf5 import Store
 from flax_sepconv.interop.keras2_shared import Found
 from flax_sepconv.interop.keras_model import Node
-from flax_sepconv.interop.layer import AXES, InteropError, InteropWarning, Layer
+from flax_sepconv.interop.layer import AXES, InteropError, Layer, warn_of_untold
 from flax_sepconv.spec import DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 # The names of the scopes around a layer's variables, in the group of one layer of the model.
@@ -87,14 +86,8 @@ def read(path: pathlib.Path) -> list[Layer]:
         root = None if config is None else keras_model.parse(config, path)
         found = {} if root is None else _by_config(store, top, root, path)
         others = list(_by_names(store, top, set(found)))
-        if root is not None and others:
-            untold = ", ".join(other.layer.path for other in others)
-            warnings.warn(
-                f"{path}: its config does not tell the arguments (strides, padding, activation) of "
-                f"{untold}: these come without them",
-                InteropWarning,
-                stacklevel=2,
-            )
+        if root is not None:
+            warn_of_untold(path, [other.layer.path for other in others])
         return keras2_shared.once([*found.values(), *others], _version(store), path)
 
 

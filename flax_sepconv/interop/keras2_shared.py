@@ -1,12 +1,11 @@
 """Layers that two models share, which a `.h5` file has twice: see `keras2.py`."""
 
 import pathlib
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flax_sepconv.interop.keras_model import Node
-from flax_sepconv.interop.layer import InteropWarning, Layer
+from flax_sepconv.interop.layer import Layer, warn
 
 # From here on Keras 2 numbers the objects of a config that it meets more than once.
 _NUMBERED = (2, 5)
@@ -49,7 +48,7 @@ def once(found: Sequence[Found], version: tuple[int, int], path: pathlib.Path) -
         numbered = one.node is not None and version >= _NUMBERED
         for other in tied[:1] or ([] if numbered else alike[:1]):
             names = f"{path}: layers {other.layer.path!r} and {one.layer.path!r}"
-            _warn(
+            warn(
                 f"{names} are one that two models share: it is given once, as the first"
                 if tied
                 else f"{names} have the same name and weights; nothing tells whether they are one "
@@ -76,7 +75,3 @@ def _equal(one: Found, other: Found) -> bool:
         and a.keys() == b.keys()
         and all(a[n].shape == b[n].shape and a[n].tobytes() == b[n].tobytes() for n in a)
     )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, InteropWarning, stacklevel=3)

@@ -5,7 +5,6 @@ classes is seen from the variables.
 """
 
 import collections
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from flax_sepconv.interop.keras3_groups import (
     snake_case,
 )
 from flax_sepconv.interop.keras_model import Node
-from flax_sepconv.interop.layer import InteropError, InteropWarning
+from flax_sepconv.interop.layer import InteropError, warn, warn_of_untold
 
 
 def find(store: Weights, path: Any, root: Node | None, version: int, strict: bool) -> list[Place]:
@@ -50,16 +49,12 @@ def find(store: Weights, path: Any, root: Node | None, version: int, strict: boo
         lost = search.lost()
         known = _assigned(store, lost, [] if root.is_told else rest, path)
         if custom := [f"{g} ({search.custom[g]})" for g in rest if g in search.custom]:
-            _warn(
+            warn(
                 f"{path}: {', '.join(custom)} has the weights of a SeparableConv1D, but is of no "
                 "class of Keras: it comes without arguments (strides, padding, activation)"
             )
-        untold = [g for g in rest if not any(_fits(store, g, node) for _, node in lost)]
-        if untold := [g for g in untold if g not in search.custom]:
-            _warn(
-                f"{path}: its config does not tell the arguments (strides, padding, activation) of "
-                f"{', '.join(untold)}: these come without them"
-            )
+        told = search.custom.keys() | {g for g in rest for _, n in lost if _fits(store, g, n)}
+        warn_of_untold(path, [group for group in rest if group not in told])
         places += [known.get(group) or bare(store, group) for group in rest]
     return distinct(places)
 
@@ -87,16 +82,12 @@ def _assigned(store: Weights, lost: Lost, groups: Sequence[str], path: Any) -> d
             )
     if unsure:
         left = ", ".join(sorted(amount.keys() - known.keys()))
-        _warn(
+        warn(
             f"{path}: its config has the arguments of the layers {', '.join(unsure)}, but does not "
             f"tell which of the groups {left} they are: these come without arguments (strides, "
             "padding, activation)"
         )
     return known
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, InteropWarning, stacklevel=3)
 
 
 def _fits(store: Weights, group: str, node: Node) -> bool:

@@ -3,7 +3,8 @@
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -36,6 +37,20 @@ class InteropError(ValueError):
 
 class InteropWarning(UserWarning):
     """What a file has, or may have, and `load` did not give; says which, and why."""
+
+
+def warn(message: str) -> None:
+    """Say what is left out, at the place of the caller's caller."""
+    warnings.warn(message, InteropWarning, stacklevel=3)
+
+
+def warn_of_untold(path: Any, layers: Sequence[str]) -> None:
+    """Say of which layers a model's file has the weights and not the arguments, if of any."""
+    if layers:
+        warn(
+            f"{path}: its config does not tell the arguments (strides, padding, activation) of "
+            f"{', '.join(layers)}: these come without them"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

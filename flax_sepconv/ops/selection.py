@@ -119,15 +119,17 @@ def traced(implementation: str | None, *operands: Any) -> Lowering | None:
     looks for operations of XLA's (`is_intercepted`). Where that misses the primitive, a warning
     says so.
     """
-    hidden = None
-    if implementation is None or not LOWERINGS[implementation].is_traced:
-        names = " or ".join(repr(name) for name, known in LOWERINGS.items() if known.is_traced)
-        hidden = f"implementation must be {names} for that, got {implementation!r}"
-    elif may_be_divided(*operands):
+    named = LOWERINGS[implementation] if implementation is not None else None
+    intercepted = is_intercepted()
+    if named is not None and named.is_traced and not may_be_divided(*operands):
+        assert implementation is not None
+        sees_all = intercepted or jax.device_count() == 1
+        return named if sees_all and not is_unwanted(implementation) else None
+    if intercepted:
         hidden = "it can where there is no mesh of several devices"
-    elif (jax.device_count() == 1 or is_intercepted()) and not is_unwanted(implementation):
-        return LOWERINGS[implementation]
-    if hidden is not None and is_intercepted():
+        if named is None or not named.is_traced:
+            names = " or ".join(repr(name) for name, known in LOWERINGS.items() if known.is_traced)
+            hidden = f"implementation must be {names} for that, got {implementation!r}"
         warnings.warn(
             "a tool has replaced functions of jax.lax (to quantize, it may be), and cannot look "
             f"into this separable convolution: {hidden}",

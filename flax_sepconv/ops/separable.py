@@ -46,7 +46,7 @@ def separable(
     stages: Stages,
 ) -> jax.Array:
     """Filter, then contract: (B, L, C), (K, C, M), (1, C*M, F), (F,) -> (B, output_length, F)."""
-    if traced(stages.implementation, x, kernel) is None or not is_intercepted():
+    if not is_intercepted() or traced(stages.implementation, x, kernel) is None:
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
     if named is not None and not named.stages:
