@@ -1,32 +1,11 @@
 """What a lowering rule may know of the program that it is for."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from jax.interpreters import mlir
-from jax.sharding import AbstractMesh, AxisType
 
-Surroundings = Literal["exported", "partly manual", "without mesh", "explicit mesh"]
-
-
-class Summation(NamedTuple):
-    """How a convolution may contract over examples and steps.
-
-    Where XLA divides a program, and devices hold the same examples or steps, it sums what a
-    convolution contracts as often as they do, for `jax.lax`'s own gradients too: on a (2, 2) mesh
-    whose first axis divides the batch they are twice as large (jaxlib 0.10.2 and 0.12.0.1).
-
-    Attributes:
-        kind: "at once"; "by example", over whole steps in the convolution and over examples behind
-            it; or "by tap", without a convolution.
-        mesh: that divides the program, for "by example".
-    """
-
-    kind: Literal["at once", "by example", "by tap"]
-    mesh: AbstractMesh | None = None
-
-
-AT_ONCE, BY_TAP = Summation("at once"), Summation("by tap")
+Surroundings = Literal["exported", "partly manual", "without mesh"]
 
 
 @dataclass(frozen=True)
@@ -36,23 +15,25 @@ class Context:
     Attributes:
         platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
-            "partly manual" (inside a `shard_map` over some axes of a mesh), "without mesh"
-            (several devices, arrays not sharded over a mesh), "explicit mesh" (a sum over the
-            batch on several devices, and types tell who holds what).
-        single_device: whether every device runs the program on what it holds, with nothing left to
-            divide: it is for one, or inside a `shard_map` over all axes.
-        summation: how convolutions may sum.
+            "partly manual" (inside a `shard_map` over some of the axes of a mesh that divide),
+            "without mesh" (several devices, arrays not sharded over a mesh).
+        is_divided: whether XLA divides the program among the devices of a mesh, by what it is told
+            (`partitioning`). Else, without surroundings, it is one device's: for one, or inside a
+            `shard_map` over all axes.
+        sums_by_tap: whether a convolution must not contract over examples and steps. Where XLA
+            divides a program, and devices hold the same examples or steps, it sums what a
+            convolution contracts as often as they do, for `jax.lax`'s own gradients too: on a
+            (2, 2) mesh whose first axis divides the batch they are twice as large (jaxlib 0.10.2
+            and 0.12.0.1).
     """
 
     platform: str
     surroundings: Surroundings | None = None
-    single_device: bool = True
-    summation: Summation = AT_ONCE
+    is_divided: bool = False
+    sums_by_tap: bool = False
 
     @classmethod
-    def of(
-        cls, ctx: mlir.LoweringRuleContext, platform: str, sums_over_batch: bool = False
-    ) -> "Context":
+    def of(cls, ctx: mlir.LoweringRuleContext, platform: str) -> "Context":
         """Look at what JAX tells a lowering rule."""
         axes: Any = ctx.module_context.axis_context
         manual = getattr(axes, "manual_axes", None)
@@ -61,35 +42,23 @@ class Context:
         if ctx.module_context.lowering_parameters.for_export:
             surroundings = "exported"
         elif manual is not None:
-            surroundings = None if set(manual) == set(axes.mesh.axis_names) else "partly manual"
+            dividing = {name for name, size in axes.mesh.shape.items() if size > 1}
+            surroundings = "partly manual" if dividing - set(manual) else None
         elif devices > 1 and axes.abstract_mesh is None:
             surroundings = "without mesh"
-        elif sums_over_batch and devices > 1 and AxisType.Explicit in _mesh_of(ctx).axis_types:
-            surroundings = "explicit mesh"
-        single_device = devices == 1 and surroundings != "partly manual"
-        return cls(platform, surroundings, single_device, _summation(axes, devices, surroundings))
+        is_divided = surroundings is None and devices > 1
+        return cls(platform, surroundings, is_divided, _sums_by_tap(devices, surroundings))
 
 
 UNKNOWN = Context(platform="")
 
 
-def _mesh_of(ctx: mlir.LoweringRuleContext) -> AbstractMesh:
-    """Return the mesh in the type of the first operand."""
-    operand: Any = ctx.avals_in[0]
-    mesh: AbstractMesh = operand.sharding.mesh
-    return mesh
+def _sums_by_tap(devices: int, surroundings: Surroundings | None) -> bool:
+    """Tell whether devices may hold the same examples or steps, where XLA divides by itself.
 
-
-def _summation(axes: Any, devices: int, surroundings: Surroundings | None) -> Summation:
-    """Tell how a convolution may contract over what devices share.
-
-    Which devices hold the same examples or steps is not known here. They do where a mesh axis, or
-    a part of one (XLA divides axes too), divides nothing; not on a prime number of devices.
+    Who calls an exported program may divide it. Which devices hold the same is not known here: all
+    or none do where their number is prime.
     """
-    if surroundings in ("exported", "partly manual"):
-        return BY_TAP  # Who calls an exported program may divide it.
-    if all(devices % divisor for divisor in range(2, devices)):
-        return AT_ONCE
-    mesh = axes.abstract_mesh
-    is_uniform = mesh is not None and (mesh.are_all_axes_explicit or mesh.are_all_axes_auto)
-    return Summation("by example", mesh) if is_uniform else BY_TAP
+    if surroundings == "without mesh":
+        return any(devices % divisor == 0 for divisor in range(2, devices))
+    return surroundings is not None

@@ -26,6 +26,8 @@ from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import OPERANDS, Argument, Contraction
+from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.halo import Cotangents, cotangents_with_halo, rows_with_halo
 from flax_sepconv.ops.limits import (
     has_known_padding,
     output_lengths,
@@ -35,11 +37,14 @@ from flax_sepconv.ops.limits import (
 )
 from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
 from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.partitioning import partitioned
 from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.selection import choose, traced
-from flax_sepconv.ops.sharding import reshard_to, vary_alike
+from flax_sepconv.ops.sharding import Shards, is_divided_by_xla, reshard_to, vary_alike
 
 depthwise_p = Primitive("depthwise_conv1d")
+# How the output moves with both operands at once; its rules are in `joint`.
+tangent_p = Primitive("depthwise_tangent")
 
 
 def depthwise(
@@ -51,7 +56,7 @@ def depthwise(
     """
     lowering = traced(contraction.implementation, x, kernel)
     if lowering is None:
-        return _apply(contraction, x, kernel, *limits)
+        return apply(contraction, x, kernel, *limits)
     if contraction.limits == "whole":
         return lowering.traced(contraction, x, kernel)
     return _between_masks(lowering.traced, contraction, x, kernel, *limits)
@@ -82,7 +87,7 @@ def _between_masks(
     return contract(whole, whole_rows(a, lengths, geometry), zero_tails(b, ends))
 
 
-def _apply(contraction: Contraction, a: jax.Array, b: jax.Array, *limits: jax.Array) -> jax.Array:
+def apply(contraction: Contraction, a: jax.Array, b: jax.Array, *limits: jax.Array) -> jax.Array:
     """Bind the primitive to its two operands, and to what limits them."""
     a, b, *limits_alike = vary_alike(a, b, *limits)
     contraction = replace(contraction, operand_dtype=jnp.promote_types(a.dtype, b.dtype))
@@ -95,7 +100,7 @@ def _apply_named(
 ) -> jax.Array:
     """Put operands into their order, and bind."""
     first, second = OPERANDS[contraction.result]
-    return _apply(contraction, operands[first], operands[second], *limits)
+    return apply(contraction, operands[first], operands[second], *limits)
 
 
 def _abstract(a: Any, b: Any, *limits: Any, contraction: Contraction) -> Any:
@@ -125,11 +130,15 @@ def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[Any], *, contraction: Contraction
 ) -> tuple[jax.Array, Any]:
     a, b, *limits = primals
-    out = _apply(contraction, a, b, *limits)
-    moved = ((tangents[0], b), (a, tangents[1]))
+    out = apply(contraction, a, b, *limits)
+    moves_both = not any(isinstance(dot, ad.Zero) for dot in tangents[:2])
+    if moves_both and contraction.result == "y" and is_divided_by_xla(a, b):
+        moved = vary_alike(a, b, *tangents[:2], *limits)
+        return out, tangent_p.bind(*moved, contraction=contraction)
+    pairs = ((tangents[0], b), (a, tangents[1]))
     terms = [
-        _apply(contraction, a_dot, b_dot, *limits)
-        for (a_dot, b_dot), dot in zip(moved, tangents[:2], strict=True)
+        apply(contraction, a_dot, b_dot, *limits)
+        for (a_dot, b_dot), dot in zip(pairs, tangents[:2], strict=True)
         if not isinstance(dot, ad.Zero)
     ]
     if not terms:
@@ -188,7 +197,7 @@ def _map(
 ) -> jax.Array:
     """Map a contraction over limits and kernels at once, which no axis can be folded for."""
     if contraction.limits == "lengths":
-        between_masks = functools.partial(_between_masks, _apply, contraction)
+        between_masks = functools.partial(_between_masks, apply, contraction)
         return jax.vmap(between_masks, in_axes=tuple(axes))(*operands)
     if contraction.implementation is None:
         by_taps = functools.partial(LOWERINGS["shifted_sum"].contract, contraction)
@@ -200,7 +209,7 @@ def _map(
     }
 
     def one(own: dict[int, jax.Array]) -> jax.Array:
-        return _apply(contraction, *(own.get(i, operand) for i, operand in enumerate(operands)))
+        return apply(contraction, *(own.get(i, operand) for i, operand in enumerate(operands)))
 
     out: jax.Array = lax.map(one, mapped)
     return out
@@ -214,11 +223,82 @@ def _fold_axis(letter: Argument, into_batch: bool) -> int:
 def _lower(
     ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
 ) -> Any:
-    """Lower the contraction by what is chosen now that the platform is known."""
-    context = Context.of(ctx, platform, sums_over_batch=contraction.result == "k")
-    contraction = replace(contraction, context=context)
-    chosen = functools.partial(_compute, choose(contraction), contraction)
-    return mlir.lower_fun(chosen, multiple_results=False)(ctx, *operands)
+    """Lower the contraction by what is chosen now that the platform is known.
+
+    In a program that XLA divides, what one device computes is lowered when XLA comes to it.
+    """
+    context = Context.of(ctx, platform)
+    in_context = replace(contraction, context=context)
+    function = functools.partial(_compute, choose(in_context), in_context)
+    if context.is_divided:
+        local = functools.partial(_local, contraction)
+        name, M, limits = contraction.name, contraction.multiplier, contraction.limits
+        function = partitioned(name, local, M, limits)
+    return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
+
+
+def _local(
+    contraction: Contraction,
+    shards: Shards | None,
+    a: jax.Array,
+    b: jax.Array,
+    *limits: jax.Array,
+) -> jax.Array:
+    """Compute a device's part of a contraction."""
+    if shards is None:
+        return apply(contraction, a, b, *limits)
+    if contraction.result == "y":
+        return contract_with_halo(contraction, a, b, limits, shards)
+    geometry, kind = contraction.geometry, contraction.limits
+    met = cotangents_with_halo(
+        b if contraction.result == "k" else a, limits, kind, geometry, shards
+    )
+    if contraction.result == "k":
+        return _to_kernel(contraction, met, a)
+    return _to_steps(contraction, met, b, -(-geometry.length // shards.count))
+
+
+def gradients_of_steps(
+    contraction: Contraction,
+    shards: Shards,
+    x: jax.Array,
+    kernel: jax.Array,
+    y: jax.Array,
+    *limits: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Carry a device's own cotangents of the output back to its steps and to the kernel."""
+    met = cotangents_with_halo(y, limits, contraction.limits, contraction.geometry, shards)
+    to_x = replace(contraction, result="x", dtype=x.dtype)
+    to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
+    return _to_steps(to_x, met, kernel, x.shape[1]), _to_kernel(to_kernel, met, x)
+
+
+def _to_steps(
+    contraction: Contraction, met: Cotangents, kernel: jax.Array, steps: int
+) -> jax.Array:
+    of_rows = replace(contraction, geometry=met.geometry, limits=met.kind)
+    rows = apply(of_rows, met.y, kernel, *met.limits)
+    own = jax.ShapeDtypeStruct((rows.shape[0], steps, rows.shape[2]), rows.dtype)
+    gradient: jax.Array = jax.linear_transpose(met.rows, own)(rows)[0]
+    return gradient
+
+
+def _to_kernel(contraction: Contraction, met: Cotangents, x: jax.Array) -> jax.Array:
+    of_rows = replace(contraction, geometry=met.geometry, limits=met.kind)
+    return apply(of_rows, met.rows(x), met.y, *met.limits)
+
+
+def contract_with_halo(
+    contraction: Contraction,
+    x: jax.Array,
+    kernel: Any,
+    limits: Sequence[jax.Array],
+    shards: Shards,
+) -> jax.Array:
+    """Compute the device's own output steps, of whole sequences' geometry and limits."""
+    rows = rows_with_halo(x, tuple(limits), contraction.limits, contraction.geometry, shards)
+    local = replace(contraction, geometry=rows.geometry, limits=rows.kind)
+    return rows.own(apply(local, rows.x, kernel, *rows.limits))
 
 
 register(depthwise_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)

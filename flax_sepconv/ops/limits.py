@@ -42,20 +42,34 @@ def whole_rows(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Arra
         (B, L + the greatest difference, C).
     """
     x = zero_tails(x, lengths)
-    if spread := _paddings(geometry)[1]:
-        shifts = _shifts(lengths, geometry)
-        rows = pad_steps(x, 0, spread)
-        for shift in range(1, spread + 1):
-            rows = jnp.where(shifts == shift, pad_steps(x, shift, spread - shift), rows)
-        x = rows
+    if spread := paddings(geometry)[1]:
+        x = align_rows(pad_steps(x, spread, spread), lengths, geometry)
     return padded(x, _aligned(geometry))
+
+
+def align_rows(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Array:
+    """Let the zeros in front of each row be as many as of the others: (B, N, C) -> fewer steps.
+
+    Args:
+        x: rows behind the greatest difference of zeros, or of what stands there instead.
+        lengths: of the sequences.
+        geometry: of whole rows.
+    """
+    spread = paddings(geometry)[1]
+    shifts = _shifts(lengths, geometry)
+    steps = x.shape[1] - spread
+    rows = lax.slice_in_dim(x, spread, spread + steps, axis=1)
+    for shift in range(1, spread + 1):
+        first = spread - shift
+        rows = jnp.where(shifts == shift, lax.slice_in_dim(x, first, first + steps, axis=1), rows)
+    return rows
 
 
 def transpose_whole_rows(rows: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Array:
     """Carry a cotangent of `whole_rows` back to x."""
     low, high = _unknown_edges(_aligned(geometry))
     rows = pad_steps(rows, -low, -high)
-    if spread := _paddings(geometry)[1]:
+    if spread := paddings(geometry)[1]:
         shifts = _shifts(lengths, geometry)
         x = pad_steps(rows, 0, -spread)
         for shift in range(1, spread + 1):
@@ -100,11 +114,11 @@ def _unknown_edges(geometry: Geometry) -> tuple[int, int]:
 
 def _aligned(geometry: Geometry) -> Geometry:
     """Return the geometry of rows that bring what they have more in front than others."""
-    least, spread = _paddings(geometry)
+    least, spread = paddings(geometry)
     return replace(geometry, length=geometry.length + spread, pad_low=least, same=False)
 
 
-def _paddings(geometry: Geometry) -> tuple[int, int]:
+def paddings(geometry: Geometry) -> tuple[int, int]:
     """Return the least number of zeros in front of any sequence, and by how much others differ."""
     K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
     if not geometry.same or S == 1:
@@ -117,7 +131,7 @@ def _shifts(lengths: jax.Array, geometry: Geometry) -> jax.Array:
     """Return how many zeros more each sequence has in front: (B,) -> (B, 1, 1)."""
     K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
     lows: jax.Array = geometry_lib.same_pad_low(possible(lengths, geometry.length), K, S, D)
-    return (lows - _paddings(geometry)[0])[:, None, None]
+    return (lows - paddings(geometry)[0])[:, None, None]
 
 
 def pad_steps(x: jax.Array, low: int, high: int) -> jax.Array:

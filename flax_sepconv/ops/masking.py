@@ -18,8 +18,16 @@ from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops import native
 from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.partitioning import partitioned
 from flax_sepconv.ops.primitives import fold, register, register_lowering
-from flax_sepconv.ops.sharding import axes_of, mesh_of, reshard_to, sharding_on, vary_alike
+from flax_sepconv.ops.sharding import (
+    Shards,
+    axes_of,
+    mesh_of,
+    reshard_to,
+    sharding_on,
+    vary_alike,
+)
 
 zero_tails_p = Primitive("zero_tails")
 
@@ -66,9 +74,18 @@ def _batch(operands: Sequence[jax.Array], axes: Sequence[int | None]) -> tuple[j
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str) -> Any:
     """Lower to the native call where there is one, and the program may contain it."""
-    is_native = native.reason_to_avoid(Context.of(ctx, platform)) is None
-    function = native.zero_tails if is_native else _select
+    context = Context.of(ctx, platform)
+    function = _select
+    if native.reason_to_avoid(context) is None:
+        function = native.zero_tails
+        if context.is_divided:
+            function = partitioned("zero_tails", _local, 1, "lengths")
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
+
+
+def _local(shards: Shards | None, x: jax.Array, lengths: jax.Array) -> jax.Array:
+    """Set the tails of a device's own steps to zero."""
+    return zero_tails(x, lengths if shards is None else shards.own(lengths, x.shape[1]))
 
 
 register(

@@ -1,13 +1,14 @@
-"""How a contraction that XLA cannot look into is divided among devices.
+"""How a contraction is divided among devices where XLA divides a program by itself.
 
-The batch and the channels are independent of one another: sharded, each device contracts what it
-holds, and only a kernel gradient sums over the devices that share the batch. Length and taps stay
-whole on each device.
+XLA cannot look into native kernels, and of a sum of shifted inputs it would move every tap by
+itself. So it is told: the batch, the steps and the channels may be divided. Each device contracts
+what it holds, with what it gets from its neighbours of the steps (`halo`), and a kernel gradient is
+summed over the devices that share the batch or the steps. Taps and multipliers stay whole.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,16 +18,23 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from flax_sepconv.ops.sharding import mesh_of
+from flax_sepconv.ops.sharding import Shards, mesh_of
 
 Axes = tuple[str, ...]
+MeshAxes = tuple[str, ...]
+# (how steps are divided or None, *operands of one device) -> result, or several.
+Local = Callable[..., Any]
 
-# The factors of each axis: of the operands, then of the result; channels lie outside multipliers.
-AXES: dict[str, tuple[Axes, ...]] = {
-    "output": (("b", "l", "c"), ("k", "c", "m"), ("b", "o", "(c m)")),
-    "input_gradient": (("b", "o", "(c m)"), ("k", "c", "m"), ("b", "l", "c")),
-    "kernel_gradient": (("b", "l", "c"), ("b", "o", "(c m)"), ("k", "c", "m")),
-    "zero_tails": (("b", "l", "c"), ("b", "l", "c")),
+# The factors of each axis; channels lie outside multipliers. Input and output steps are one factor,
+# as they are for XLA's own convolutions.
+INPUT, KERNEL, OUTPUT = ("b", "l", "c"), ("k", "c", "m"), ("b", "l", "(c m)")
+# Of the operands, then of the results.
+AXES: dict[str, tuple[tuple[Axes, ...], tuple[Axes, ...]]] = {
+    "output": ((INPUT, KERNEL), (OUTPUT,)),
+    "input_gradient": ((OUTPUT, KERNEL), (INPUT,)),
+    "kernel_gradient": ((INPUT, OUTPUT), (KERNEL,)),
+    "gradients": ((INPUT, KERNEL, OUTPUT), (INPUT, KERNEL)),
+    "zero_tails": ((INPUT,), (INPUT,)),
 }
 # Of one more operand, which limits rows.
 LIMIT_AXES: dict[str, tuple[Axes, ...]] = {
@@ -35,47 +43,71 @@ LIMIT_AXES: dict[str, tuple[Axes, ...]] = {
     "segments": (("b", "l"),),
 }
 CHANNELS = ("c", "(c m)")
-MeshAxes = tuple[str, ...]
-Function = Callable[..., jax.Array]
+
+
+class Division(NamedTuple):
+    """The mesh axes that divide the batch, the steps and the channels."""
+
+    batch: MeshAxes
+    steps: MeshAxes
+    channels: MeshAxes
+
+    def on(self, mesh: Mesh | AbstractMesh, axes: Axes) -> NamedSharding:
+        """Return how an array of these axes is divided."""
+        by = {"b": self.batch, "l": self.steps, "c": self.channels, "(c m)": self.channels}
+        spec = PartitionSpec(*(by.get(axis) or None for axis in axes))
+        return NamedSharding(mesh, spec)
+
+    def shards(self, mesh: Mesh | AbstractMesh) -> Shards | None:
+        """Return how steps are divided; None: they are not."""
+        count = _devices(mesh, self.steps)
+        return Shards(self.steps, count) if count > 1 else None
 
 
 class _Rule(NamedTuple):
-    """How operands and result of a function are divided alike."""
+    """How operands and results of a function are divided alike."""
 
     operands: tuple[Axes, ...]
-    result: Axes
-    function: Function
-    sums: bool  # over the batch
+    results: tuple[Axes, ...]
+    local: Local
+
+    @property
+    def sums(self) -> bool:
+        """Tell whether a result is a sum over the batch and the steps."""
+        return KERNEL in self.results
 
 
-def partitioned(contraction: str, function: Function, multiplier: int, limits: str) -> Function:
-    """Return the function with a partitioning rule.
+def partitioned(contraction: str, local: Local, multiplier: int, limits: str) -> Local:
+    """Return the function of whole operands that XLA may divide among devices.
 
     Args:
         contraction: a key of `AXES`.
-        function: of its operands, for any batch and any number of channels.
+        local: for any batch and any number of channels and, where it is told how steps are
+            divided, for a device's own steps.
         multiplier: M.
         limits: a key of `LIMIT_AXES`.
     """
-    *axes, result = AXES[contraction]
-    axes += LIMIT_AXES[limits]
-    rule = _Rule(tuple(axes), result, function, sums=contraction == "kernel_gradient")
+    axes, results = AXES[contraction]
+    rule = _Rule(axes + LIMIT_AXES[limits], results, local)
     # Shardy wants no factor of size 1 beside another.
     lanes = "c" if multiplier == 1 else "(c m)"
-    operands, out = (
+    factors = " -> ".join(
         ", ".join(" ".join(letters).replace("(c m)", lanes) for letters in arrays)
-        for arrays in (axes, [result])
+        for arrays in (rule.operands, results)
     )
-    factors = f"{operands} -> {out}"
-    wrapped = custom_partitioning(function)
+    ordered = sorted(set(factors) & set("blckm"), key=factors.index)
+    kept = {letter for letters in results for letter in letters}
+    wrapped = custom_partitioning(functools.partial(local, None))
     wrapped.def_partition(
         partition=functools.partial(_partition, rule),
         infer_sharding_from_operands=functools.partial(_infer, rule),
         sharding_rule=factors,
-        need_replication_factors=tuple(sorted(set(factors) & set("lkom"), key=factors.index)),
-        reduction_factors=("b",) if rule.sums else (),
+        need_replication_factors=tuple(letter for letter in ordered if letter in "km"),
+        reduction_factors=tuple(letter for letter in ordered if letter in set("bl") - kept),
+        permutation_factors=("l",) if "l" in kept and contraction != "zero_tails" else (),
     )
-    return wrapped
+    function: Local = wrapped
+    return function
 
 
 def result_type(
@@ -99,34 +131,43 @@ def result_sharding(contraction: str, *operands: jax.Array) -> NamedSharding | N
     mesh = mesh_of(*operands)
     if mesh is None:
         return None
-    *axes, result = AXES[contraction]
+    axes, (result,) = AXES[contraction]
     types = [jax.typeof(operand) for operand in operands[: len(axes)]]
-    return _sharding(result, _divided(axes, types, mesh), mesh)
+    return _divided(axes, types, mesh).on(mesh, result)
 
 
-def _infer(rule: _Rule, mesh: Mesh, operands: Any, result: Any) -> Any:
-    """Propose a sharding of the result; asked only where Shardy is switched off."""
-    del result
-    return _sharding(rule.result, _divided(rule.operands, operands, mesh), mesh)
+def _infer(rule: _Rule, mesh: Mesh, operands: Any, results: Any) -> Any:
+    """Propose shardings of results; asked only where Shardy is switched off."""
+    division = _divided(rule.operands, operands, mesh)
+    shardings = tuple(division.on(mesh, axes) for axes in rule.results)
+    return shardings if isinstance(results, tuple) else shardings[0]
 
 
 def _partition(
-    rule: _Rule, mesh: Mesh, operands: Any, result: Any
-) -> tuple[Mesh, Function, NamedSharding, tuple[NamedSharding, ...]]:
-    """Divide operands and result alike: as the result is wanted, or, summed, as x and y come."""
-    axes, arrays = (rule.operands, operands) if rule.sums else ([rule.result], [result])
-    divided = _divided(axes, arrays, mesh, _channels(rule.operands, operands))
-    batch = divided[0]
+    rule: _Rule, mesh: Mesh, operands: Any, results: Any
+) -> tuple[Mesh, Local, Any, tuple[NamedSharding, ...]]:
+    """Divide operands and results alike: as the result is wanted, or, summed, as x and y come."""
+    wanted = results if isinstance(results, tuple) else (results,)
+    axes, arrays = (rule.operands, operands) if rule.sums else (rule.results, wanted)
+    division = _divided(axes, arrays, mesh, _channels(rule.operands, operands))
+    shards = division.shards(mesh)
+    summed = division.batch + division.steps
 
-    def local(*operands: jax.Array) -> jax.Array:
-        out = rule.function(*operands)
-        return lax.psum(out, batch) if rule.sums and batch else out
+    def local(*operands: jax.Array) -> Any:
+        out = rule.local(shards, *operands)
+        parts = out if isinstance(results, tuple) else (out,)
+        total = tuple(
+            lax.psum(part, summed) if axes == KERNEL and summed else part
+            for axes, part in zip(rule.results, parts, strict=True)
+        )
+        return total if isinstance(results, tuple) else total[0]
 
-    shardings = tuple(_sharding(axes, divided, mesh) for axes in rule.operands)
-    return mesh, local, _sharding(rule.result, divided, mesh), shardings
+    shardings = tuple(division.on(mesh, axes) for axes in rule.results)
+    given = tuple(division.on(mesh, axes) for axes in rule.operands)
+    return mesh, local, shardings if isinstance(results, tuple) else shardings[0], given
 
 
-def _channels(axes: Any, arrays: Any) -> int:
+def _channels(axes: Sequence[Axes], arrays: Sequence[Any]) -> int:
     """Return the size of c, a whole axis of one array or the other."""
     letters, array = next(pair for pair in zip(axes, arrays, strict=True) if "c" in pair[0])
     size: int = array.shape[letters.index("c")]
@@ -134,29 +175,36 @@ def _channels(axes: Any, arrays: Any) -> int:
 
 
 def _divided(
-    axes: Any, arrays: Any, mesh: Mesh | AbstractMesh, channels: int | None = None
-) -> tuple[MeshAxes, MeshAxes]:
-    """Return the mesh axes that divide the batch, and those that divide the channels (`channels`).
+    axes: Sequence[Axes],
+    arrays: Sequence[Any],
+    mesh: Mesh | AbstractMesh,
+    channels: int | None = None,
+) -> Division:
+    """Return by what mesh axes arrays are divided: of each kind the first that can be.
 
     Where the arrays have the channels as an axis of its own, their number need not be told.
     """
     channels = _channels(axes, arrays) if channels is None else channels
-    batch: MeshAxes = ()
-    lanes: MeshAxes = ()
-    for letters, array in zip(axes, arrays, strict=True):
-        spec = array.sharding.spec if array.sharding is not None else ()
-        for letter, names in zip(letters, spec, strict=False):
-            names = (names,) if isinstance(names, str) else tuple(names or ())
-            if letter == "b":
-                batch = batch or names
-            elif letter in CHANNELS and channels % math.prod(mesh.shape[n] for n in names) == 0:
-                lanes = lanes or names
-    return batch, tuple(name for name in lanes if name not in batch)
+    found: dict[str, MeshAxes] = {"b": (), "l": (), "c": ()}
+    entries = [
+        ("c" if letter in CHANNELS else letter, names)
+        for letters, array in zip(axes, arrays, strict=True)
+        for letter, names in zip(letters, _names(array), strict=False)
+    ]
+    for kind in found:
+        used = sum(found.values(), ())
+        for letter, names in entries:
+            free = tuple(name for name in names if name not in used)
+            if letter == kind and not (kind == "c" and channels % _devices(mesh, free)):
+                found[kind] = found[kind] or free
+    return Division(found["b"], found["l"], found["c"])
 
 
-def _sharding(
-    axes: Any, divided: tuple[MeshAxes, MeshAxes], mesh: Mesh | AbstractMesh
-) -> NamedSharding:
-    batch, lanes = divided
-    spec = [batch if axis == "b" else lanes if axis in CHANNELS else None for axis in axes]
-    return NamedSharding(mesh, PartitionSpec(*(names or None for names in spec)))
+def _names(array: Any) -> Iterator[MeshAxes]:
+    """Yield, axis by axis, which mesh axes divide an array."""
+    for names in array.sharding.spec if array.sharding is not None else ():
+        yield (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _devices(mesh: Mesh | AbstractMesh, names: MeshAxes) -> int:
+    return math.prod(mesh.shape[name] for name in names)

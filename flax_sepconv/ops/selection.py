@@ -159,7 +159,7 @@ def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
         and stages.limits in lowering.limits
         and has_known_padding(stages.geometry)
         and context.surroundings is None
-        and context.single_device
+        and not context.is_divided
     )
     return lowering if is_here and lowering.supports(stages, types) else None
 

@@ -21,6 +21,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
+from flax_sepconv.ops import joint as joint  # noqa: PLC0414 - for its rules
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.interception import is_intercepted
@@ -30,7 +31,7 @@ from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.reference import compose, contract, hidden, masked, tangent
 from flax_sepconv.ops.selection import choose_for_both, traced
-from flax_sepconv.ops.sharding import reshard_to, vary_alike
+from flax_sepconv.ops.sharding import is_divided_by_xla, reshard_to, vary_alike
 
 separable_p = Primitive("separable_conv1d")
 separable_p.multiple_results = True
@@ -49,8 +50,9 @@ def separable(
     if not is_intercepted() or traced(stages.implementation, x, kernel) is None:
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
-    if named is not None and not named.stages:
-        # What is asked for by name and has no way to compute both together stays two operations.
+    if named is None and is_divided_by_xla(x, kernel) or named is not None and not named.stages:
+        # What XLA divides, or is asked for by name and has no way to compute both together, stays
+        # two operations: XLA does not see that it exchanged what h needs before.
         (y,) = compose(stages, x, kernel, *pointwise, *limits)
     elif named is not None and stages.limits == "lengths" and stages.limits not in named.limits:
         (lengths,), geometry = limits, stages.geometry
@@ -167,7 +169,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
         function = functools.partial(lowering.separable, stages)
     else:
         # One more channel divides as badly as it can.
-        divided = platform == "tpu" and not context.single_device
+        divided = platform == "tpu" and context.is_divided
         function = functools.partial(compose, stages, platform=None if divided else platform)
     return mlir.lower_fun(function)(ctx, *operands)
 

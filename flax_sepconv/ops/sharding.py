@@ -4,11 +4,35 @@ There a result whose sharding does not follow from its operands' must say what i
 their mesh, so none of this asks which mesh `jax.set_mesh` set.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How the steps of rows are divided among devices, where a program is one device's.
+
+    Attributes:
+        axes: names of mesh axes; the devices along them hold the steps in order.
+        count: of these devices, n.
+    """
+
+    axes: tuple[str, ...]
+    count: int
+
+    @property
+    def index(self) -> jax.Array:
+        """Of the device that asks."""
+        return lax.axis_index(self.axes)
+
+    def own(self, steps: Any, share: int) -> Any:
+        """Return how many of so many steps are the device's own, which holds up to `share`."""
+        return jnp.clip(steps - self.index * share, 0, share)
 
 
 def mesh_of(*arrays: Any) -> AbstractMesh | None:
@@ -26,6 +50,19 @@ def may_be_divided(*arrays: Any) -> bool:
     return any(
         mesh.size > 1 or AxisType.Explicit in mesh.axis_types
         for mesh in (jax.sharding.get_abstract_mesh(), *meshes)
+    )
+
+
+def is_divided_by_xla(*arrays: Any) -> bool:
+    """Tell whether a mesh that is set, or in arrays' types, has axes that XLA divides by itself.
+
+    A mesh that `jit` alone is given is not seen here.
+    """
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array)]
+    return any(
+        size > 1 and kind != AxisType.Manual
+        for mesh in (jax.sharding.get_abstract_mesh(), *meshes)
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     )
 
 

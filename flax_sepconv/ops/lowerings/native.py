@@ -16,7 +16,7 @@ from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
 from flax_sepconv.ops.limits import Limit
 from flax_sepconv.ops.lowerings.lowering import Lowering
 from flax_sepconv.ops.native.cost import counted
-from flax_sepconv.ops.partitioning import partitioned, result_type, whole_type
+from flax_sepconv.ops.partitioning import result_type, whole_type
 
 # Operands' and result's; others are converted.
 DTYPES = (
@@ -41,23 +41,17 @@ class Native(Lowering):
         return native.declines(context)
 
     def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
-        """Call the library on operands of one dtype, which XLA may divide among devices."""
+        """Call the library on operands of one dtype."""
         common, result = task.operand_dtype, task.dtype
         if (common.name, result.name) not in DTYPES:
             common = result = task.accumulator
-
-        def call(*operands: Array) -> Array:
-            shape = _shape_of_result(task, *operands[:2])
-            out = result_type(task.name, operands, shape, result)
-            called: Array = native.call(task.name, out, task.geometry, task.limits, operands)
-            return called
-
-        divided = partitioned(task.name, call, task.multiplier, task.limits)
         a, b = a.astype(common), b.astype(common)
         lanes = b.shape[2] if task.result == "k" else b.shape[1] * b.shape[2]
         products = a.shape[0] * task.geometry.output_length, task.geometry.kernel_size, lanes
         b = counted(b, task.context, products)
-        return divided(a, b, *limits).astype(task.dtype)
+        out = result_type(task.name, (a, b), _shape_of_result(task, a, b), result)
+        called: Array = native.call(task.name, out, task.geometry, task.limits, (a, b, *limits))
+        return called.astype(task.dtype)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether `separable` is for operands and results of these types."""

@@ -12,7 +12,6 @@ from jax import Array
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
 from flax_sepconv.ops.lowerings.lowering import Lowering
-from flax_sepconv.ops.partitioning import partitioned
 
 DTYPES = {"float32", "bfloat16", "float16"}
 LARGEST_MULTIPLIER = 2
@@ -32,7 +31,7 @@ class Triton(Lowering):
         return None
 
     def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
-        """Compute a contraction, which XLA may divide among devices."""
+        """Compute a contraction."""
         from flax_sepconv.ops import triton
 
         kernels = {
@@ -40,11 +39,7 @@ class Triton(Lowering):
             "input_gradient": triton.input_gradient,
             "kernel_gradient": triton.kernel_gradient,
         }
-
-        def call(a: Array, b: Array) -> Array:
-            return kernels[task.name](a, b, task.geometry, task.dtype)
-
-        return partitioned(task.name, call, task.multiplier, "whole")(a, b)
+        return kernels[task.name](a, b, task.geometry, task.dtype)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether both stages can be computed together for these types."""

@@ -14,7 +14,7 @@ import numpy as np
 from flax_sepconv.ops.context import Context, Surroundings
 from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.native import library
-from flax_sepconv.ops.partitioning import partitioned, result_type
+from flax_sepconv.ops.partitioning import result_type
 
 # Why the library is not used, or None.
 ABSENCE = library.register()
@@ -24,7 +24,6 @@ SURROUNDINGS: dict[Surroundings, str] = {
     "exported": "an exported program should not need a library of its maker's",
     "partly manual": "in a shard_map over some axes of a mesh XLA divides the rest by itself",
     "without mesh": "XLA divides arrays that are sharded over no named mesh by itself",
-    "explicit mesh": "JAX cannot lower a partitioning rule's sum over explicit mesh axes",
 }
 # As `native/limits.h` numbers them.
 LIMITS = {"whole": 0, "lengths": 1, "segments": 2}
@@ -65,12 +64,8 @@ def call(
 
 def zero_tails(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Set what lies behind the ends to zero, in place where XLA lets go of x: (B, L, C), (B,)."""
-
-    def in_place(x: jax.Array, lengths: jax.Array) -> jax.Array:
-        out = result_type("zero_tails", (x, lengths), x.shape, x.dtype)
-        target: Callable[..., jax.Array] = jax.ffi.ffi_call(
-            "flax_sepconv_zero_tails", out, input_output_aliases={0: 0}
-        )
-        return target(x, lengths)
-
-    return partitioned("zero_tails", in_place, 1, "lengths")(x, lengths)
+    out = result_type("zero_tails", (x,), x.shape, x.dtype)
+    target: Callable[..., jax.Array] = jax.ffi.ffi_call(
+        "flax_sepconv_zero_tails", out, input_output_aliases={0: 0}
+    )
+    return target(x, lengths)

@@ -1,0 +1,162 @@
+"""Both gradients of the depthwise stage as one primitive, for programs that XLA divides.
+
+Each needs the cotangents of neighbouring steps. Where steps are divided among devices, these are
+exchanged once for both; else the primitives are the compositions that they are by definition.
+
+`depthwise_tangent` says how the output moves with x and the kernel; its transpose is
+`depthwise_gradients`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, mlir
+
+from flax_sepconv.ops.context import Context
+from flax_sepconv.ops.contraction import Contraction
+from flax_sepconv.ops.depthwise import apply, gradients_of_steps, tangent_p
+from flax_sepconv.ops.partitioning import partitioned
+from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.sharding import Shards, reshard_to
+
+gradients_p = Primitive("depthwise_gradients")
+gradients_p.multiple_results = True
+
+
+def tangent(contraction: Contraction, *operands: jax.Array) -> jax.Array:
+    """Compute how the output moves with x and the kernel.
+
+    Args:
+        contraction: of the output.
+        operands: x, k, how each of them moves, and what limits the rows.
+    """
+    x, kernel, x_dot, kernel_dot, *limits = operands
+    return apply(contraction, x_dot, kernel, *limits) + apply(contraction, x, kernel_dot, *limits)
+
+
+def gradients(contraction: Contraction, *operands: jax.Array) -> list[jax.Array]:
+    """Carry a cotangent of the output back to x and the kernel.
+
+    Args:
+        contraction: of the output.
+        operands: x, k, the cotangent, and what limits the rows.
+    """
+    x, kernel, y, *limits = operands
+    to_x = replace(contraction, result="x", dtype=x.dtype)
+    to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
+    return [apply(to_x, y, kernel, *limits), apply(to_kernel, x, y, *limits)]
+
+
+Definition = Callable[..., Any]
+
+
+def _abstract(define: Definition, *operands: Any, contraction: Contraction) -> Any:
+    types = jax.make_jaxpr(functools.partial(define, contraction))(*operands).out_avals
+    return types[0] if define is tangent else list(types)
+
+
+def _jvp(
+    define: Definition,
+    primals: Sequence[jax.Array],
+    tangents: Sequence[Any],
+    *,
+    contraction: Contraction,
+) -> Any:
+    dots = tuple(map(ad.instantiate_zeros, tangents))
+    return jax.jvp(functools.partial(define, contraction), tuple(primals), dots)
+
+
+def _batch(
+    define: Definition,
+    operands: Sequence[jax.Array],
+    axes: Sequence[int | None],
+    *,
+    contraction: Contraction,
+) -> Any:
+    out = jax.vmap(functools.partial(define, contraction), in_axes=tuple(axes))(*operands)
+    return out, 0 if define is tangent else [0] * len(out)
+
+
+def _transpose_tangent(
+    cotangent: Any, *operands: Any, contraction: Contraction
+) -> list[jax.Array | None]:
+    """Compute both gradients, or the one that is asked for."""
+    x, kernel, *dots = operands
+    limits = dots[2:]
+    y = ad.instantiate_zeros(cotangent)
+    asked = [ad.is_undefined_primal(dot) for dot in dots[:2]]
+    if all(asked):
+        found = gradients_p.bind(x, kernel, y, *limits, contraction=contraction)
+    elif asked[0]:
+        to_x = replace(contraction, result="x", dtype=x.dtype)
+        found = [apply(to_x, y, kernel, *limits), None]
+    else:
+        to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
+        found = [None, apply(to_kernel, x, y, *limits)]
+    back = [
+        reshard_to(gradient, dot.aval.sharding) if is_asked else None
+        for gradient, dot, is_asked in zip(found, dots[:2], asked, strict=True)
+    ]
+    return [None, None, *back, *(None for _ in limits)]
+
+
+def _transpose_gradients(
+    cotangents: Sequence[Any], *operands: Any, contraction: Contraction
+) -> list[jax.Array | None]:
+    """Carry cotangents back to the one operand that is linear, by the definition."""
+    position = next(i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
+
+    def linear(unknown: jax.Array) -> list[jax.Array]:
+        return gradients(
+            contraction, *(unknown if i == position else o for i, o in enumerate(operands))
+        )
+
+    known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    (gradient,) = jax.linear_transpose(linear, operands[position].aval)(known)
+    return [gradient if i == position else None for i in range(len(operands))]
+
+
+def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: Any, contraction: Contraction) -> Any:
+    define = functools.partial(tangent, contraction)
+    return mlir.lower_fun(define, multiple_results=False)(ctx, *operands)
+
+
+def _lower_gradients(
+    ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
+) -> Any:
+    function: Definition = functools.partial(gradients, contraction)
+    if Context.of(ctx, platform).is_divided:
+        local = functools.partial(_local, contraction)
+        function = partitioned("gradients", local, contraction.multiplier, contraction.limits)
+    return mlir.lower_fun(function)(ctx, *operands)
+
+
+def _local(
+    contraction: Contraction, shards: Shards | None, *operands: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Compute a device's part of both gradients."""
+    if shards is None:
+        return tuple(gradients(contraction, *operands))
+    return gradients_of_steps(contraction, shards, *operands)
+
+
+register(
+    tangent_p,
+    abstract=functools.partial(_abstract, tangent),
+    batch=functools.partial(_batch, tangent),
+    jvp=functools.partial(_jvp, tangent),
+    transpose=_transpose_tangent,
+)
+register(
+    gradients_p,
+    abstract=functools.partial(_abstract, gradients),
+    batch=functools.partial(_batch, gradients),
+    jvp=functools.partial(_jvp, gradients),
+    transpose=_transpose_gradients,
+)
+mlir.register_lowering(tangent_p, _lower_tangent)
+register_lowering(gradients_p, _lower_gradients)
