@@ -26,7 +26,6 @@ from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import OPERANDS, Argument, Contraction
-from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.halo import Cotangents, cotangents_with_halo, rows_with_halo
 from flax_sepconv.ops.limits import (
     has_known_padding,
@@ -229,7 +228,7 @@ def _lower(
     """
     context = Context.of(ctx, platform)
     in_context = replace(contraction, context=context)
-    function = functools.partial(_compute, choose(in_context), in_context)
+    function: Callable[..., Any] = functools.partial(_compute, choose(in_context), in_context)
     if context.is_divided:
         local = functools.partial(_local, contraction)
         name, M, limits = contraction.name, contraction.multiplier, contraction.limits

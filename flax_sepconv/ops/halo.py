@@ -1,9 +1,9 @@
 """Rows whose steps are divided among devices: each gets from its neighbours what its taps reach.
 
 n devices hold the input steps in order, up to ceil(L / n) each, and the output steps alike. What
-output steps read beyond the device's own input steps, the halo, comes by `lax.ppermute`: D * (K - 1)
-steps in all where output steps lie at input steps, and as many of the cotangent for the gradients.
-Where no device is, beyond both ends of a sequence, zeros come: the padding.
+output steps read beyond the device's own input steps, the halo, is sent from device to device:
+D * (K - 1) steps in all where output steps lie at input steps, and as many of the cotangent for the
+gradients. Where no device is, beyond both ends of a sequence, zeros come: the padding.
 
 All functions here are for inside a `shard_map`, or a program that is one device's.
 """
@@ -19,6 +19,7 @@ from jax import lax
 from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.limits import Limit, align_rows, output_lengths, pad_steps, paddings
 from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.permute import permute
 from flax_sepconv.ops.sharding import Shards
 
 Limits = tuple[jax.Array, ...]
@@ -172,11 +173,8 @@ def _from(x: jax.Array, shards: Shards, hop: int, take: int) -> jax.Array:
     """Return the last steps of the device so many before this one, or the first of one behind."""
     given = x[:, x.shape[1] - take :] if hop > 0 else x[:, :take]
     n = shards.count
-    pairs = [(i, i + hop) for i in range(n) if 0 <= i + hop < n]
-    if not pairs:
-        return jnp.zeros_like(given)
-    received: jax.Array = lax.ppermute(given, shards.axes, pairs)
-    return received
+    pairs = tuple((i, i + hop) for i in range(n) if 0 <= i + hop < n)
+    return permute(given, shards.axes, pairs) if pairs else jnp.zeros_like(given)
 
 
 def _window(x: jax.Array, shards: Shards, before: Sequence[int], read: int) -> jax.Array:

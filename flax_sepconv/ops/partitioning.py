@@ -43,6 +43,9 @@ LIMIT_AXES: dict[str, tuple[Axes, ...]] = {
     "segments": (("b", "l"),),
 }
 CHANNELS = ("c", "(c m)")
+# What NumPy knows of a type it keeps. XLA divides programs in threads where the smallest numbers
+# are zero, of which NumPy would warn when it is asked for the first time.
+LIMITS_OF_TYPES = [jnp.finfo(dtype) for dtype in (jnp.bfloat16, jnp.float16, jnp.float32, float)]
 
 
 class Division(NamedTuple):

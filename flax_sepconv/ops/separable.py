@@ -21,7 +21,7 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
-from flax_sepconv.ops import joint as joint  # noqa: PLC0414 - for its rules
+from flax_sepconv.ops import joint as joint
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.interception import is_intercepted
@@ -50,7 +50,7 @@ def separable(
     if not is_intercepted() or traced(stages.implementation, x, kernel) is None:
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
-    if named is None and is_divided_by_xla(x, kernel) or named is not None and not named.stages:
+    if (named is None and is_divided_by_xla(x, kernel)) or (named is not None and not named.stages):
         # What XLA divides, or is asked for by name and has no way to compute both together, stays
         # two operations: XLA does not see that it exchanged what h needs before.
         (y,) = compose(stages, x, kernel, *pointwise, *limits)
