@@ -8,17 +8,27 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops.arguments import (
+    Call,
     DataFormat,
     Padding,
     Size,
     bind,
     fresh_state,
 )
-from flax_sepconv.ops.depthwise import depthwise
+from flax_sepconv.ops.divided import compute, on_mesh, plan_of
+from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
-from flax_sepconv.ops.separable import separable
 from flax_sepconv.ops.state import StreamState, resolve_reset
+
+
+def _compute(call: Call) -> jax.Array:
+    """Compute what was asked for, by devices that hold parts where types tell that they do."""
+    x, weights, stages = call.x, (call.kernel, *call.pointwise), call.stages
+    plan = None if is_intercepted() else plan_of(x, weights, stages)
+    if plan is None:
+        return compute(x, call.kernel, call.pointwise, call.limits, stages)
+    return on_mesh(plan, x, weights, call.limits, stages)
 
 
 @names_arguments
@@ -68,9 +78,7 @@ def depthwise_conv1d(
         precision=precision,
         preferred_element_type=preferred_element_type,
     )
-    M, dtype = call.kernel.shape[2], call.x.dtype
-    contraction = call.stages.first_stage(M, dtype, call.stages.dtype)
-    return call.unflatten(depthwise(call.x, call.kernel, call.limits, contraction))
+    return call.unflatten(_compute(call))
 
 
 @overload
@@ -229,8 +237,7 @@ def separable_conv1d(
         initial_state=initial_state,
         return_state=return_state,
     )
-    y = separable(call.x, call.kernel, call.pointwise, call.limits, call.stages)
-    y = call.unflatten(y)
+    y = call.unflatten(_compute(call))
     if not return_state:
         return y
     assert call.state is not None

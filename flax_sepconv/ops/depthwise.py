@@ -249,9 +249,8 @@ def _local(
     if contraction.result == "y":
         return contract_with_halo(contraction, a, b, limits, shards)
     geometry, kind = contraction.geometry, contraction.limits
-    met = cotangents_with_halo(
-        b if contraction.result == "k" else a, limits, kind, geometry, shards
-    )
+    y, M = b if contraction.result == "k" else a, contraction.multiplier
+    met = cotangents_with_halo(y, limits, kind, geometry, shards, 1, M)
     if contraction.result == "k":
         return _to_kernel(contraction, met, a)
     return _to_steps(contraction, met, b, -(-geometry.length // shards.count))
@@ -266,7 +265,8 @@ def gradients_of_steps(
     *limits: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Carry a device's own cotangents of the output back to its steps and to the kernel."""
-    met = cotangents_with_halo(y, limits, contraction.limits, contraction.geometry, shards)
+    geometry, kind, M = contraction.geometry, contraction.limits, contraction.multiplier
+    met = cotangents_with_halo(y, limits, kind, geometry, shards, 2, M)
     to_x = replace(contraction, result="x", dtype=x.dtype)
     to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
     return _to_steps(to_x, met, kernel, x.shape[1]), _to_kernel(to_kernel, met, x)

@@ -104,16 +104,24 @@ class Cotangents(NamedTuple):
 
 
 def cotangents_with_halo(
-    y: jax.Array, limits: Limits, kind: Limit, geometry: Geometry, shards: Shards
+    y: jax.Array,
+    limits: Limits,
+    kind: Limit,
+    geometry: Geometry,
+    shards: Shards,
+    largest: int,
+    multiplier: int,
 ) -> Cotangents:
     """Gather the cotangents that the device's own input steps meet.
 
-    One halo serves both gradients. Only where strides are larger than 1, and output steps do not
-    lie at input steps, the rows take the halo.
+    One halo serves both gradients. But where that is too large, or strides are larger than 1 and
+    output steps do not lie at input steps, the rows have the halo, and send it for each gradient.
 
     Args:
         y: the device's own cotangents (B, ceil(O / n), C*M).
         limits, kind, geometry, shards: as for `rows_with_halo`.
+        largest: the halo of the cotangents may have so many times the values of the rows' halo.
+        multiplier: M.
     """
     S, n, steps = geometry.stride, shards.count, y.shape[1]
     own = -(-geometry.length // n)
@@ -129,7 +137,7 @@ def cotangents_with_halo(
     if kind == "lengths":
         least, spread = paddings(geometry)
         y = zero_tails(y, shards.own(output_lengths(limits[0], geometry), steps))
-    if S > 1 and drift:
+    if (S > 1 and drift) or multiplier > largest * S:
         local = _valid(geometry, steps)
 
         def with_halo(x: jax.Array) -> jax.Array:

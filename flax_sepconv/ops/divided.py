@@ -1,0 +1,259 @@
+"""Calls on arrays that are divided among devices, where it is known how.
+
+Inside a `shard_map` the caller names the mesh axis that divides the steps. On a mesh of explicit
+axes the types of arrays tell everything, and the call becomes a `shard_map` by them:
+
+- what divides x over the batch, the steps and the channels stays; of the steps each device gets a
+  halo from its neighbours;
+- weights that are divided by axes of the batch or the steps ("fully sharded data parallel") are
+  gathered where they are used, and their gradients scattered;
+- weights divided over channels (rows of the pointwise kernel) let each device filter its channels,
+  and the results are summed; divided over filters (its columns) they divide the result.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+
+from flax_sepconv.ops.contraction import Stages
+from flax_sepconv.ops.depthwise import depthwise
+from flax_sepconv.ops.halo import rows_with_halo
+from flax_sepconv.ops.limits import output_lengths
+from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.separable import separable
+from flax_sepconv.ops.sharding import Shards, axes_of, mesh_of
+
+MeshAxes = tuple[str, ...]
+Arrays = tuple[jax.Array, ...]
+# By which mesh axes each dimension of an array is divided.
+Layout = tuple[MeshAxes, ...]
+
+
+def compute(
+    x: jax.Array,
+    kernel: Any,
+    pointwise: Sequence[Any],
+    limits: Sequence[jax.Array],
+    stages: Stages,
+    shards: Shards | None = None,
+) -> jax.Array:
+    """Compute both stages, or, without pointwise weights, the first.
+
+    Args:
+        x, kernel, pointwise, limits, stages: as for `separable`.
+        shards: how steps are divided, for x to be a device's own; the geometry and lengths are
+            those of whole sequences.
+    """
+    if shards is not None:
+        rows = rows_with_halo(x, tuple(limits), stages.limits, stages.geometry, shards)
+        local = replace(stages, geometry=rows.geometry, limits=rows.kind)
+        return rows.own(compute(rows.x, kernel, pointwise, rows.limits, local))
+    if pointwise:
+        return separable(x, kernel, pointwise, limits, stages)
+    contraction = stages.first_stage(kernel.shape[2], x.dtype, stages.dtype)
+    return depthwise(x, kernel, limits, contraction)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call is divided.
+
+    Attributes:
+        mesh: of explicit axes, and of those of a `shard_map` around the call.
+        batch, steps, channels: what divides these of x.
+        filters: what divides these of the pointwise kernel.
+        scattered: the dimension of the result over which its sum over channels is divided; None:
+            each device has all of the sum.
+    """
+
+    mesh: AbstractMesh
+    batch: MeshAxes
+    steps: MeshAxes
+    channels: MeshAxes
+    filters: MeshAxes
+    scattered: int | None = None
+
+    @property
+    def shards(self) -> Shards | None:
+        """How the steps are divided."""
+        count = devices(self.mesh, self.steps)
+        return Shards(self.steps, count) if count > 1 else None
+
+    @property
+    def rows(self) -> Layout:
+        """The layout of x."""
+        return self.batch, self.steps, self.channels
+
+    def limits(self, kind: str) -> tuple[Layout, ...]:
+        """Return the layout of what limits rows."""
+        return {
+            "whole": (),
+            "lengths": ((self.batch,),),
+            "segments": ((self.batch, self.steps),),
+        }[kind]
+
+    def weights(self, count: int) -> tuple[Layout, ...]:
+        """Return the layouts of (K, C, M), (1, C*M, F) and (F,), of as many of them."""
+        bias = self.channels if self.scattered == 2 else self.filters
+        return (((), self.channels, ()), ((), self.channels, self.filters), (bias,))[:count]
+
+    def result(self, is_filtered: bool) -> Layout:
+        """Return the layout of the result, of both stages or of the first."""
+        axes = [self.batch, self.steps, self.filters if is_filtered else self.channels]
+        if self.scattered is not None:
+            axes[self.scattered] += self.channels
+        return tuple(axes)
+
+
+def plan_of(x: jax.Array, weights: Sequence[jax.Array], stages: Stages) -> Plan | None:
+    """Plan a call on arrays that are divided by their types; None: they do not tell, or are whole.
+
+    Raises:
+        ValueError: the output steps cannot be divided as those of x are.
+    """
+    mesh = mesh_of(x, *weights)
+    if mesh is None or any(
+        size > 1 and kind == AxisType.Auto
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    ):
+        return None
+    batch, steps, channels = _layout(x)
+    layouts = [_layout(weight) for weight in weights]
+    if not any((batch, steps, channels, *(axes for layout in layouts for axes in layout))):
+        return None
+    taken = {*batch, *steps}
+    for layout in layouts[:2]:
+        divides = x.shape[2] % devices(mesh, layout[1]) == 0
+        if not channels and not taken & {*layout[1]} and divides:
+            channels = layout[1]
+    filters = layouts[1][2] if len(layouts) > 1 else ()
+    filters = () if {*filters} & {*taken, *channels} else filters
+    plan = Plan(mesh, batch, steps, channels, filters)
+    count = devices(mesh, steps)
+    if stages.geometry.output_length % count:
+        raise ValueError(
+            f"the {x.shape[1]} steps of x are divided among {count} devices, by the mesh axes "
+            f"{', '.join(steps)}; the output's {stages.geometry.output_length} must be a multiple "
+            "of that, too. jax.reshard gathers the steps of x"
+        )
+    return plan
+
+
+def on_mesh(
+    plan: Plan,
+    x: jax.Array,
+    weights: Sequence[jax.Array],
+    limits: Sequence[jax.Array],
+    stages: Stages,
+) -> jax.Array:
+    """Compute both stages, or, of one kernel, the first, each device what it holds.
+
+    Args:
+        plan: what `plan_of` returned.
+        x: (B, L, C).
+        weights: (K, C, M); and (1, C*M, F) and (F,), where there are these.
+        limits, stages: as for `separable`.
+    """
+    layouts = plan.weights(len(weights))
+    x = _reshard(plan, x, plan.rows)
+    weights = tuple(_prepared(plan, *each) for each in zip(weights, layouts, strict=True))
+    limits = tuple(
+        _reshard(plan, *each) for each in zip(limits, plan.limits(stages.limits), strict=True)
+    )
+    y: jax.Array = _program(plan, stages, tuple(map(_layout, weights)))(x, weights, limits)
+    return y
+
+
+@functools.lru_cache(maxsize=1024)
+def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[..., jax.Array]:
+    """Return the program of a call, for weights that are given in these layouts."""
+
+    def local(x: jax.Array, weights: Arrays, limits: Arrays) -> jax.Array:
+        wanted = plan.weights(len(weights))
+        return _local(plan, stages, x, tuple(map(_gathered, weights, given, wanted)), limits)
+
+    mesh = plan.mesh
+    divided = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(
+            _spec(plan.rows),
+            tuple(map(_spec, given)),
+            tuple(map(_spec, plan.limits(stages.limits))),
+        ),
+        out_specs=_spec(plan.result(len(given) > 1)),
+        axis_names={
+            name
+            for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+            if kind != AxisType.Manual
+        },
+    )
+    program: Callable[..., jax.Array] = jax.jit(divided, inline=True)
+    return program
+
+
+def _local(plan: Plan, stages: Stages, x: jax.Array, weights: Arrays, limits: Arrays) -> jax.Array:
+    """Compute a device's part; what is summed over channels gets its bias behind the sum."""
+    kernel, *pointwise = weights
+    if not (pointwise and plan.channels):
+        return compute(x, kernel, pointwise, limits, stages, plan.shards)
+    without_bias = replace(stages, bias=False)
+    y: jax.Array = compute(x, kernel, pointwise[:1], limits, without_bias, plan.shards)
+    if plan.scattered is None:
+        y = lax.psum(y, plan.channels)
+    else:
+        y = lax.psum_scatter(y, plan.channels, scatter_dimension=plan.scattered, tiled=True)
+    y = y + pointwise[1] if stages.bias else y
+    if not stages.bias or stages.limits != "lengths":
+        return y
+    ends = output_lengths(limits[0], stages.geometry)
+    by_steps = plan.steps + (plan.channels if plan.scattered == 1 else ())
+    if by_steps:
+        ends = Shards(by_steps, devices(plan.mesh, by_steps)).own(ends, y.shape[1])
+    return zero_tails(y, ends)
+
+
+def _prepared(plan: Plan, weight: jax.Array, layout: Layout) -> jax.Array:
+    """Divide weights as they are wanted, but for what is gathered where it is used."""
+    taken = {*plan.batch, *plan.steps}
+    kept = tuple(
+        own if own[: len(axes)] == axes and {*own[len(axes) :]} <= taken else axes
+        for own, axes in zip(_layout(weight), layout, strict=True)
+    )
+    return _reshard(plan, weight, kept)
+
+
+def _gathered(weight: jax.Array, given: Layout, wanted: Layout) -> jax.Array:
+    """Gather the dimensions that are divided further than wanted."""
+    for dimension, (own, axes) in enumerate(zip(given, wanted, strict=True)):
+        if further := own[len(axes) :]:
+            weight = lax.all_gather(weight, further, axis=dimension, tiled=True)
+    return weight
+
+
+def _layout(array: jax.Array) -> Layout:
+    """Return what type tells of an array."""
+    entries = (axes_of(array, dimension) for dimension in range(array.ndim))
+    return tuple((entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in entries)
+
+
+def _spec(layout: Layout) -> PartitionSpec:
+    return PartitionSpec(*(axes or None for axes in layout))
+
+
+def _reshard(plan: Plan, array: jax.Array, layout: Layout) -> jax.Array:
+    if _layout(array) == layout:
+        return array
+    resharded: jax.Array = jax.reshard(array, NamedSharding(plan.mesh, _spec(layout)))
+    return resharded
+
+
+def devices(mesh: AbstractMesh, axes: MeshAxes) -> int:
+    """Return the number of devices along mesh axes."""
+    return math.prod(mesh.shape[name] for name in axes)
