@@ -18,6 +18,7 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
+from flax_sepconv.ops.sharding import AxisName, OutSharding
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 
 _ARGUMENTS = tuple(field.name for field in dataclasses.fields(Arguments))
@@ -180,6 +181,8 @@ class SeparableConv1D(nn.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
@@ -192,6 +195,8 @@ class SeparableConv1D(nn.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
@@ -204,6 +209,8 @@ class SeparableConv1D(nn.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool,
@@ -217,6 +224,8 @@ class SeparableConv1D(nn.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
@@ -232,6 +241,9 @@ class SeparableConv1D(nn.Module):
                 its value is still divided by the size of the batch, as Keras does.
             segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
                 no tap reaches across a step at which they change.
+            axis_name: inside a `jax.shard_map`, the mesh axis that divides the steps of `inputs`,
+                or None (`ops.separable_conv1d`). Their activity losses are added.
+            out_sharding: how the output is to be divided, or None: as the inputs and weights are.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
             initial_state: of a causal layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
@@ -264,6 +276,8 @@ class SeparableConv1D(nn.Module):
             segment_ids,
             initial_state,
             return_state or self.decode,
+            axis_name,
+            out_sharding,
         )
         if self.decode:
             after: Any = fresh if self.is_initializing() else state
@@ -272,7 +286,7 @@ class SeparableConv1D(nn.Module):
         if not self.is_initializing():
             for name, loss in losses.items():
                 self.sow("losses", f"{name}_loss", loss, _latest, lambda: jnp.zeros(()))
-            activity = arguments.activity_loss(y)
+            activity = arguments.activity_loss(y, axis_name)
             if activity is not None:
                 self.sow("losses", "activity", activity, jnp.add, lambda: jnp.zeros(()))
         if not return_state:

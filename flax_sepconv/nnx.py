@@ -18,6 +18,7 @@ from flax_sepconv.linen import SeparableConv1D as LinenLayer
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import ClassSignature, names_arguments
+from flax_sepconv.ops.sharding import AxisName, OutSharding
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
 from flax_sepconv.weights import Weight, boxed_variables, what_is_said
 
@@ -236,6 +237,8 @@ class SeparableConv1D(nnx.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
@@ -248,6 +251,8 @@ class SeparableConv1D(nnx.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
@@ -260,6 +265,8 @@ class SeparableConv1D(nnx.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool,
@@ -272,6 +279,8 @@ class SeparableConv1D(nnx.Module):
         lengths: ArrayLike | None = None,
         *,
         segment_ids: ArrayLike | None = None,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
@@ -285,6 +294,9 @@ class SeparableConv1D(nnx.Module):
                 sequence alone, and zeros follow.
             segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
                 no tap reaches across a step at which they change.
+            axis_name: inside a `jax.shard_map`, the mesh axis that divides the steps of `inputs`,
+                or None (`ops.separable_conv1d`). Their activity losses are added.
+            out_sharding: how the output is to be divided, or None: as the inputs and weights are.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
             initial_state: of a causal layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
@@ -314,11 +326,13 @@ class SeparableConv1D(nnx.Module):
             segment_ids,
             initial_state,
             return_state or self.decode,
+            axis_name,
+            out_sharding,
         )
         if self.decode and state is not None:
             for name, array in state.arrays.items():
                 getattr(self, name)[...] = array
-        activity = self.arguments.activity_loss(y)
+        activity = self.arguments.activity_loss(y, axis_name)
         if activity is not None:
             self.activity_loss[...] += activity
         bridge = current_linen_module()

@@ -25,6 +25,7 @@ from flax_sepconv.ops.arguments import (
 )
 from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.sharding import AxisName, OutSharding
 from flax_sepconv.regularizers import Regularizer
 
 DEPTHWISE_KERNEL = "depthwise_kernel"
@@ -141,6 +142,8 @@ class Arguments:
         segment_ids: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
+        axis_name: AxisName | None = None,
+        out_sharding: OutSharding | None = None,
     ) -> tuple[jax.Array, ops.StreamState | None]:
         """Run the operation and the activation; nothing stands behind the ends of sequences.
 
@@ -161,6 +164,8 @@ class Arguments:
             segment_ids=segment_ids,
             implementation=self.implementation,
             precision=precision,
+            axis_name=axis_name,
+            out_sharding=out_sharding,
             initial_state=initial_state,
             return_state=streams,
         )
@@ -176,7 +181,7 @@ class Arguments:
             )
         if ends is not None and activated is not y:
             # An activation may make something of zeros (sigmoid a half), and of their derivative.
-            activated = mask_tails(activated, ends, self.data_format)
+            activated = mask_tails(activated, ends, self.data_format, axis_name)
         return activated, state
 
     def initial_state(self, x_shape: tuple[int, ...], dtype: DTypeLike) -> ops.StreamState:
@@ -222,12 +227,16 @@ class Arguments:
         if reset is not None and not decode:
             raise ValueError("reset is for decode=True: without a cache nothing can begin anew")
 
-    def activity_loss(self, y: jax.Array) -> jax.Array | None:
-        """Return the activity regularizer's value per example of the batch, None without one."""
+    def activity_loss(self, y: jax.Array, axis_name: AxisName | None = None) -> jax.Array | None:
+        """Return the activity regularizer's value per example of the batch, None without one.
+
+        Where steps are divided along a mesh axis, the values of all devices are added.
+        """
         if self.activity_regularizer is None:
             return None
         examples = max(y[..., 0, 0].size, 1)
-        return scalar_loss("activity_regularizer", self.activity_regularizer(y)) / examples
+        loss = scalar_loss("activity_regularizer", self.activity_regularizer(y)) / examples
+        return loss if axis_name is None else jax.lax.psum(loss, axis_name)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

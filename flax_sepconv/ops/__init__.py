@@ -1,5 +1,6 @@
 """The operations on arrays."""
 
+from flax_sepconv.ops import joint as _joint  # noqa: F401 - registers its primitives
 from flax_sepconv.ops.api import (
     depthwise_conv1d,
     initial_state,

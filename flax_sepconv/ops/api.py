@@ -19,16 +19,22 @@ from flax_sepconv.ops.divided import compute, on_mesh, plan_of
 from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
+from flax_sepconv.ops.sharding import AxisName, OutSharding, place
 from flax_sepconv.ops.state import StreamState, resolve_reset
 
 
-def _compute(call: Call) -> jax.Array:
+def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
     """Compute what was asked for, by devices that hold parts where types tell that they do."""
     x, weights, stages = call.x, (call.kernel, *call.pointwise), call.stages
-    plan = None if is_intercepted() else plan_of(x, weights, stages)
+    plan = None
+    if call.shards is None and not is_intercepted():
+        plan = plan_of(x, weights, stages, call.rows_of(out_sharding))
     if plan is None:
-        return compute(x, call.kernel, call.pointwise, call.limits, stages)
-    return on_mesh(plan, x, weights, call.limits, stages)
+        y = compute(x, call.kernel, call.pointwise, call.limits, stages, call.shards)
+    else:
+        y = on_mesh(plan, x, weights, call.limits, stages)
+    y = call.unflatten(y)
+    return y if out_sharding is None else place(y, out_sharding)
 
 
 @names_arguments
@@ -45,6 +51,8 @@ def depthwise_conv1d(
     implementation: Implementation | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
+    axis_name: AxisName | None = None,
+    out_sharding: OutSharding | None = None,
 ) -> jax.Array:
     """Filter every channel with its own M kernels; the first stage of `separable_conv1d`.
 
@@ -54,7 +62,7 @@ def depthwise_conv1d(
         x: (..., L, C), or (..., C, L) with "channels_first"; any number of batch dimensions.
         depthwise_kernel: (K, C, M).
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
-            precision, preferred_element_type: as for `separable_conv1d`.
+            precision, preferred_element_type, axis_name, out_sharding: as for `separable_conv1d`.
 
     Returns:
         (..., output length, C*M), or (..., C*M, output length).
@@ -77,8 +85,9 @@ def depthwise_conv1d(
         implementation=implementation,
         precision=precision,
         preferred_element_type=preferred_element_type,
+        axis_name=axis_name,
     )
-    return call.unflatten(_compute(call))
+    return _compute(call, out_sharding)
 
 
 @overload
@@ -97,6 +106,8 @@ def separable_conv1d(
     implementation: Implementation | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
+    axis_name: AxisName | None = None,
+    out_sharding: OutSharding | None = None,
     initial_state: StreamState | None = None,
     return_state: Literal[False] = False,
 ) -> jax.Array: ...
@@ -118,6 +129,8 @@ def separable_conv1d(
     implementation: Implementation | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
+    axis_name: AxisName | None = None,
+    out_sharding: OutSharding | None = None,
     initial_state: StreamState | None = None,
     return_state: Literal[True],
 ) -> tuple[jax.Array, StreamState]: ...
@@ -139,6 +152,8 @@ def separable_conv1d(
     implementation: Implementation | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
+    axis_name: AxisName | None = None,
+    out_sharding: OutSharding | None = None,
     initial_state: StreamState | None = None,
     return_state: bool,
 ) -> jax.Array | tuple[jax.Array, StreamState]: ...
@@ -160,6 +175,8 @@ def separable_conv1d(
     implementation: Implementation | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
+    axis_name: AxisName | None = None,
+    out_sharding: OutSharding | None = None,
     initial_state: StreamState | None = None,
     return_state: bool = False,
 ) -> jax.Array | tuple[jax.Array, StreamState]:
@@ -197,6 +214,11 @@ def separable_conv1d(
         preferred_element_type: dtype of the result, and of all sums where it is wider than the
             operands' (h is not rounded between the stages then, and float64 is computed in
             float64); None is the operands' (promoted) dtype.
+        axis_name: None, or inside a `jax.shard_map` the mesh axis (or axes) that divides the steps.
+            Then x and `segment_ids` are a device's own steps, as many on each device, which are one
+            sequence with those of all others; `lengths` are of that. What taps reach beyond the own
+            steps comes from the neighbours. Outside of a `shard_map` divided arrays tell.
+        out_sharding: how the result is to be divided, or None: as x and the weights are.
         initial_state: with "causal", what came before x, as an earlier call returned it; None is
             the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates
             them); with respect to a whole state of strides > 1, `jax.grad` needs `allow_int=True`.
@@ -234,10 +256,11 @@ def separable_conv1d(
         implementation=implementation,
         precision=precision,
         preferred_element_type=preferred_element_type,
+        axis_name=axis_name,
         initial_state=initial_state,
         return_state=return_state,
     )
-    y = call.unflatten(_compute(call))
+    y = _compute(call, out_sharding)
     if not return_state:
         return y
     assert call.state is not None

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import InconclusiveDimensionOperation
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops import geometry as geometry_lib
@@ -20,6 +21,7 @@ from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.sharding import AxisName, Shards, along, axes_of
 from flax_sepconv.ops.state import StreamState
 
 # As they may be given.
@@ -153,6 +155,8 @@ class Call:
         ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
         batch: the batch dimensions.
         is_last: whether the caller's channels are the last axis.
+        shards: how steps are divided, where x is a device's own; geometry and lengths are of whole
+            sequences, `ends` are not.
     """
 
     x: jax.Array
@@ -164,6 +168,23 @@ class Call:
     ends: jax.Array | None
     batch: tuple[int, ...]
     is_last: bool
+    shards: Shards | None
+
+    def rows_of(self, sharding: Any) -> tuple[tuple[str, ...], ...] | None:
+        """Return what divides the batch, the steps and the channels of a result; None: no saying.
+
+        Args:
+            sharding: that the caller wants.
+        """
+        spec = getattr(sharding, "spec", sharding)
+        if not isinstance(spec, PartitionSpec) or len(self.batch) != 1:
+            return None
+        entries = [*spec, None, None, None][:3]
+        batch, *others = (names if isinstance(names, tuple) else (names,) for names in entries)
+        return tuple(
+            tuple(name for name in names if name is not None)
+            for names in (batch, *(others if self.is_last else reversed(others)))
+        )
 
     def unflatten(self, y: jax.Array) -> jax.Array:
         """Restore the batch dimensions and the axis order of the caller's x."""
@@ -185,6 +206,7 @@ def bind(
     implementation: str | None,
     precision: lax.PrecisionLike,
     preferred_element_type: DTypeLike | None,
+    axis_name: AxisName | None = None,
     initial_state: StreamState | None = None,
     return_state: bool = False,
 ) -> Call:
@@ -193,8 +215,8 @@ def bind(
     Args:
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
-            precision, preferred_element_type, initial_state, return_state: as they were given to
-            `ops.separable_conv1d`.
+            precision, preferred_element_type, axis_name, initial_state, return_state: as they were
+            given to `ops.separable_conv1d`.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
@@ -216,7 +238,21 @@ def bind(
     rows = steps.reshape(math.prod(batch), length, channels)
     if has_state and length == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
+    shards = None if axis_name is None else along(axis_name)
+    if shards is not None:
+        _check_shards(shards, length, has_state)
+        length *= shards.count
+    elif has_state and axes_of(rows, 1):
+        raise ValueError(
+            "the steps of a chunk must not be divided where there is a state, and those of x are, "
+            f"by {axes_of(rows, 1)!r}"
+        )
     geometry = _geometry(length, kernel.shape[0], S, D, rule)
+    if shards is not None and geometry.output_length % shards.count:
+        raise ValueError(
+            f"axis_name={axis_name!r}: the {geometry.output_length} output steps of {length} must "
+            f"be a multiple of the number of devices, {shards.count}"
+        )
     own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
     state = None
     if has_state:
@@ -234,11 +270,14 @@ def bind(
     limits: tuple[jax.Array, ...] = ()
     ends = None
     if segment_ids is not None:
-        shape = (*batch, length)
+        shape = (*batch, steps.shape[-2])
         kind = "segments"
         limits = (_segments(segment_ids, shape, geometry, padding, implementation),)
         if own is not None:  # Packed rows may have a tail.
-            rows, ends = zero_tails(rows, own), output_lengths(own, geometry)
+            ends = output_lengths(own, geometry)
+            if shards is not None:
+                own, ends = (shards.own(each, shape[-1]) for each in (own, ends))
+            rows = zero_tails(rows, own)
     elif own is not None:
         kind, limits = "lengths", (own,)
     else:
@@ -246,7 +285,17 @@ def bind(
     pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
     bias = len(pointwise) == 2
     stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
-    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last)
+    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last, shards)
+
+
+def _check_shards(shards: Shards, length: Any, has_state: bool) -> None:
+    """Raise unless a device's own steps can be computed with those of its neighbours."""
+    if has_state:
+        raise ValueError("axis_name and the state of a stream do not go together")
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(
+            f"axis_name={shards.axes} needs a known number of own steps, at least one, got {length}"
+        )
 
 
 def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
@@ -329,10 +378,15 @@ def _geometry(
         ) from error
 
 
-def mask_tails(y: jax.Array, ends: ArrayLike, data_format: DataFormat) -> jax.Array:
+def mask_tails(
+    y: jax.Array, ends: ArrayLike, data_format: DataFormat, axis_name: AxisName | None = None
+) -> jax.Array:
     """Set what is behind the ends (...) of sequences, (..., L, F) or (..., F, L), to zero."""
     is_last = data_format == "channels_last"
     steps = y if is_last else y.swapaxes(-1, -2)
     rows = steps.reshape(math.prod(steps.shape[:-2]), *steps.shape[-2:])
-    zeroed = zero_tails(rows, jnp.asarray(ends, jnp.int32).reshape(-1)).reshape(steps.shape)
+    last = jnp.asarray(ends, jnp.int32).reshape(-1)
+    if axis_name is not None:
+        last = along(axis_name).own(last, rows.shape[1])
+    zeroed = zero_tails(rows, last).reshape(steps.shape)
     return zeroed if is_last else zeroed.swapaxes(-1, -2)

@@ -111,8 +111,14 @@ class Plan:
         return tuple(axes)
 
 
-def plan_of(x: jax.Array, weights: Sequence[jax.Array], stages: Stages) -> Plan | None:
+def plan_of(
+    x: jax.Array, weights: Sequence[jax.Array], stages: Stages, wanted: Layout | None = None
+) -> Plan | None:
     """Plan a call on arrays that are divided by their types; None: they do not tell, or are whole.
+
+    Args:
+        x, weights, stages: as for `on_mesh`.
+        wanted: of the result, where that is known: a sum over channels may be scattered at once.
 
     Raises:
         ValueError: the output steps cannot be divided as those of x are.
@@ -134,14 +140,22 @@ def plan_of(x: jax.Array, weights: Sequence[jax.Array], stages: Stages) -> Plan 
             channels = layout[1]
     filters = layouts[1][2] if len(layouts) > 1 else ()
     filters = () if {*filters} & {*taken, *channels} else filters
-    plan = Plan(mesh, batch, steps, channels, filters)
     count = devices(mesh, steps)
-    if stages.geometry.output_length % count:
+    output_length = stages.geometry.output_length
+    if output_length % count:
         raise ValueError(
             f"the {x.shape[1]} steps of x are divided among {count} devices, by the mesh axes "
-            f"{', '.join(steps)}; the output's {stages.geometry.output_length} must be a multiple "
-            "of that, too. jax.reshard gathers the steps of x"
+            f"{', '.join(steps)}; the output's {output_length} must be a multiple of that, too. "
+            "jax.reshard gathers the steps of x"
         )
+    plan = Plan(mesh, batch, steps, channels, filters)
+    if wanted is None or not channels or len(weights) == 1:
+        return plan
+    sizes = x.shape[0], output_length, weights[1].shape[2]
+    for dimension, axes in enumerate(plan.result(True)):
+        fits = sizes[dimension] % devices(mesh, axes + channels) == 0
+        if fits and wanted[dimension] == axes + channels:
+            return replace(plan, scattered=dimension)
     return plan
 
 

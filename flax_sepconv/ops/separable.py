@@ -21,7 +21,6 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
-from flax_sepconv.ops import joint as joint
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.interception import is_intercepted

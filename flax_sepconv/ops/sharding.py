@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+AxisName = str | tuple[str, ...]
+OutSharding = NamedSharding | PartitionSpec
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -42,6 +45,55 @@ def mesh_of(*arrays: Any) -> AbstractMesh | None:
         if AxisType.Explicit in mesh.axis_types:
             return mesh
     return None
+
+
+def along(axis_name: Any) -> Shards:
+    """Return how steps are divided along mesh axes, inside a `shard_map` over them.
+
+    Raises:
+        TypeError: what was given is no name.
+        ValueError: no `shard_map` around the call is over them.
+    """
+    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not (isinstance(axes, tuple) and axes and all(isinstance(axis, str) for axis in axes)):
+        raise TypeError(
+            f"axis_name must be the name of a mesh axis, or a tuple of names, got {axis_name!r}"
+        )
+    try:
+        return Shards(axes, lax.axis_size(axes))
+    except NameError as error:
+        raise ValueError(
+            f"axis_name={axis_name!r} needs a jax.shard_map over it around the call, and there is "
+            "none"
+        ) from error
+
+
+def place(array: jax.Array, sharding: Any) -> jax.Array:
+    """Divide a result as a caller wants it, on explicit or automatic axes.
+
+    Raises:
+        TypeError: that is no sharding.
+        ValueError: a `PartitionSpec` has no mesh, neither in the array's type nor set.
+    """
+    if not isinstance(sharding, NamedSharding | PartitionSpec):
+        raise TypeError(
+            f"out_sharding must be a NamedSharding or a PartitionSpec, got {sharding!r}"
+        )
+    if isinstance(sharding, PartitionSpec):
+        meshes = jax.typeof(array).sharding.mesh, jax.sharding.get_abstract_mesh()
+        mesh = next((mesh for mesh in meshes if not mesh.empty), None)
+        if mesh is None:
+            raise ValueError(
+                f"out_sharding={sharding} needs a mesh: set one with jax.set_mesh, or give a "
+                "NamedSharding"
+            )
+        sharding = NamedSharding(mesh, sharding)
+    kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
+    if AxisType.Explicit in kinds.values():
+        placed: jax.Array = jax.reshard(array, sharding)
+    else:
+        placed = lax.with_sharding_constraint(array, sharding)
+    return placed
 
 
 def may_be_divided(*arrays: Any) -> bool:
