@@ -15,7 +15,7 @@ from flax_sepconv.ops.arguments import (
     bind,
     fresh_state,
 )
-from flax_sepconv.ops.divided import compute, on_mesh, plan_of
+from flax_sepconv.ops.divided import along_axes, compute, on_mesh, plan_of
 from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
@@ -29,10 +29,13 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
     plan = None
     if call.shards is None and not is_intercepted():
         plan = plan_of(x, weights, stages, call.rows_of(out_sharding))
-    if plan is None:
-        y = compute(x, call.kernel, call.pointwise, call.limits, stages, call.shards)
-    else:
+    operands = x, call.kernel, call.pointwise, call.limits, stages
+    if plan is not None:
         y = on_mesh(plan, x, weights, call.limits, stages)
+    elif call.shards is not None and not call.shards.is_own:
+        y = along_axes(*operands, call.shards)
+    else:
+        y = compute(*operands, call.shards)
     y = call.unflatten(y)
     return y if out_sharding is None else place(y, out_sharding)
 
@@ -217,7 +220,9 @@ def separable_conv1d(
         axis_name: None, or inside a `jax.shard_map` the mesh axis (or axes) that divides the steps.
             Then x and `segment_ids` are a device's own steps, as many on each device, which are one
             sequence with those of all others; `lengths` are of that. What taps reach beyond the own
-            steps comes from the neighbours. Outside of a `shard_map` divided arrays tell.
+            steps comes from the neighbours. Outside of a `shard_map` divided arrays tell; but on
+            TPUs, on meshes of automatic axes, XLA exchanges less where the axis is named (x is
+            whole then).
         out_sharding: how the result is to be divided, or None: as x and the weights are.
         initial_state: with "causal", what came before x, as an earlier call returned it; None is
             the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates

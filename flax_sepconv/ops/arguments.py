@@ -155,8 +155,8 @@ class Call:
         ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
         batch: the batch dimensions.
         is_last: whether the caller's channels are the last axis.
-        shards: how steps are divided, where x is a device's own; geometry and lengths are of whole
-            sequences, `ends` are not.
+        shards: how steps are divided, where a mesh axis is named for that; geometry and lengths are
+            of whole sequences, `ends` of what x is.
     """
 
     x: jax.Array
@@ -238,10 +238,9 @@ def bind(
     rows = steps.reshape(math.prod(batch), length, channels)
     if has_state and length == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
-    shards = None if axis_name is None else along(axis_name)
+    shards = None if axis_name is None else along(axis_name, x)
     if shards is not None:
-        _check_shards(shards, length, has_state)
-        length *= shards.count
+        length = _length_of_all(shards, length, has_state)
     elif has_state and axes_of(rows, 1):
         raise ValueError(
             "the steps of a chunk must not be divided where there is a state, and those of x are, "
@@ -250,7 +249,7 @@ def bind(
     geometry = _geometry(length, kernel.shape[0], S, D, rule)
     if shards is not None and geometry.output_length % shards.count:
         raise ValueError(
-            f"axis_name={axis_name!r}: the {geometry.output_length} output steps of {length} must "
+            f"axis_name={shards.axes}: the {geometry.output_length} output steps of {length} must "
             f"be a multiple of the number of devices, {shards.count}"
         )
     own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
@@ -275,7 +274,7 @@ def bind(
         limits = (_segments(segment_ids, shape, geometry, padding, implementation),)
         if own is not None:  # Packed rows may have a tail.
             ends = output_lengths(own, geometry)
-            if shards is not None:
+            if shards is not None and shards.is_own:
                 own, ends = (shards.own(each, shape[-1]) for each in (own, ends))
             rows = zero_tails(rows, own)
     elif own is not None:
@@ -288,14 +287,20 @@ def bind(
     return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last, shards)
 
 
-def _check_shards(shards: Shards, length: Any, has_state: bool) -> None:
-    """Raise unless a device's own steps can be computed with those of its neighbours."""
+def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
+    """Return how many steps all devices have, or raise unless each has as many."""
     if has_state:
         raise ValueError("axis_name and the state of a stream do not go together")
     if not isinstance(length, int) or length < 1:
+        raise ValueError(f"axis_name needs a known number of steps, at least one, got {length}")
+    if shards.is_own:
+        return length * shards.count
+    if length % shards.count:
         raise ValueError(
-            f"axis_name={shards.axes} needs a known number of own steps, at least one, got {length}"
+            f"axis_name={shards.axes}: the {length} steps of x must be a multiple of the number of "
+            f"devices, {shards.count}"
         )
+    return length
 
 
 def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
@@ -386,7 +391,8 @@ def mask_tails(
     steps = y if is_last else y.swapaxes(-1, -2)
     rows = steps.reshape(math.prod(steps.shape[:-2]), *steps.shape[-2:])
     last = jnp.asarray(ends, jnp.int32).reshape(-1)
-    if axis_name is not None:
-        last = along(axis_name).own(last, rows.shape[1])
+    shards = None if axis_name is None else along(axis_name, y)
+    if shards is not None and shards.is_own:
+        last = shards.own(last, rows.shape[1])
     zeroed = zero_tails(rows, last).reshape(steps.shape)
     return zeroed if is_last else zeroed.swapaxes(-1, -2)

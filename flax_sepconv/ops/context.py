@@ -1,11 +1,32 @@
 """What a lowering rule may know of the program that it is for."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jax.interpreters import mlir
+from jax.sharding import AbstractMesh
 
 Surroundings = Literal["exported", "partly manual", "without mesh"]
+
+
+class Summation(NamedTuple):
+    """How a convolution may contract over examples and steps.
+
+    Where XLA divides a program, and devices hold the same examples or steps, it sums what a
+    convolution contracts as often as they do, for `jax.lax`'s own gradients too: on a (2, 2) mesh
+    whose first axis divides the batch they are twice as large (jaxlib 0.10.2 and 0.12.0.1).
+
+    Attributes:
+        kind: "at once"; "by example", over whole steps in the convolution and over examples behind
+            it; or "by tap", without a convolution.
+        mesh: that divides the program, for "by example".
+    """
+
+    kind: Literal["at once", "by example", "by tap"]
+    mesh: AbstractMesh | None = None
+
+
+AT_ONCE, BY_TAP = Summation("at once"), Summation("by tap")
 
 
 @dataclass(frozen=True)
@@ -17,20 +38,15 @@ class Context:
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
             "partly manual" (inside a `shard_map` over some of the axes of a mesh that divide),
             "without mesh" (several devices, arrays not sharded over a mesh).
-        is_divided: whether XLA divides the program among the devices of a mesh, by what it is told
-            (`partitioning`). Else, without surroundings, it is one device's: for one, or inside a
-            `shard_map` over all axes.
-        sums_by_tap: whether a convolution must not contract over examples and steps. Where XLA
-            divides a program, and devices hold the same examples or steps, it sums what a
-            convolution contracts as often as they do, for `jax.lax`'s own gradients too: on a
-            (2, 2) mesh whose first axis divides the batch they are twice as large (jaxlib 0.10.2
-            and 0.12.0.1).
+        is_divided: whether XLA divides the program among the devices of a mesh. Else, without
+            surroundings, it is one device's: for one, or inside a `shard_map` over all axes.
+        summation: how convolutions may sum.
     """
 
     platform: str
     surroundings: Surroundings | None = None
     is_divided: bool = False
-    sums_by_tap: bool = False
+    summation: Summation = AT_ONCE
 
     @classmethod
     def of(cls, ctx: mlir.LoweringRuleContext, platform: str) -> "Context":
@@ -47,18 +63,35 @@ class Context:
         elif devices > 1 and axes.abstract_mesh is None:
             surroundings = "without mesh"
         is_divided = surroundings is None and devices > 1
-        return cls(platform, surroundings, is_divided, _sums_by_tap(devices, surroundings))
+        summation = AT_ONCE
+        if not (is_divided and platform in PARTITIONING_PLATFORMS):
+            summation = _summation(axes, devices, surroundings)
+        return cls(platform, surroundings, is_divided, summation)
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether XLA divides the program, and asks how to divide a call.
+
+        On TPU it does not ask, and does not compile what it should have asked about
+        (https://github.com/jax-ml/jax/issues/38196).
+        """
+        return self.is_divided and self.platform in PARTITIONING_PLATFORMS
 
 
+PARTITIONING_PLATFORMS = ("cpu", "cuda", "rocm")
 UNKNOWN = Context(platform="")
 
 
-def _sums_by_tap(devices: int, surroundings: Surroundings | None) -> bool:
-    """Tell whether devices may hold the same examples or steps, where XLA divides by itself.
+def _summation(axes: Any, devices: int, surroundings: Surroundings | None) -> Summation:
+    """Tell how a convolution may contract over what devices share.
 
-    Who calls an exported program may divide it. Which devices hold the same is not known here: all
-    or none do where their number is prime.
+    Which devices hold the same examples or steps is not known here. They do where a mesh axis, or
+    a part of one (XLA divides axes too), divides nothing; not on a prime number of devices.
     """
-    if surroundings == "without mesh":
-        return any(devices % divisor == 0 for divisor in range(2, devices))
-    return surroundings is not None
+    if surroundings in ("exported", "partly manual"):
+        return BY_TAP  # Who calls an exported program may divide it.
+    if all(devices % divisor for divisor in range(2, devices)):
+        return AT_ONCE
+    mesh = axes.abstract_mesh
+    is_uniform = mesh is not None and (mesh.are_all_axes_explicit or mesh.are_all_axes_auto)
+    return Summation("by example", mesh) if is_uniform else BY_TAP

@@ -229,7 +229,7 @@ def _lower(
     context = Context.of(ctx, platform)
     in_context = replace(contraction, context=context)
     function: Callable[..., Any] = functools.partial(_compute, choose(in_context), in_context)
-    if context.is_divided:
+    if context.is_partitioned:
         local = functools.partial(_local, contraction)
         name, M, limits = contraction.name, contraction.multiplier, contraction.limits
         function = partitioned(name, local, M, limits)

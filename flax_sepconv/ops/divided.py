@@ -27,7 +27,7 @@ from flax_sepconv.ops.halo import rows_with_halo
 from flax_sepconv.ops.limits import output_lengths
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.separable import separable
-from flax_sepconv.ops.sharding import Shards, axes_of, mesh_of
+from flax_sepconv.ops.sharding import Shards, automatic_mesh, axes_of, mesh_of
 
 MeshAxes = tuple[str, ...]
 Arrays = tuple[jax.Array, ...]
@@ -58,6 +58,36 @@ def compute(
         return separable(x, kernel, pointwise, limits, stages)
     contraction = stages.first_stage(kernel.shape[2], x.dtype, stages.dtype)
     return depthwise(x, kernel, limits, contraction)
+
+
+def along_axes(
+    x: jax.Array,
+    kernel: jax.Array,
+    pointwise: Sequence[jax.Array],
+    limits: Sequence[jax.Array],
+    stages: Stages,
+    shards: Shards,
+) -> jax.Array:
+    """Compute what `compute` does for whole arrays, whose steps XLA divides by these axes.
+
+    Of the mesh, what else divides the arrays is left to XLA.
+    """
+    rows = PartitionSpec(None, shards.axes)
+    of_limits = {"whole": (), "lengths": (PartitionSpec(),), "segments": (rows,)}[stages.limits]
+    weights = tuple(PartitionSpec() for _ in pointwise)
+
+    def local(x: jax.Array, kernel: Any, pointwise: Arrays, limits: Arrays) -> jax.Array:
+        return compute(x, kernel, pointwise, limits, stages, shards)
+
+    divided = jax.shard_map(
+        local,
+        mesh=automatic_mesh(x),
+        in_specs=(rows, PartitionSpec(), weights, of_limits),
+        out_specs=rows,
+        axis_names={*shards.axes},
+    )
+    y: jax.Array = jax.jit(divided)(x, kernel, tuple(pointwise), tuple(limits))
+    return y
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _lower_gradients(
     ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
 ) -> Any:
     function: Definition = functools.partial(gradients, contraction)
-    if Context.of(ctx, platform).is_divided:
+    if Context.of(ctx, platform).is_partitioned:
         local = functools.partial(_local, contraction)
         function = partitioned("gradients", local, contraction.multiplier, contraction.limits)
     return mlir.lower_fun(function)(ctx, *operands)

@@ -78,7 +78,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str) -> Any:
     function = _select
     if native.reason_to_avoid(context) is None:
         function = native.zero_tails
-        if context.is_divided:
+        if context.is_partitioned:
             function = partitioned("zero_tails", _local, 1, "lengths")
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 

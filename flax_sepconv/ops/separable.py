@@ -49,9 +49,12 @@ def separable(
     if not is_intercepted() or traced(stages.implementation, x, kernel) is None:
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
-    if (named is None and is_divided_by_xla(x, kernel)) or (named is not None and not named.stages):
-        # What XLA divides, or is asked for by name and has no way to compute both together, stays
-        # two operations: XLA does not see that it exchanged what h needs before.
+    if is_divided_by_xla(x, kernel):
+        # Two operations, for h to be kept: XLA would not see that what it needs was exchanged.
+        platform = "cuda" if jax.default_backend() == "gpu" else None
+        (y,) = compose(stages, x, kernel, *pointwise, *limits, platform=platform)
+    elif named is not None and not named.stages:
+        # What is asked for by name and has no way to compute both together stays two operations.
         (y,) = compose(stages, x, kernel, *pointwise, *limits)
     elif named is not None and stages.limits == "lengths" and stages.limits not in named.limits:
         (lengths,), geometry = limits, stages.geometry

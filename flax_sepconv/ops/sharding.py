@@ -4,6 +4,7 @@ There a result whose sharding does not follow from its operands' must say what i
 their mesh, so none of this asks which mesh `jax.set_mesh` set.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,12 @@ class Shards:
     Attributes:
         axes: names of mesh axes; the devices along them hold the steps in order.
         count: of these devices, n.
+        is_own: whether arrays are a device's own; else they are whole, to be divided so.
     """
 
     axes: tuple[str, ...]
     count: int
+    is_own: bool = True
 
     @property
     def index(self) -> jax.Array:
@@ -47,12 +50,16 @@ def mesh_of(*arrays: Any) -> AbstractMesh | None:
     return None
 
 
-def along(axis_name: Any) -> Shards:
-    """Return how steps are divided along mesh axes, inside a `shard_map` over them.
+def along(axis_name: Any, *arrays: Any) -> Shards:
+    """Return how steps are divided along mesh axes.
+
+    Args:
+        axis_name: of a `shard_map` around the call, or of a mesh of automatic axes.
+        arrays: whose types may tell such a mesh.
 
     Raises:
         TypeError: what was given is no name.
-        ValueError: no `shard_map` around the call is over them.
+        ValueError: there is no such axis.
     """
     axes = (axis_name,) if isinstance(axis_name, str) else axis_name
     if not (isinstance(axes, tuple) and axes and all(isinstance(axis, str) for axis in axes)):
@@ -60,12 +67,22 @@ def along(axis_name: Any) -> Shards:
             f"axis_name must be the name of a mesh axis, or a tuple of names, got {axis_name!r}"
         )
     try:
-        return Shards(axes, lax.axis_size(axes))
-    except NameError as error:
+        return Shards(axes, lax.axis_size(axes), is_own=True)
+    except NameError:
+        mesh = automatic_mesh(*arrays)
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if {kinds.get(axis) for axis in axes} != {AxisType.Auto}:
         raise ValueError(
-            f"axis_name={axis_name!r} needs a jax.shard_map over it around the call, and there is "
-            "none"
-        ) from error
+            f"axis_name={axis_name!r} must be an axis of a jax.shard_map around the call, or of a "
+            f"mesh of automatic axes that is set or that x is on; there the axes are {kinds}"
+        )
+    return Shards(axes, math.prod(mesh.shape[axis] for axis in axes), is_own=False)
+
+
+def automatic_mesh(*arrays: Any) -> AbstractMesh:
+    """Return the mesh that arrays are on, or that is set."""
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+    return next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
 
 
 def place(array: jax.Array, sharding: Any) -> jax.Array:

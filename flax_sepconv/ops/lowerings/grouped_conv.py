@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from flax_sepconv.ops.contraction import Contraction
@@ -77,10 +77,13 @@ class GroupedConv(Lowering):
 
     def kernel_gradient(self, task: Contraction, x: Array, y: Array, *limits: Array) -> Array:
         """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
-        if task.context.sums_by_tap:
+        if task.context.summation.kind == "by tap":
             return ShiftedSum().kernel_gradient(task, x, y)
         sharding = result_sharding("kernel_gradient", x, y)
         x, y = _operands(x, y, task)
+        if task.context.summation.mesh is not None:
+            gradient = _by_example(task.context.summation.mesh, x, y, task)
+            return gradient if sharding is None else jax.reshard(gradient, sharding)
         C = x.shape[-1]
         lanes = sharding and sharding.update(spec=PartitionSpec(None, None, sharding.spec[1]))
         # Channels take the role of the batch, examples that of the contracted features.
@@ -107,6 +110,40 @@ def _convolve(
         out_sharding=sharding,
     )
     return out.astype(task.dtype)
+
+
+def _by_example(mesh: AbstractMesh, x: Array, y: Array, task: Contraction) -> Array:
+    """Correlate inputs and cotangents, and sum over the batch afterwards, in the accumulator.
+
+    For programs that XLA divides over a mesh whose axes are all explicit, or all automatic: the
+    convolution contracts nothing that devices share.
+    """
+    B, _, C = x.shape
+    is_explicit, batch = mesh.are_all_axes_explicit, axes_of(x, 0) or axes_of(y, 0)
+
+    def sharding(*axes: Any) -> NamedSharding | None:
+        return sharding_on(mesh, *axes) if is_explicit else None
+
+    def side_by_side(rows: Array) -> Array:
+        """Make each channel of each example a channel of one: (B, L, C) -> (1, L, B*C)."""
+        if not is_explicit:
+            free = PartitionSpec.UNCONSTRAINED
+            whole = NamedSharding(mesh, PartitionSpec(free, None, free))
+            rows = lax.with_sharding_constraint(rows, whole)
+        shape = (1, rows.shape[1], B * rows.shape[2])
+        return lax.reshape(rows.swapaxes(0, 1), shape, out_sharding=sharding(None, None, batch))
+
+    gradients = _correlate(
+        side_by_side(x),
+        side_by_side(y),
+        B * C,
+        task,
+        task.accumulator,
+        sharding(None, None, batch),
+    )
+    shape = (task.geometry.kernel_size, B, C, task.multiplier)
+    apart = lax.reshape(gradients, shape, out_sharding=sharding(None, batch, None, None))
+    return apart.sum(1).astype(task.dtype)
 
 
 def _correlate(
