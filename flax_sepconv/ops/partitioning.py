@@ -7,8 +7,9 @@ summed over the devices that share the batch or the steps. Taps and multipliers 
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,8 @@ from flax_sepconv.ops.sharding import Shards, mesh_of
 
 Axes = tuple[str, ...]
 MeshAxes = tuple[str, ...]
+# Of each axis of an array, the mesh axes that divide it.
+Spec = tuple[MeshAxes, ...]
 # (how steps are divided or None, *operands of one device) -> result, or several.
 Local = Callable[..., Any]
 
@@ -104,6 +107,7 @@ def partitioned(contraction: str, local: Local, multiplier: int, limits: str) ->
     wrapped.def_partition(
         partition=functools.partial(_partition, rule),
         infer_sharding_from_operands=functools.partial(_infer, rule),
+        decode_shardings=False,  # JAX fails where an axis is divided by a part of a mesh axis.
         sharding_rule=factors,
         need_replication_factors=tuple(letter for letter in ordered if letter in "km"),
         reduction_factors=tuple(letter for letter in ordered if letter in set("bl") - kept),
@@ -136,12 +140,13 @@ def result_sharding(contraction: str, *operands: jax.Array) -> NamedSharding | N
         return None
     axes, (result,) = AXES[contraction]
     types = [jax.typeof(operand) for operand in operands[: len(axes)]]
-    return _divided(axes, types, mesh).on(mesh, result)
+    return _divided(axes, [_spec(type) for type in types], operands, mesh).on(mesh, result)
 
 
 def _infer(rule: _Rule, mesh: Mesh, operands: Any, results: Any) -> Any:
     """Propose shardings of results; asked only where Shardy is switched off."""
-    division = _divided(rule.operands, operands, mesh)
+    specs = [_decoded(operand, mesh) for operand in operands]
+    division = _divided(rule.operands, specs, operands, mesh)
     shardings = tuple(division.on(mesh, axes) for axes in rule.results)
     return shardings if isinstance(results, tuple) else shardings[0]
 
@@ -152,7 +157,8 @@ def _partition(
     """Divide operands and results alike: as the result is wanted, or, summed, as x and y come."""
     wanted = results if isinstance(results, tuple) else (results,)
     axes, arrays = (rule.operands, operands) if rule.sums else (rule.results, wanted)
-    division = _divided(axes, arrays, mesh, _channels(rule.operands, operands))
+    specs = [_decoded(array, mesh) for array in arrays]
+    division = _divided(axes, specs, arrays, mesh, _channels(rule.operands, operands))
     shards = division.shards(mesh)
     summed = division.batch + division.steps
 
@@ -172,13 +178,14 @@ def _partition(
 
 def _channels(axes: Sequence[Axes], arrays: Sequence[Any]) -> int:
     """Return the size of c, a whole axis of one array or the other."""
-    letters, array = next(pair for pair in zip(axes, arrays, strict=True) if "c" in pair[0])
+    letters, array = next(pair for pair in zip(axes, arrays, strict=False) if "c" in pair[0])
     size: int = array.shape[letters.index("c")]
     return size
 
 
 def _divided(
     axes: Sequence[Axes],
+    specs: Sequence[Spec],
     arrays: Sequence[Any],
     mesh: Mesh | AbstractMesh,
     channels: int | None = None,
@@ -191,8 +198,8 @@ def _divided(
     found: dict[str, MeshAxes] = {"b": (), "l": (), "c": ()}
     entries = [
         ("c" if letter in CHANNELS else letter, names)
-        for letters, array in zip(axes, arrays, strict=True)
-        for letter, names in zip(letters, _names(array), strict=False)
+        for letters, spec in zip(axes, specs, strict=True)
+        for letter, names in zip(letters, spec, strict=False)
     ]
     for kind in found:
         used = sum(found.values(), ())
@@ -203,10 +210,40 @@ def _divided(
     return Division(found["b"], found["l"], found["c"])
 
 
-def _names(array: Any) -> Iterator[MeshAxes]:
-    """Yield, axis by axis, which mesh axes divide an array."""
-    for names in array.sharding.spec if array.sharding is not None else ():
-        yield (names,) if isinstance(names, str) else tuple(names or ())
+def _spec(array: Any) -> Spec:
+    """Return which mesh axes divide each axis of an array, by its type."""
+    entries = array.sharding.spec
+    return tuple((names,) if isinstance(names, str) else tuple(names or ()) for names in entries)
+
+
+def _decoded(array: Any, mesh: Mesh) -> Spec:
+    """Return which mesh axes divide each axis of an array, as XLA has it.
+
+    XLA divides by parts of mesh axes too. Such arrays count as undivided: they are gathered.
+    """
+    if array.sharding is None:
+        return ()
+    ndim = len(array.shape)
+    for spec in _specs(tuple(name for name, size in mesh.shape.items() if size > 1), ndim):
+        named = NamedSharding(mesh, PartitionSpec(*(names or None for names in spec)))
+        if array.sharding.is_equivalent_to(named, ndim):
+            return spec
+    return ()
+
+
+@functools.lru_cache(maxsize=64)
+def _specs(names: MeshAxes, ndim: int) -> tuple[Spec, ...]:
+    """Return all ways to divide axes of an array by mesh axes."""
+    undivided: Spec = ((),) * ndim
+    ways = [undivided]
+    for count in range(1, len(names) + 1):
+        for chosen in itertools.permutations(names, count):
+            for places in itertools.combinations_with_replacement(range(ndim), count):
+                pairs = list(zip(places, chosen, strict=True))
+                ways.append(
+                    tuple(tuple(name for at, name in pairs if at == i) for i in range(ndim))
+                )
+    return tuple(ways)
 
 
 def _devices(mesh: Mesh | AbstractMesh, names: MeshAxes) -> int:
