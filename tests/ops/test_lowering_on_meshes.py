@@ -166,7 +166,7 @@ def test_a_mesh_that_nobody_but_jit_knows(name, spec):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
 
 
-@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum"])
+@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", None])
 def test_gradients_in_steps_over_parts_of_a_divided_batch(name):
     """The parts are divided over a part of the mesh's only axis; the other part repeats them."""
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))
