@@ -5,7 +5,7 @@ from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
-from flax import linen, nnx, traverse_util
+from flax import nnx
 from flax.linen.dtypes import promote_dtype
 from flax.nnx.bridge.wrappers import current_linen_module
 from flax.nnx.filterlib import Filter
@@ -13,14 +13,14 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv import ops
+from flax_sepconv.bridge import check_activity_recorded, from_linen
 from flax_sepconv.keras import config as keras_config
-from flax_sepconv.linen import SeparableConv1D as LinenLayer
 from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import ClassSignature, names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding
 from flax_sepconv.spec import Arguments, Identifier, scalar_loss
-from flax_sepconv.weights import Weight, boxed_variables, what_is_said
+from flax_sepconv.weights import what_is_said
 
 __all__ = [
     "ActivityLoss",
@@ -369,7 +369,7 @@ def regularization_loss(model: nnx.Module) -> jax.Array:
         >>> float(regularization_loss(layer))
         0.0
     """
-    _check_activity_recorded(model)
+    check_activity_recorded(model)
     total = jnp.zeros(())
     for path, variable, said in what_is_said(model):
         if isinstance(variable, ActivityLoss) and path[-1] in _ACTIVITY:
@@ -404,60 +404,3 @@ def constraints_of(model: nnx.Module, wrt: Filter = nnx.Param) -> Any:
     found = {path: said.get("constraint") for path, _, said in what_is_said(model)}
     paths = (path for path, _ in nnx.to_flat_state(nnx.state(model, wrt)))
     return nnx.from_flat_state((path, found.get(path)) for path in paths)
-
-
-def from_linen(module: linen.Module, *args: Any, rngs: nnx.Rngs, **kwargs: Any) -> nnx.bridge.ToNNX:
-    """Make an nnx module of a linen model, whose weights keep constraints and regularizers.
-
-    `nnx.bridge.ToNNX(module, rngs=rngs).lazy_init(*args, **kwargs)`, and what the layers inside say
-    of their weights is told to `constraints_of` and `regularization_loss`. (Of a model that is one
-    `flax_sepconv.SeparableConv1D` the bridge alone tells it too.)
-
-    Args:
-        module: any linen module.
-        *args: inputs, as for its `init`.
-        rngs: for its initializers, and for later calls.
-        **kwargs: further arguments, as for its `init`.
-
-    Example:
-        >>> from flax import linen as nn
-        >>> from flax_sepconv.linen import SeparableConv1D
-        >>> block = nn.Sequential([SeparableConv1D(5, 4, bias_constraint="non_neg"), nn.relu])
-        >>> model = from_linen(block, jnp.ones((2, 10, 3)), rngs=nnx.Rngs(0))
-        >>> constraints_of(model)["layers_0"]["bias"]
-        NonNeg()
-    """
-    keys = {name: jax.random.key(0) for name in ("params", *(name for name, _ in rngs.items()))}
-    boxed = boxed_variables(module, keys, *args, **kwargs)
-    bridge = nnx.bridge.ToNNX(module, rngs=rngs)
-    bridge.lazy_init(*args, **kwargs)
-    bridge.to_nnx__activity = tuple(  # type: ignore[attr-defined]
-        traverse_util.flatten_dict(boxed.pop("losses", {}))
-    )
-    said: dict[Any, Any] = {}
-    for variables in boxed.values():
-        said |= traverse_util.flatten_dict(variables)
-    for path, variable in nnx.iter_graph(bridge):
-        if isinstance(weight := said.get(path), Weight):
-            told = {"constraint": weight.constraint, "regularizer": weight.regularizer}
-            variable.set_metadata(**told, rank=variable.ndim)
-    return bridge
-
-
-def _check_activity_recorded(model: nnx.Module) -> None:
-    """Raise ValueError where an activity regularizer inside a bridge has recorded nothing."""
-    nodes = list(nnx.iter_graph(model))
-    paths = {path for path, _ in nodes}
-    for path, bridge in nodes:
-        if not isinstance(bridge, nnx.bridge.ToNNX):
-            continue
-        wanted = getattr(bridge, "to_nnx__activity", ())
-        regularizer = getattr(bridge.to_nnx__module, "activity_regularizer", None)
-        if isinstance(bridge.to_nnx__module, LinenLayer) and regularizer is not None:
-            wanted = (("activity",),)
-        for name in wanted:
-            if (*path, *name) not in paths:
-                raise ValueError(
-                    f"no call recorded the loss {'/'.join(map(str, (*path, *name)))}: call what "
-                    'nnx.bridge.ToNNX made with mutable=["losses"]'
-                )
