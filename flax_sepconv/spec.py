@@ -25,7 +25,7 @@ from flax_sepconv.ops.arguments import (
 )
 from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
 from flax_sepconv.ops.lowerings import Implementation
-from flax_sepconv.ops.sharding import AxisName, OutSharding, along
+from flax_sepconv.ops.sharding import AxisName, OutSharding, size_inside
 from flax_sepconv.regularizers import Regularizer
 
 DEPTHWISE_KERNEL = "depthwise_kernel"
@@ -236,8 +236,10 @@ class Arguments:
             return None
         examples = max(y[..., 0, 0].size, 1)
         loss = scalar_loss("activity_regularizer", self.activity_regularizer(y)) / examples
-        is_part = axis_name is not None and along(axis_name, y).is_own
-        return jax.lax.psum(loss, axis_name) if is_part else loss
+        if axis_name is None or size_inside(axis_name) is None:
+            return loss
+        summed: jax.Array = jax.lax.psum(loss, axis_name)
+        return summed
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)

@@ -238,7 +238,7 @@ def bind(
     rows = steps.reshape(math.prod(batch), length, channels)
     if has_state and length == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
-    shards = None if axis_name is None else along(axis_name, x)
+    shards = None if axis_name is None else along(axis_name, rows)
     if shards is not None:
         length = _length_of_all(shards, length, has_state)
     elif has_state and axes_of(rows, 1):
@@ -391,7 +391,7 @@ def mask_tails(
     steps = y if is_last else y.swapaxes(-1, -2)
     rows = steps.reshape(math.prod(steps.shape[:-2]), *steps.shape[-2:])
     last = jnp.asarray(ends, jnp.int32).reshape(-1)
-    shards = None if axis_name is None else along(axis_name, y)
+    shards = None if axis_name is None else along(axis_name, rows)
     if shards is not None and shards.is_own:
         last = shards.own(last, rows.shape[1])
     zeroed = zero_tails(rows, last).reshape(steps.shape)

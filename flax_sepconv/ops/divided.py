@@ -72,22 +72,33 @@ def along_axes(
 
     Of the mesh, what else divides the arrays is left to XLA.
     """
-    rows = PartitionSpec(None, shards.axes)
-    of_limits = {"whole": (), "lengths": (PartitionSpec(),), "segments": (rows,)}[stages.limits]
-    weights = tuple(PartitionSpec() for _ in pointwise)
+    program = _program_along(automatic_mesh(x), stages, shards)
+    y: jax.Array = program(x, kernel, tuple(pointwise), tuple(limits))
+    return y
+
+
+@functools.lru_cache(maxsize=1024)
+def _program_along(mesh: AbstractMesh, stages: Stages, shards: Shards) -> Callable[..., jax.Array]:
+    """Return the program of a call along axes."""
 
     def local(x: jax.Array, kernel: Any, pointwise: Arrays, limits: Arrays) -> jax.Array:
         return compute(x, kernel, pointwise, limits, stages, shards)
 
+    rows = PartitionSpec(None, shards.axes)
     divided = jax.shard_map(
         local,
-        mesh=automatic_mesh(x),
-        in_specs=(rows, PartitionSpec(), weights, of_limits),
+        mesh=mesh,
+        in_specs=(
+            rows,
+            PartitionSpec(),
+            PartitionSpec(),
+            rows if stages.limits == "segments" else PartitionSpec(),
+        ),
         out_specs=rows,
         axis_names={*shards.axes},
     )
-    y: jax.Array = jax.jit(divided)(x, kernel, tuple(pointwise), tuple(limits))
-    return y
+    program: Callable[..., jax.Array] = jax.jit(divided)
+    return program
 
 
 @dataclass(frozen=True)
@@ -205,6 +216,9 @@ def on_mesh(
         limits, stages: as for `separable`.
     """
     layouts = plan.weights(len(weights))
+    if not jax.typeof(x).sharding.mesh.empty:
+        limits = tuple(_beside(x, limit) for limit in limits)
+        weights = tuple(_beside(x, weight) for weight in weights)
     x = _reshard(plan, x, plan.rows)
     weights = tuple(_prepared(plan, *each) for each in zip(weights, layouts, strict=True))
     limits = tuple(
@@ -223,6 +237,15 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
         return _local(plan, stages, x, tuple(map(_gathered, weights, given, wanted)), limits)
 
     mesh = plan.mesh
+    explicit = {
+        name
+        for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind != AxisType.Manual
+    }
+    # All, but for what `jax.vmap` maps over, which JAX leaves out where nothing is named.
+    named: dict[str, Any] = {}
+    if len(explicit) < len(mesh.axis_names):
+        named["axis_names"] = explicit
     divided = jax.shard_map(
         local,
         mesh=mesh,
@@ -232,11 +255,7 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
             tuple(map(_spec, plan.limits(stages.limits))),
         ),
         out_specs=_spec(plan.result(len(given) > 1)),
-        axis_names={
-            name
-            for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
-            if kind != AxisType.Manual
-        },
+        **named,
     )
     program: Callable[..., jax.Array] = jax.jit(divided, inline=True)
     return program
@@ -296,6 +315,16 @@ def _reshard(plan: Plan, array: jax.Array, layout: Layout) -> jax.Array:
         return array
     resharded: jax.Array = jax.reshard(array, NamedSharding(plan.mesh, _spec(layout)))
     return resharded
+
+
+def _beside(x: jax.Array, array: jax.Array) -> jax.Array:
+    """Bring an array that is on no mesh to the devices of x, where no program is traced."""
+    is_traced = any(isinstance(each, jax.core.Tracer) for each in (x, array))
+    if is_traced or not jax.typeof(array).sharding.mesh.empty:
+        return array
+    mesh: Any = getattr(x.sharding, "mesh", None)
+    whole: jax.Array = jax.device_put(array, NamedSharding(mesh, PartitionSpec()))
+    return whole
 
 
 def devices(mesh: AbstractMesh, axes: MeshAxes) -> int:

@@ -50,12 +50,12 @@ def mesh_of(*arrays: Any) -> AbstractMesh | None:
     return None
 
 
-def along(axis_name: Any, *arrays: Any) -> Shards:
-    """Return how steps are divided along mesh axes.
+def along(axis_name: Any, rows: jax.Array) -> Shards | None:
+    """Return how steps are divided along mesh axes; None: as the type of the rows tells.
 
     Args:
-        axis_name: of a `shard_map` around the call, or of a mesh of automatic axes.
-        arrays: whose types may tell such a mesh.
+        axis_name: of a `shard_map` around the call, or of a mesh.
+        rows: (B, L, C).
 
     Raises:
         TypeError: what was given is no name.
@@ -66,17 +66,28 @@ def along(axis_name: Any, *arrays: Any) -> Shards:
         raise TypeError(
             f"axis_name must be the name of a mesh axis, or a tuple of names, got {axis_name!r}"
         )
-    try:
-        return Shards(axes, lax.axis_size(axes), is_own=True)
-    except NameError:
-        mesh = automatic_mesh(*arrays)
+    if size := size_inside(axes):
+        return Shards(axes, size, is_own=True)
+    mesh = automatic_mesh(rows)
+    divided = axes_of(rows, 1)
+    if axes == ((divided,) if isinstance(divided, str) else divided):
+        return None
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if {kinds.get(axis) for axis in axes} != {AxisType.Auto}:
         raise ValueError(
-            f"axis_name={axis_name!r} must be an axis of a jax.shard_map around the call, or of a "
-            f"mesh of automatic axes that is set or that x is on; there the axes are {kinds}"
+            f"axis_name={axis_name!r} must be an axis of a jax.shard_map around the call, or one "
+            f"that divides the steps of x, or one of automatic axes; the axes are {kinds}"
         )
     return Shards(axes, math.prod(mesh.shape[axis] for axis in axes), is_own=False)
+
+
+def size_inside(axis_name: AxisName) -> int | None:
+    """Return the number of devices along axes of a `shard_map` around the call; None: no such."""
+    try:
+        size: int = lax.axis_size(axis_name)
+    except NameError:
+        return None
+    return size
 
 
 def automatic_mesh(*arrays: Any) -> AbstractMesh:

@@ -315,7 +315,7 @@ def rows(**settings):
             ValueError,
             "the 14 steps of x are divided among 2 devices.*the output's 3 must be a multiple",
         ),
-        (lambda: rows(axis_name="s"), ValueError, "axis_name='s' must be an axis of a"),
+        (lambda: rows(axis_name="t"), ValueError, "axis_name='t' must be an axis of a"),
         (lambda: rows(axis_name=3), TypeError, "axis_name must be the name of a mesh axis.*got 3"),
         (lambda: rows(out_sharding="s"), TypeError, "out_sharding must be a NamedSharding or"),
     ],
