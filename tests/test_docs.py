@@ -32,6 +32,21 @@ def test_migration(tmp_path):
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
+def test_scaling(tmp_path):
+    """All blocks in order, in a process of its own: they set how many devices there are."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "scaling.md").read_text(), re.DOTALL)
+    assert len(blocks) == 7
+    (tmp_path / "page.py").write_text("\n\n".join(blocks))
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "page.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(DOCS.parent), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
 def test_commands_of_the_pages_are_there():
     """What `python -m flax_sepconv` is shown with exists."""
     from flax_sepconv.interop.command import main

@@ -108,9 +108,9 @@ def select_implementation(
         dilation_rate: D, as in the operation.
         dtype: of the operands.
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
-            "partly manual" (inside a `shard_map` over some axes of a mesh), "without mesh"
-            (several devices, arrays not sharded over a mesh), "explicit mesh" (the kernel
-            gradient on several devices, explicit axes). There the native lowering stays out.
+            "partly manual" (inside a `shard_map` over some of the axes that divide a mesh),
+            "without mesh" (several devices, arrays not sharded over a mesh). There the native
+            lowering stays out.
 
     Example:
         >>> select_implementation((8, 1024, 256), (31, 256, 1), platform="tpu").name
