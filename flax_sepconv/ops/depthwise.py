@@ -41,6 +41,9 @@ from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.selection import choose, traced
 from flax_sepconv.ops.sharding import Shards, is_divided_by_xla, reshard_to, vary_alike
 
+# (contraction, its two operands, what limits them) -> result
+Contract = Callable[..., jax.Array]
+
 depthwise_p = Primitive("depthwise_conv1d")
 # How the output moves with both operands at once; its rules are in `joint`.
 tangent_p = Primitive("depthwise_tangent")
@@ -222,22 +225,35 @@ def _fold_axis(letter: Argument, into_batch: bool) -> int:
 def _lower(
     ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
 ) -> Any:
-    """Lower the contraction by what is chosen now that the platform is known.
-
-    In a program that XLA divides, what one device computes is lowered when XLA comes to it.
-    """
+    """Lower the contraction by what is chosen now that the platform is known."""
     context = Context.of(ctx, platform)
     in_context = replace(contraction, context=context)
     function: Callable[..., Any] = functools.partial(_compute, choose(in_context), in_context)
     if context.is_partitioned:
-        local = functools.partial(_local, contraction)
+        local = functools.partial(_local, contraction, one_device(platform))
         name, M, limits = contraction.name, contraction.multiplier, contraction.limits
         function = partitioned(name, local, M, limits)
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 
 
+def one_device(platform: str) -> Contract:
+    """Return a function that computes any contraction in a program that is one device's.
+
+    What XLA divides it has traced when it is divided, in threads where `jax.enable_x64` is not what
+    it is here: primitives, which trace when they are lowered, cannot stand in for it.
+    """
+
+    def contract(contraction: Contraction, a: Any, b: Any, *limits: Any) -> jax.Array:
+        dtype = jnp.promote_types(a.dtype, b.dtype)
+        task = replace(contraction, operand_dtype=dtype, context=Context(platform))
+        return _compute(choose(task), task, a, b, *limits)
+
+    return contract
+
+
 def _local(
     contraction: Contraction,
+    contract: Contract,
     shards: Shards | None,
     a: jax.Array,
     b: jax.Array,
@@ -245,59 +261,36 @@ def _local(
 ) -> jax.Array:
     """Compute a device's part of a contraction."""
     if shards is None:
-        return apply(contraction, a, b, *limits)
-    if contraction.result == "y":
-        return contract_with_halo(contraction, a, b, limits, shards)
+        return contract(contraction, a, b, *limits)
     geometry, kind = contraction.geometry, contraction.limits
+    if contraction.result == "y":
+        rows = rows_with_halo(a, limits, kind, geometry, shards)
+        of_rows = replace(contraction, geometry=rows.geometry, limits=rows.kind)
+        return rows.own(contract(of_rows, rows.x, b, *rows.limits))
     y, M = b if contraction.result == "k" else a, contraction.multiplier
     met = cotangents_with_halo(y, limits, kind, geometry, shards, 1, M)
     if contraction.result == "k":
-        return _to_kernel(contraction, met, a)
-    return _to_steps(contraction, met, b, -(-geometry.length // shards.count))
+        return to_kernel(contraction, contract, met, a)
+    return to_steps(contraction, contract, met, b, -(-geometry.length // shards.count))
 
 
-def gradients_of_steps(
-    contraction: Contraction,
-    shards: Shards,
-    x: jax.Array,
-    kernel: jax.Array,
-    y: jax.Array,
-    *limits: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Carry a device's own cotangents of the output back to its steps and to the kernel."""
-    geometry, kind, M = contraction.geometry, contraction.limits, contraction.multiplier
-    met = cotangents_with_halo(y, limits, kind, geometry, shards, 2, M)
-    to_x = replace(contraction, result="x", dtype=x.dtype)
-    to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
-    return _to_steps(to_x, met, kernel, x.shape[1]), _to_kernel(to_kernel, met, x)
-
-
-def _to_steps(
-    contraction: Contraction, met: Cotangents, kernel: jax.Array, steps: int
+def to_steps(
+    contraction: Contraction, contract: Contract, met: Cotangents, kernel: jax.Array, steps: int
 ) -> jax.Array:
+    """Carry cotangents back to the device's own steps."""
     of_rows = replace(contraction, geometry=met.geometry, limits=met.kind)
-    rows = apply(of_rows, met.y, kernel, *met.limits)
+    rows = contract(of_rows, met.y, kernel, *met.limits)
     own = jax.ShapeDtypeStruct((rows.shape[0], steps, rows.shape[2]), rows.dtype)
     gradient: jax.Array = jax.linear_transpose(met.rows, own)(rows)[0]
     return gradient
 
 
-def _to_kernel(contraction: Contraction, met: Cotangents, x: jax.Array) -> jax.Array:
-    of_rows = replace(contraction, geometry=met.geometry, limits=met.kind)
-    return apply(of_rows, met.rows(x), met.y, *met.limits)
-
-
-def contract_with_halo(
-    contraction: Contraction,
-    x: jax.Array,
-    kernel: Any,
-    limits: Sequence[jax.Array],
-    shards: Shards,
+def to_kernel(
+    contraction: Contraction, contract: Contract, met: Cotangents, x: jax.Array
 ) -> jax.Array:
-    """Compute the device's own output steps, of whole sequences' geometry and limits."""
-    rows = rows_with_halo(x, tuple(limits), contraction.limits, contraction.geometry, shards)
-    local = replace(contraction, geometry=rows.geometry, limits=rows.kind)
-    return rows.own(apply(local, rows.x, kernel, *rows.limits))
+    """Carry cotangents back to the kernel, from the device's own steps."""
+    of_rows = replace(contraction, geometry=met.geometry, limits=met.kind)
+    return contract(of_rows, met.rows(x), met.y, *met.limits)
 
 
 register(depthwise_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)

@@ -18,7 +18,15 @@ from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction
-from flax_sepconv.ops.depthwise import apply, gradients_of_steps, tangent_p
+from flax_sepconv.ops.depthwise import (
+    Contract,
+    apply,
+    one_device,
+    tangent_p,
+    to_kernel,
+    to_steps,
+)
+from flax_sepconv.ops.halo import cotangents_with_halo
 from flax_sepconv.ops.partitioning import partitioned
 from flax_sepconv.ops.primitives import register, register_lowering
 from flax_sepconv.ops.sharding import Shards, reshard_to
@@ -38,17 +46,27 @@ def tangent(contraction: Contraction, *operands: jax.Array) -> jax.Array:
     return apply(contraction, x_dot, kernel, *limits) + apply(contraction, x, kernel_dot, *limits)
 
 
-def gradients(contraction: Contraction, *operands: jax.Array) -> list[jax.Array]:
+def gradients(
+    contraction: Contraction, *operands: jax.Array, contract: Contract = apply
+) -> list[jax.Array]:
     """Carry a cotangent of the output back to x and the kernel.
 
     Args:
         contraction: of the output.
         operands: x, k, the cotangent, and what limits the rows.
+        contract: computes any contraction.
     """
     x, kernel, y, *limits = operands
+    to_x, to_k = _parts(contraction, x, kernel)
+    return [contract(to_x, y, kernel, *limits), contract(to_k, x, y, *limits)]
+
+
+def _parts(
+    contraction: Contraction, x: jax.Array, kernel: jax.Array
+) -> tuple[Contraction, Contraction]:
+    """Return what is to be computed for the gradients of x and the kernel."""
     to_x = replace(contraction, result="x", dtype=x.dtype)
-    to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
-    return [apply(to_x, y, kernel, *limits), apply(to_kernel, x, y, *limits)]
+    return to_x, replace(contraction, result="k", dtype=kernel.dtype)
 
 
 Definition = Callable[..., Any]
@@ -89,14 +107,13 @@ def _transpose_tangent(
     limits = dots[2:]
     y = ad.instantiate_zeros(cotangent)
     asked = [ad.is_undefined_primal(dot) for dot in dots[:2]]
+    to_x, to_k = _parts(contraction, x, kernel)
     if all(asked):
         found = gradients_p.bind(x, kernel, y, *limits, contraction=contraction)
     elif asked[0]:
-        to_x = replace(contraction, result="x", dtype=x.dtype)
         found = [apply(to_x, y, kernel, *limits), None]
     else:
-        to_kernel = replace(contraction, result="k", dtype=kernel.dtype)
-        found = [None, apply(to_kernel, x, y, *limits)]
+        found = [None, apply(to_k, x, y, *limits)]
     back = [
         reshard_to(gradient, dot.aval.sharding) if is_asked else None
         for gradient, dot, is_asked in zip(found, dots[:2], asked, strict=True)
@@ -130,18 +147,23 @@ def _lower_gradients(
 ) -> Any:
     function: Definition = functools.partial(gradients, contraction)
     if Context.of(ctx, platform).is_partitioned:
-        local = functools.partial(_local, contraction)
+        local = functools.partial(_local, contraction, one_device(platform))
         function = partitioned("gradients", local, contraction.multiplier, contraction.limits)
     return mlir.lower_fun(function)(ctx, *operands)
 
 
 def _local(
-    contraction: Contraction, shards: Shards | None, *operands: jax.Array
+    contraction: Contraction, contract: Contract, shards: Shards | None, *operands: jax.Array
 ) -> tuple[jax.Array, ...]:
     """Compute a device's part of both gradients."""
     if shards is None:
-        return tuple(gradients(contraction, *operands))
-    return gradients_of_steps(contraction, shards, *operands)
+        return tuple(gradients(contraction, *operands, contract=contract))
+    x, kernel, y, *limits = operands
+    to_x, to_k = _parts(contraction, x, kernel)
+    geometry, kind, M = contraction.geometry, contraction.limits, contraction.multiplier
+    met = cotangents_with_halo(y, tuple(limits), kind, geometry, shards, 2, M)
+    steps = to_steps(to_x, contract, met, kernel, x.shape[1])
+    return steps, to_kernel(to_k, contract, met, x)
 
 
 register(

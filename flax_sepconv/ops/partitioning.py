@@ -94,15 +94,22 @@ def partitioned(contraction: str, local: Local, multiplier: int, limits: str) ->
         limits: a key of `LIMIT_AXES`.
     """
     axes, results = AXES[contraction]
-    rule = _Rule(axes + LIMIT_AXES[limits], results, local)
+    operands = axes + LIMIT_AXES[limits]
     # Shardy wants no factor of size 1 beside another.
     lanes = "c" if multiplier == 1 else "(c m)"
     factors = " -> ".join(
         ", ".join(" ".join(letters).replace("(c m)", lanes) for letters in arrays)
-        for arrays in (rule.operands, results)
+        for arrays in (operands, results)
     )
     ordered = sorted(set(factors) & set("blckm"), key=factors.index)
     kept = {letter for letters in results for letter in letters}
+    is_wide = jax.dtypes.canonicalize_dtype("float64") == "float64"
+
+    def as_wide(*arguments: Any) -> Any:
+        with jax.enable_x64(is_wide):
+            return local(*arguments)
+
+    rule = _Rule(operands, results, as_wide)
     wrapped = custom_partitioning(functools.partial(local, None))
     wrapped.def_partition(
         partition=functools.partial(_partition, rule),

@@ -241,7 +241,7 @@ def test_sharding_in_types(axis):
 
 
 @pytest.mark.parametrize(
-    ("lowering", "M"), [("grouped_conv", 1), ("shifted_sum", 1), ("shifted_sum", 2)]
+    ("lowering", "M"), [("grouped_conv", 1), ("grouped_conv", 2), ("shifted_sum", 2)]
 )
 def test_batch_sharding_needs_only_the_sum_of_kernel_gradients(lowering, M):
     """Under automatic partitioning nothing is gathered.

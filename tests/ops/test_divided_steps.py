@@ -43,7 +43,7 @@ def loss_and_gradients(call):
 
     def loss(x, weights, limits):
         y = call(x, *weights, **limits)
-        return jnp.sum(jnp.sin(y.astype("float32"))), y
+        return jnp.sum(jnp.sin(y.astype(jnp.promote_types(y.dtype, "float32")))), y
 
     return jax.grad(loss, (0, 1), has_aux=True)
 
@@ -346,3 +346,14 @@ def test_streams_have_whole_chunks(own):
         divided = jax.shard_map(call, in_specs=SPEC, out_specs=SPEC) if own else call
         with pytest.raises(ValueError, match=r"do not go together|must not be divided"):
             divided(x)
+
+
+@pytest.mark.parametrize("implementation", ["grouped_conv", "shifted_sum", None])
+def test_float64(implementation):
+    """XLA divides in threads that do not know of `jax.enable_x64`."""
+    with jax.enable_x64(True):
+        arrays = operands(32, 5, dtype="float64", ragged=True)
+        call = functools.partial(
+            ops.separable_conv1d, padding="same", implementation=implementation
+        )
+        check("auto", call, arrays, 1e-12)
