@@ -232,7 +232,7 @@ def _lower(
     if context.is_partitioned:
         local = functools.partial(_local, contraction, one_device(platform))
         name, M, limits = contraction.name, contraction.multiplier, contraction.limits
-        function = partitioned(name, local, M, limits)
+        function = partitioned(name, local, M, limits, ctx.avals_in)
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 
 

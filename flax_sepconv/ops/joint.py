@@ -148,7 +148,8 @@ def _lower_gradients(
     function: Definition = functools.partial(gradients, contraction)
     if Context.of(ctx, platform).is_partitioned:
         local = functools.partial(_local, contraction, one_device(platform))
-        function = partitioned("gradients", local, contraction.multiplier, contraction.limits)
+        M, limits = contraction.multiplier, contraction.limits
+        function = partitioned("gradients", local, M, limits, ctx.avals_in)
     return mlir.lower_fun(function)(ctx, *operands)
 
 

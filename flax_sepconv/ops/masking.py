@@ -79,7 +79,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str) -> Any:
     if native.reason_to_avoid(context) is None:
         function = native.zero_tails
         if context.is_partitioned:
-            function = partitioned("zero_tails", _local, 1, "lengths")
+            function = partitioned("zero_tails", _local, 1, "lengths", ctx.avals_in)
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 
 

@@ -83,7 +83,9 @@ class _Rule(NamedTuple):
         return KERNEL in self.results
 
 
-def partitioned(contraction: str, local: Local, multiplier: int, limits: str) -> Local:
+def partitioned(
+    contraction: str, local: Local, multiplier: int, limits: str, types: Sequence[Any]
+) -> Local:
     """Return the function of whole operands that XLA may divide among devices.
 
     Args:
@@ -92,11 +94,12 @@ def partitioned(contraction: str, local: Local, multiplier: int, limits: str) ->
             divided, for a device's own steps.
         multiplier: M.
         limits: a key of `LIMIT_AXES`.
+        types: of whole operands.
     """
     axes, results = AXES[contraction]
     operands = axes + LIMIT_AXES[limits]
     # Shardy wants no factor of size 1 beside another.
-    lanes = "c" if multiplier == 1 else "(c m)"
+    lanes = "c" if multiplier == 1 else "m" if _channels(axes, types) == 1 else "(c m)"
     factors = " -> ".join(
         ", ".join(" ".join(letters).replace("(c m)", lanes) for letters in arrays)
         for arrays in (operands, results)

@@ -1,10 +1,16 @@
-"""`lax.ppermute`, but for what XLA does to 16-bit floats on CPUs: it would send them as 32 bits."""
+"""`lax.ppermute`, but for two things.
 
+XLA would send 16-bit floats as 32 bits on CPUs. And `lax.ppermute` counts devices in the order of
+the mesh's axes (JAX 0.10.2), however axes are named; `lax.axis_index` and shardings do not.
+"""
+
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
@@ -21,7 +27,7 @@ def permute(x: jax.Array, axes: tuple[str, ...], pairs: Pairs) -> jax.Array:
 
     Args:
         x: of each device.
-        axes: of the mesh, whose devices are counted in row-major order.
+        axes: of the mesh, whose devices are counted in row-major order of these.
         pairs: (source, target) each.
     """
     permuted: jax.Array = permute_p.bind(x, axes=axes, pairs=pairs)
@@ -66,11 +72,26 @@ def _batch(
     return permute(operands[0], axes, pairs), mapped[0]
 
 
-def _lower(ctx: mlir.LoweringRuleContext, x: Any, *, platform: str, **parameters: Any) -> Any:
+def _in_order_of(mesh: Any, axes: tuple[str, ...], pairs: Pairs) -> tuple[tuple[str, ...], Pairs]:
+    """Return the axes in the order of the mesh, and the pairs in their counting."""
+    ordered = tuple(name for name in mesh.axis_names if name in axes)
+    if ordered == axes:
+        return axes, pairs
+    counts = np.arange(math.prod(mesh.shape[name] for name in axes))
+    counts = counts.reshape([mesh.shape[name] for name in ordered])
+    places = counts.transpose([ordered.index(name) for name in axes]).ravel().tolist()
+    return ordered, tuple((places[source], places[target]) for source, target in pairs)
+
+
+def _lower(
+    ctx: mlir.LoweringRuleContext, x: Any, *, platform: str, axes: tuple[str, ...], pairs: Pairs
+) -> Any:
     dtype: Any = ctx.avals_in[0]
     is_short = jnp.issubdtype(dtype.dtype, jnp.floating) and dtype.dtype.itemsize == 2
     function = _as_bits if platform == "cpu" and is_short else _define
-    rule = mlir.lower_fun(lambda x: function(x, **parameters), multiple_results=False)
+    context: Any = ctx.module_context.axis_context
+    ordered = _in_order_of(context.mesh, axes, pairs)
+    rule = mlir.lower_fun(lambda x: function(x, *ordered), multiple_results=False)
     return rule(ctx, x)
 
 

@@ -23,7 +23,7 @@ B, C, F = 2, 6, 5
 SPEC = P(None, "s")
 
 
-def operands(L, K, M=1, dtype="float32", ragged=False, packed=False):
+def operands(L, K, M=1, C=C, dtype="float32", ragged=False, packed=False):
     """Return x, the weights and what limits rows."""
     rng = np.random.default_rng(0)
     x, k, w = (
@@ -102,6 +102,7 @@ CASES = {
     "strides": ({"L": 48, "K": 7, "M": 2}, {"padding": "same", "strides": 3}),
     "fewer taps than strides": ({"L": 48, "K": 2}, {"padding": "same", "strides": 4}),
     "three multipliers": ({"L": 32, "K": 5, "M": 3}, {"padding": "same"}),
+    "one channel": ({"L": 32, "K": 5, "M": 3, "C": 1}, {"padding": "same"}),
     "beyond the neighbour": ({"L": 32, "K": 20}, {"padding": "causal"}),
     "lengths": ({"L": 48, "K": 5, "ragged": True}, {"padding": "same"}),
     "lengths, strides": ({"L": 48, "K": 6, "ragged": True}, {"padding": "same", "strides": 3}),
@@ -140,7 +141,7 @@ def test_one_halo_forward_and_one_back(name, kind):
     S, M = settings.get("strides", 1), shape.get("M", 1)
     reach = (shape["K"] - 1) * settings.get("dilation_rate", 1)
     back = min(M / S, 2) if kind == "auto" else 1
-    halo = reach * B * C * arrays[0].dtype.itemsize
+    halo = reach * arrays[0][:, 0].nbytes
     ids = reach * B * 4 * (2 if kind == "auto" else 1) if shape.get("packed") else 0
     # What strides skip at an end may be part of the last shard.
     spared = S * B * C * max(M, 1) * 4 if S > 1 else 0
@@ -199,6 +200,20 @@ def test_batch_and_steps_are_divided_together(kind):
     expected = jax.jit(loss_and_gradients(call))(x, weights, limits)
     with jax.set_mesh(mesh):
         x = jax.device_put(x, NamedSharding(mesh, P("d", "s")))
+        got = jax.jit(loss_and_gradients(call))(x, weights, limits)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+
+
+@pytest.mark.parametrize("kind", ["auto", "explicit"])
+def test_axes_divide_steps_in_any_order(kind):
+    """Also another one than the mesh has them in, by which `lax.ppermute` counts."""
+    axis = AxisType.Explicit if kind == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((2, 2), ("s", "t"), axis_types=(axis, axis))
+    x, weights, limits = operands(32, 5)
+    call = functools.partial(ops.separable_conv1d, padding="same")
+    expected = jax.jit(loss_and_gradients(call))(x, weights, limits)
+    with jax.set_mesh(mesh):
+        x = jax.device_put(x, NamedSharding(mesh, P(None, ("t", "s"))))
         got = jax.jit(loss_and_gradients(call))(x, weights, limits)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
 
