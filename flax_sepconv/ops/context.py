@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from jax.interpreters import mlir
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 
-Surroundings = Literal["exported", "partly manual", "without mesh"]
+Surroundings = Literal["exported", "partly manual", "without mesh", "explicit mesh"]
 
 
 class Summation(NamedTuple):
@@ -37,7 +37,8 @@ class Context:
         platform: XLA's name of it: "cpu", "cuda", "rocm", "tpu", ...
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
             "partly manual" (inside a `shard_map` over some of the axes of a mesh that divide),
-            "without mesh" (several devices, arrays not sharded over a mesh).
+            "without mesh" (several devices, arrays not sharded over a mesh), "explicit mesh" (types
+            tell who holds what, and no `shard_map` by them is around).
         is_divided: whether XLA divides the program among the devices of a mesh. Else, without
             surroundings, it is one device's: for one, or inside a `shard_map` over all axes.
         summation: how convolutions may sum.
@@ -62,6 +63,8 @@ class Context:
             surroundings = "partly manual" if dividing - set(manual) else None
         elif devices > 1 and axes.abstract_mesh is None:
             surroundings = "without mesh"
+        elif devices > 1 and _has_explicit_types(ctx):
+            surroundings = "explicit mesh"
         is_divided = surroundings is None and devices > 1
         summation = AT_ONCE
         if not (is_divided and platform in PARTITIONING_PLATFORMS):
@@ -76,6 +79,11 @@ class Context:
         (https://github.com/jax-ml/jax/issues/38196).
         """
         return self.is_divided and self.platform in PARTITIONING_PLATFORMS
+
+
+def _has_explicit_types(ctx: mlir.LoweringRuleContext) -> bool:
+    operands: Any = ctx.avals_in
+    return any(AxisType.Explicit in operand.sharding.mesh.axis_types for operand in operands)
 
 
 PARTITIONING_PLATFORMS = ("cpu", "cuda", "rocm")

@@ -155,7 +155,7 @@ class Plan:
 def plan_of(
     x: jax.Array, weights: Sequence[jax.Array], stages: Stages, wanted: Layout | None = None
 ) -> Plan | None:
-    """Plan a call on arrays that are divided by their types; None: they do not tell, or are whole.
+    """Plan a call on arrays that are divided by their types; None: they do not tell.
 
     Args:
         x, weights, stages: as for `on_mesh`.
@@ -165,15 +165,13 @@ def plan_of(
         ValueError: the output steps cannot be divided as those of x are.
     """
     mesh = mesh_of(x, *weights)
-    if mesh is None or any(
-        size > 1 and kind == AxisType.Auto
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-    ):
+    if mesh is None or mesh.size == 1:
+        return None
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    if any(size > 1 and kind == AxisType.Auto for size, kind in kinds):
         return None
     batch, steps, channels = _layout(x)
     layouts = [_layout(weight) for weight in weights]
-    if not any((batch, steps, channels, *(axes for layout in layouts for axes in layout))):
-        return None
     taken = {*batch, *steps}
     for layout in layouts[:2]:
         divides = x.shape[2] % devices(mesh, layout[1]) == 0

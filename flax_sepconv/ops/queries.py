@@ -109,8 +109,8 @@ def select_implementation(
         dtype: of the operands.
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
             "partly manual" (inside a `shard_map` over some of the axes that divide a mesh),
-            "without mesh" (several devices, arrays not sharded over a mesh). There the native
-            lowering stays out.
+            "without mesh" (several devices, arrays not sharded over a mesh), "explicit mesh" (whose
+            other axes are automatic). There the native lowering stays out.
 
     Example:
         >>> select_implementation((8, 1024, 256), (31, 256, 1), platform="tpu").name

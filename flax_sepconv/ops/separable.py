@@ -171,7 +171,8 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
         function = functools.partial(lowering.separable, stages)
     else:
         # One more channel divides as badly as it can.
-        divided = platform == "tpu" and context.is_divided
+        is_whole = not context.is_divided and context.surroundings is None
+        divided = platform == "tpu" and not is_whole
         function = functools.partial(compose, stages, platform=None if divided else platform)
     return mlir.lower_fun(function)(ctx, *operands)
 

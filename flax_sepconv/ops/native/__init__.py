@@ -24,6 +24,7 @@ SURROUNDINGS: dict[Surroundings, str] = {
     "exported": "an exported program should not need a library of its maker's",
     "partly manual": "in a shard_map over some axes of a mesh XLA divides the rest by itself",
     "without mesh": "XLA divides arrays that are sharded over no named mesh by itself",
+    "explicit mesh": "on a mesh of explicit and automatic axes XLA divides by itself",
 }
 # As `native/limits.h` numbers them.
 LIMITS = {"whole": 0, "lengths": 1, "segments": 2}
