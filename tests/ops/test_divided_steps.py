@@ -255,6 +255,19 @@ def test_transformations(kind, transform):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
 
 
+def test_a_divided_axis_is_mapped_over():
+    """Also where the same call was traced before without."""
+    x, (kernel, *_), _ = operands(16, 4)
+    call = functools.partial(ops.depthwise_conv1d, padding="same")
+    xs = np.stack([x, -x, 2 * x, x])
+    expected = jax.vmap(call, (0, None))(xs, kernel)
+    with jax.set_mesh(jax.make_mesh((2, 2), ("d", "s"))):
+        alone = call(jax.device_put(x, P(None, "s", None)), kernel)
+        got = jax.vmap(call, (0, None))(jax.device_put(xs, P("d", None, "s", None)), kernel)
+    np.testing.assert_allclose(alone, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("module", ["linen", "nnx"])
 def test_layers_take_the_axis(module):
     """An activation of zeros that is not zero is masked, and activity losses are added."""
