@@ -261,7 +261,7 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
             **named,
         )(x, weights, limits)
 
-    program: Callable[..., jax.Array] = jax.jit(divided, inline=True)
+    program: Callable[..., jax.Array] = jax.jit(divided)
     return program
 
 
