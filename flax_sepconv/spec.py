@@ -5,6 +5,7 @@ Fans (Keras'): a depthwise kernel (K, C, M) has fan_in K*C and fan_out K*M; a po
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -234,7 +235,7 @@ class Arguments:
         """
         if self.activity_regularizer is None:
             return None
-        examples = max(y[..., 0, 0].size, 1)
+        examples = max(math.prod(y.shape[:-2]), 1)
         loss = scalar_loss("activity_regularizer", self.activity_regularizer(y)) / examples
         if axis_name is None or size_inside(axis_name) is None:
             return loss

@@ -240,22 +240,26 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
         for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
         if kind != AxisType.Manual
     }
-    # All, but for what `jax.vmap` maps over, which JAX leaves out where nothing is named.
+    # All, but for what `jax.vmap` maps over, which JAX leaves out where nothing is named: what it
+    # is JAX looks up when a `shard_map` is made, so one is made for each program that is traced.
     named: dict[str, Any] = {}
     if len(explicit) < len(mesh.axis_names):
         named["axis_names"] = explicit
-    divided = jax.shard_map(
-        local,
-        mesh=mesh,
-        in_specs=(
-            _spec(plan.rows),
-            tuple(map(_spec, given)),
-            tuple(map(_spec, plan.limits(stages.limits))),
-        ),
-        out_specs=_spec(plan.result(len(given) > 1)),
-        **named,
-    )
-    program: Callable[..., jax.Array] = jax.jit(divided, inline=True)
+
+    def divided(x: jax.Array, weights: Arrays, limits: Arrays) -> Any:
+        return jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(
+                _spec(plan.rows),
+                tuple(map(_spec, given)),
+                tuple(map(_spec, plan.limits(stages.limits))),
+            ),
+            out_specs=_spec(plan.result(len(given) > 1)),
+            **named,
+        )(x, weights, limits)
+
+    program: Callable[..., jax.Array] = jax.jit(divided)
     return program
 
 

@@ -66,7 +66,11 @@ def along(axis_name: Any, rows: jax.Array) -> Shards | None:
         raise TypeError(
             f"axis_name must be the name of a mesh axis, or a tuple of names, got {axis_name!r}"
         )
-    if size := size_inside(axes):
+    if len({*axes}) < len(axes):
+        raise ValueError(f"axis_name must name each mesh axis once, got {axis_name!r}")
+    # What `jax.vmap` maps over may have a name, too, but no devices.
+    is_of_mesh = {*axes} <= {*jax.sharding.get_abstract_mesh().axis_names}
+    if is_of_mesh and (size := size_inside(axes)):
         return Shards(axes, size, is_own=True)
     mesh = automatic_mesh(rows)
     divided = axes_of(rows, 1)
@@ -101,7 +105,8 @@ def place(array: jax.Array, sharding: Any) -> jax.Array:
 
     Raises:
         TypeError: that is no sharding.
-        ValueError: a `PartitionSpec` has no mesh, neither in the array's type nor set.
+        ValueError: a `PartitionSpec` has no mesh, neither in the array's type nor set, or there are
+            more entries than axes of the result.
     """
     if not isinstance(sharding, NamedSharding | PartitionSpec):
         raise TypeError(
@@ -116,6 +121,11 @@ def place(array: jax.Array, sharding: Any) -> jax.Array:
                 "NamedSharding"
             )
         sharding = NamedSharding(mesh, sharding)
+    if len(sharding.spec) > array.ndim:
+        raise ValueError(
+            f"out_sharding must have an entry for each axis of the result {array.shape} at most, "
+            f"got {sharding.spec}"
+        )
     kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True))
     if AxisType.Explicit in kinds.values():
         placed: jax.Array = jax.reshard(array, sharding)

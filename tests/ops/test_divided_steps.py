@@ -255,6 +255,44 @@ def test_transformations(kind, transform):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
 
 
+def test_a_divided_axis_is_mapped_over():
+    """Also where the same call was traced before without."""
+    x, (kernel, *_), _ = operands(16, 4)
+    call = functools.partial(ops.depthwise_conv1d, padding="same")
+    xs = np.stack([x, -x, 2 * x, x])
+    expected = jax.vmap(call, (0, None))(xs, kernel)
+    with jax.set_mesh(jax.make_mesh((2, 2), ("d", "s"))):
+        alone = call(jax.device_put(x, P(None, "s", None)), kernel)
+        got = jax.vmap(call, (0, None))(jax.device_put(xs, P("d", None, "s", None)), kernel)
+    np.testing.assert_allclose(alone, expected[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", ["linen", "nnx"])
+def test_layers_by_type(module):
+    """An activity loss is of the whole output."""
+    settings = {"padding": "same", "activity_regularizer": "l2"}
+    x, _, _ = operands(16, 4)
+    mesh = jax.make_mesh((4,), ("s",))
+    if module == "linen":
+        layer = fsc.SeparableConv1D(F, 4, **settings)
+        variables = layer.init(jax.random.key(0), x)
+
+        def call(x):
+            return fsc.regularization_loss(layer.apply(variables, x, mutable=["losses"])[1])
+    else:
+        layer = fsc.nnx.SeparableConv1D(C, F, 4, **settings, rngs=nnx.Rngs(0))
+
+        def call(x):
+            layer(x)
+            return fsc.nnx.regularization_loss(layer)
+
+    expected = call(x)
+    with jax.set_mesh(mesh):
+        got = call(jax.device_put(x, P(None, "s", None)))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("module", ["linen", "nnx"])
 def test_layers_take_the_axis(module):
     """An activation of zeros that is not zero is masked, and activity losses are added."""
@@ -322,6 +360,26 @@ def rows(**settings):
         return ops.depthwise_conv1d(x, np.ones((3, 2, 1), np.float32), **settings)
 
 
+def mapped(axis_name):
+    """Name what `jax.vmap` maps over."""
+    call = functools.partial(ops.depthwise_conv1d, padding="same", axis_name=axis_name)
+    kernel = np.ones((3, 2, 1), np.float32)
+    return jax.vmap(lambda x: call(x, kernel), axis_name=axis_name)(np.ones((2, 16, 2)))
+
+
+def test_a_gradient_is_compiled_once(caplog):
+    """Also outside of `jit`."""
+    x, weights, _ = operands(16, 4)
+    call = functools.partial(ops.separable_conv1d, padding="same")
+    gradient = jax.grad(lambda *arrays: call(*arrays).sum(), (0, 1))
+    with jax.set_mesh(jax.make_mesh((4,), ("s",))):
+        x = jax.device_put(x, P(None, "s", None))
+        gradient(x, *weights)
+        with jax.log_compiles():
+            gradient(x, *weights)
+    assert "Compiling" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
@@ -332,7 +390,14 @@ def rows(**settings):
         ),
         (lambda: rows(axis_name="t"), ValueError, "axis_name='t' must be an axis of a"),
         (lambda: rows(axis_name=3), TypeError, "axis_name must be the name of a mesh axis.*got 3"),
+        (lambda: rows(axis_name=("s", "s")), ValueError, "must name each mesh axis once, got"),
+        (lambda: mapped(axis_name="v"), ValueError, "axis_name='v' must be an axis of a"),
         (lambda: rows(out_sharding="s"), TypeError, "out_sharding must be a NamedSharding or"),
+        (
+            lambda: rows(out_sharding=P(None, None, None, "s")),
+            ValueError,
+            r"an entry for each axis of the result \(1, 14, 2\) at most, got",
+        ),
     ],
 )
 def test_what_cannot_be_is_said(call, error, match):
