@@ -179,7 +179,7 @@ class Call:
         spec = getattr(sharding, "spec", sharding)
         if not isinstance(spec, PartitionSpec) or len(self.batch) != 1:
             return None
-        entries = [*spec, None, None, None][:3]
+        entries = [spec[i] if i < len(spec) else None for i in range(3)]
         batch, *others = (names if isinstance(names, tuple) else (names,) for names in entries)
         return tuple(
             tuple(name for name in names if name is not None)

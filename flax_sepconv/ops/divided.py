@@ -172,6 +172,12 @@ def plan_of(
         return None
     batch, steps, channels = _layout(x)
     layouts = [_layout(weight) for weight in weights]
+    is_nested = any(
+        size > 1 and kind == AxisType.Manual
+        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    )
+    if is_nested and not steps and not any(layout[1] for layout in layouts[:2]):
+        return None  # XLA divides that as well, and does not differentiate a nested `shard_map`.
     taken = {*batch, *steps}
     for layout in layouts[:2]:
         divides = x.shape[2] % devices(mesh, layout[1]) == 0
