@@ -28,25 +28,26 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         program: _chosen(record["rows"], "devices", most, program) for program in drawing.TITLES
     }
     places = list(panels_of["forward"])[::-1]
+    looks = {name: _LOOKS[name] for name in record["rows"][0]["candidates"]}
     figure = Figure(figsize=(drawing.WIDTH, 2.4 + drawing.ROW * len(places)))
     panels = figure.subplots(1, 3, width_ratios=(3, 3, 2))
     for axes, (program, rows) in zip(panels, panels_of.items(), strict=False):
         own = [rows[place] for place in places]
-        _dots(axes, [[over_fewest(row, name) for row in own] for name in _LOOKS])
+        _dots(axes, looks, [[over_fewest(row, name) for row in own] for name in looks])
         for height, row in enumerate(own):
             if not row["fewest_bytes"]:
                 sent = any(facts["bytes"] for facts in row["candidates"].values())
-                _say(axes, height, "needs nothing, sends all the same" if sent else "sends nothing")
-        axes.set_title(f"{drawing.TITLES[program]}, {most} devices", pad=6)
-        drawing.ratio_axis(axes, f"bytes received by a device\nover the fewest {drawing.LOWER}")
+                _say(axes, height, "nothing due, but sent" if sent else "nothing due, none sent")
+        axes.set_title(drawing.TITLES[program], pad=6)
+        drawing.ratio_axis(axes, f"bytes received by each of {most}\ndevices over the fewest possible\n{drawing.LOWER}")
     pairs = _chosen(record["rows"], "processes", 2, "forward_backward")
     times = [_times(pairs[place]) if place in pairs else {} for place in places]
-    _dots(panels[2], [[row.get(name) for row in times] for name in _LOOKS])
+    _dots(panels[2], looks, [[row.get(name) for row in times] for name in looks])
     for height, row in enumerate(times):
         if not row:
             _say(panels[2], height, "not timed")
-    panels[2].set_title("and gradients, 2 processes", pad=6)
-    drawing.ratio_axis(panels[2], f"times faster than one,\na core each {drawing.HIGHER}")
+    panels[2].set_title("2 processes", pad=6)
+    drawing.ratio_axis(panels[2], f"times faster than one,\nwith all gradients\n{drawing.HIGHER}")
     labels = [
         {"workload": division, "shape": panels_of["forward"][workload, division]["shape"]}
         for workload, division in places
@@ -70,8 +71,8 @@ def _times(row: Row) -> dict[str, float]:
     return {name: facts["times_faster_than_one"] for name, facts in row["candidates"].items()}
 
 
-def _dots(axes: Axes, series: Sequence[Sequence[float | None]]) -> None:
-    for place, (look, ratios) in enumerate(zip(_LOOKS.values(), series, strict=True)):
+def _dots(axes: Axes, looks: Any, series: Sequence[drawing.Ratios]) -> None:
+    for place, (look, ratios) in enumerate(zip(looks.values(), series, strict=True)):
         drawing.dots(axes, ratios, place, len(series), markersize=4.5, **look)
 
 
