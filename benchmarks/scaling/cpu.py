@@ -21,6 +21,8 @@ LAYERS = (
 )
 CANDIDATES = ("selected", "shifted_sum", "grouped_conv", "stock")
 COUNTED = (4, 8)
+# More devices would take minutes to compute what these do.
+JUDGED = 4
 TIMED = (1, 2)
 ITEMSIZE = 4
 
@@ -77,12 +79,12 @@ def measure(layers: Sequence[Workload], seconds: float, rows: list[Row]) -> None
 
 
 def build(team: Team, setting: Setting, workload: Workload, right: Numbers) -> list[Row]:
-    """Compile the programs of a layer in all its divisions, and judge their numbers."""
+    """Compile a layer in all its divisions; on few devices judge the numbers too."""
     rows = []
     bar = tqdm(ways(workload, setting.number), f"{setting}, {workload.name}", disable=quiet())
     for division in bar:
         facts = team.add(workload, division, CANDIDATES)
-        for name in facts:
+        for name in facts if setting.number <= JUDGED else ():
             program = name.rpartition("/")[2]
             results = team.numbers(name)
             wanted = right if program == "forward_backward" else {"y": right["y"]}

@@ -39,7 +39,10 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
                 sent = any(facts["bytes"] for facts in row["candidates"].values())
                 _say(axes, height, "nothing due, but sent" if sent else "nothing due, none sent")
         axes.set_title(drawing.TITLES[program], pad=6)
-        drawing.ratio_axis(axes, f"bytes received by each of {most}\ndevices over the fewest possible\n{drawing.LOWER}")
+        drawing.ratio_axis(
+            axes,
+            f"bytes received by each of {most}\ndevices over the fewest possible\n{drawing.LOWER}",
+        )
     pairs = _chosen(record["rows"], "processes", 2, "forward_backward")
     times = [_times(pairs[place]) if place in pairs else {} for place in places]
     _dots(panels[2], looks, [[row.get(name) for row in times] for name in looks])

@@ -191,7 +191,7 @@ def test_the_command_measures_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         cpu, "DIVISIONS", {name: divisions.DIVISIONS[name] for name in ("data", "sequence")}
     )
-    monkeypatch.setattr(cpu, "CANDIDATES", ("selected", "stock"))
+    monkeypatch.setattr(cpu, "CANDIDATES", ("selected",))
     monkeypatch.setattr(suite, "ALLOWED", 0.5)
     with pytest.raises(SystemExit, match="1"):
         main(["scaling", "--seconds", "0.001", "--check", "--output", str(tmp_path)])
