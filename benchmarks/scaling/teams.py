@@ -83,5 +83,5 @@ def free_port() -> int:
 
 
 def cores() -> int:
-    """Return on how many cores this process may run."""
-    return len(os.sched_getaffinity(0))
+    """Return on how many cores this process may run; 0 where the system gives nobody a core."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
