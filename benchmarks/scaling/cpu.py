@@ -19,6 +19,8 @@ LAYERS = (
     Workload("many", 16, 512, 128, 256, 15, 1, 1, 1, "same", 0, ""),
     Workload("long", 1, 131072, 64, 64, 31, 1, 1, 1, "causal", 0, ""),
 )
+# A long sequence is divided by its length; the rest would take minutes and say little.
+ONLY = {"long": ("sequence",)}
 CANDIDATES = ("selected", "shifted_sum", "grouped_conv", "stock")
 COUNTED = (4, 8)
 # More devices would take minutes to compute what these do.
@@ -34,7 +36,8 @@ def ways(workload: Workload, count: int) -> list[str]:
     """Name the divisions of a layer over so many devices."""
     if count == 1:
         return [WHOLE]
-    return [name for name, division in DIVISIONS.items() if division.fits(workload, count)]
+    names = ONLY.get(workload.name, DIVISIONS)
+    return [name for name in names if DIVISIONS[name].fits(workload, count)]
 
 
 def settings() -> list[Setting]:

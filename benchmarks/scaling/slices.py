@@ -1,6 +1,6 @@
 """Slices of TPUs that need not be there.
 
-The rate of a link is the maker's published interconnect bandwidth of a chip, over its four ports,
+The rate of a link is the published interconnect bandwidth of a chip over its ports (4 or 6),
 in one direction. What is sent over it is told as a time of its own and is not part of the floor: a
 ring that uses one link takes about so long, and the compiler may use more of them, or overlap.
 """
@@ -9,6 +9,9 @@ import pathlib
 from typing import Any, NamedTuple
 
 from benchmarks.aot.targets import TARGETS
+
+# XLA does not print programs whose collective operations run on the SparseCores (of v5p).
+_OFFLOADED = ("all_reduce", "all_gather", "reduce_scatter")
 
 
 class Slice(NamedTuple):
@@ -31,7 +34,11 @@ class Slice(NamedTuple):
 
     def environment(self, folder: pathlib.Path) -> dict[str, str]:
         """Return what must be set before jax is imported; listings go to the folder."""
-        return TARGETS[self.chip]._replace(accelerator=self.accelerator).environment(folder)
+        found = TARGETS[self.chip]._replace(accelerator=self.accelerator).environment(folder)
+        off = [
+            f"--xla_tpu_enable_sparse_core_collective_offload_{kind}=false" for kind in _OFFLOADED
+        ]
+        return found | {"LIBTPU_INIT_ARGS": " ".join([found["LIBTPU_INIT_ARGS"], *off])}
 
     def topology(self) -> Any:
         """Return the devices to compile for; in a process with this environment."""
@@ -42,5 +49,5 @@ class Slice(NamedTuple):
 
 SLICES = {
     "v5e": Slice("v5e", "v5e:2x4", "v5litepod-8", 50),
-    "v6e": Slice("v6e", "v6e:2x4", "v6e-8", 100),
+    "v5p": Slice("v5p", "v5p:2x2x2", "v5p-16", 100),
 }

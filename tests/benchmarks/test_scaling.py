@@ -302,7 +302,7 @@ def test_steps_are_compiled_for_slices(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "Worker", FakeWorker)
     monkeypatch.setattr(suite.machine, "present", lambda named: (list(named), {}))
     monkeypatch.setattr(suite.machine, "facts", lambda *packages: {"versions": packages})
-    main(["scaling", "--targets", "v6e,v5e", "--repeats", "2", "--output", str(tmp_path)])
+    main(["scaling", "--targets", "v5p,v5e", "--repeats", "2", "--output", str(tmp_path)])
     record = json.loads((tmp_path / "scaling_v5e.json").read_text())
     assert (record["network"], record["title"]) == ("QuartzNet-5x2", "TPU v5e, 2x4")
     assert record["compiled, not run"] is True
@@ -310,7 +310,7 @@ def test_steps_are_compiled_for_slices(tmp_path, monkeypatch, capsys):
     assert list(rows) == ["data", "fsdp", "tensor", "sequence"]
     assert rows["tensor"]["stock"] == {"declined": "no answer within 3 s"}
     said = capsys.readouterr().out
-    assert "v6e data: ours" in said
+    assert "v5p data: ours" in said
     assert "1.50" in said
     assert "3 all-reduce" in said
 
@@ -318,7 +318,7 @@ def test_steps_are_compiled_for_slices(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--targets", "v9"], "--targets: must be of cpu, v5e, v6e, got v9"),
+        (["--targets", "v9"], "--targets: must be of cpu, v5e, v5p, got v9"),
         (["--seconds", "0"], "--seconds: must be positive, got 0"),
         (["--repeats", "0"], "--repeats: must be positive, got 0"),
         (["--patience", "0"], "--patience: must be positive, got 0"),
