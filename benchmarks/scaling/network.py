@@ -23,6 +23,7 @@ from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.scaling import collectives
 from benchmarks.scaling.divisions import reach
 from benchmarks.scaling.slices import SLICES
+from benchmarks.worker import short
 
 AXIS = "devices"
 # With XLA's usual effort one program takes many minutes to compile. With the least it moves as many
@@ -85,6 +86,9 @@ def measure(
         dtype: of the inputs and the weights.
         candidate: a name of `flax_networks.SEPARABLE`.
         name: a name of `DIVISIONS`.
+
+    Raises:
+        NotImplementedError: XLA has no text for what it compiled.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -99,7 +103,11 @@ def measure(
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    module = hlo.parse(str(compiled.as_text()))
+    try:
+        text = str(compiled.as_text())
+    except jax.errors.JaxRuntimeError as error:
+        raise NotImplementedError(f"XLA does not print the program: {short(error)}") from None
+    module = hlo.parse(text)
     operations = traffic.operations(module)
     found = collectives.count(module, operations, devices)
     facts = compiling.sums(SLICES[target].chip, operations, bundles.dumped(folder))

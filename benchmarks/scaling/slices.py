@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 
 from benchmarks.aot.targets import TARGETS
 
-# XLA does not print programs whose collective operations run on the SparseCores (of v5p).
-_OFFLOADED = ("all_reduce", "all_gather", "reduce_scatter")
-
 
 class Slice(NamedTuple):
     """Chips of a kind of `aot.targets.TARGETS`; `shape` and `accelerator` are libtpu's names."""
@@ -34,11 +31,7 @@ class Slice(NamedTuple):
 
     def environment(self, folder: pathlib.Path) -> dict[str, str]:
         """Return what must be set before jax is imported; listings go to the folder."""
-        found = TARGETS[self.chip]._replace(accelerator=self.accelerator).environment(folder)
-        off = [
-            f"--xla_tpu_enable_sparse_core_collective_offload_{kind}=false" for kind in _OFFLOADED
-        ]
-        return found | {"LIBTPU_INIT_ARGS": " ".join([found["LIBTPU_INIT_ARGS"], *off])}
+        return TARGETS[self.chip]._replace(accelerator=self.accelerator).environment(folder)
 
     def topology(self) -> Any:
         """Return the devices to compile for; in a process with this environment."""

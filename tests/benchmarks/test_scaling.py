@@ -14,7 +14,7 @@ from benchmarks.aot import hlo, traffic
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.scaling import collectives, cpu, divisions, network, picture, suite, teams
 from benchmarks.scaling.collectives import Sent
-from benchmarks.worker import NoAnswerError, Worker
+from benchmarks.worker import Declined, NoAnswerError, Worker
 from benchmarks.workloads import Workload
 from tests.conftest import DEVICES
 from tests.pictures import apart, check, drawn, points
@@ -284,6 +284,8 @@ class FakeWorker(Worker):
         assert (described.repeats, described.batch) == (2, suite.NETWORK.batch)
         if (candidate, division) == ("stock", "tensor"):
             raise NoAnswerError("late", "no answer within 3 s")
+        if (candidate, division) == ("ours", "sequence"):
+            raise Declined("it has no text")
         return {
             "roof_microseconds": 2.0,
             "link_microseconds": 1.0,
@@ -308,6 +310,7 @@ def test_steps_are_compiled_for_slices(tmp_path, monkeypatch, capsys):
     assert record["compiled, not run"] is True
     rows = {row["division"]: row["candidates"] for row in record["rows"]}
     assert list(rows) == ["data", "fsdp", "tensor", "sequence"]
+    assert rows["sequence"]["ours"] == {"declined": "it has no text"}
     assert rows["tensor"]["stock"] == {"declined": "no answer within 3 s"}
     said = capsys.readouterr().out
     assert "v5p data: ours" in said
