@@ -9,7 +9,7 @@ from benchmarks.scaling.teams import Setting
 Facts = Mapping[str, Any]
 
 CPU_HEAD = (
-    f"{'':44}{'fewest kB':>11}{'sent kB':>10}{'ratio':>7}{'temp MiB':>10}{'ms':>9}"
+    f"{'':50}{'fewest kB':>11}{'sent kB':>10}{'ratio':>7}{'temp MiB':>10}{'ms':>9}"
     f"{'x of one':>10}  operations"
 )
 SLICE_HEAD = (
@@ -27,7 +27,7 @@ def setting(rows: list[Facts]) -> str:
             label = f"  {row['division']}, {row['program']}: {name}"
             time, ahead = facts.get("milliseconds"), facts.get("times_faster_than_one")
             lines.append(
-                f"{label:44}{1e-3 * row['fewest_bytes']:11.1f}{1e-3 * facts['bytes']:10.1f}"
+                f"{label:50}{1e-3 * row['fewest_bytes']:11.1f}{1e-3 * facts['bytes']:10.1f}"
                 f"{_number(over_fewest(row, name), 7, 2)}{facts['temporary_bytes'] / 2**20:10.1f}"
                 f"{_number(time, 9, 2)}{_number(ahead, 10, 2)}  {_operations(facts)}"
             )

@@ -1,8 +1,8 @@
 """Slices of TPUs that need not be there.
 
-The rate of a link is the published interconnect bandwidth of a chip over its ports (4 or 6),
-in one direction. What is sent over it is told as a time of its own and is not part of the floor: a
-ring that uses one link takes about so long, and the compiler may use more of them, or overlap.
+The rate of a link is the published interconnect bandwidth of a chip over its ports (4 or 6), in one
+direction. What is sent over it is told as a time of its own and is not part of the floor: a ring
+that uses one link takes about so long, and the compiler may use more of them, or overlap.
 """
 
 import pathlib
