@@ -14,6 +14,7 @@ SUITES = {
     "limits": "what lengths, states and segments cost where all is whole",
     "step": "one step of streams over the matrix product in it",
     "networks": "training steps of networks made of the layer",
+    "scaling": "the layer divided over devices: bytes between them, memory, time",
     "aot": "the layer compiled for TPUs and an H100, where there is none",
     "device": "the layer on the TPU or GPU that is there",
     "correctness": "every lowering on the device that is there, judged by NumPy float64",
