@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from benchmarks import reference, summary, timing
 from benchmarks.case import Case
-from benchmarks.scaling.divisions import DIVISIONS, WHOLE, fewest
+from benchmarks.scaling.divisions import DIVISIONS, EXPLICIT, WHOLE, fewest
 from benchmarks.scaling.teams import Setting, Team, cores
 from benchmarks.workloads import Workload
 
@@ -21,7 +21,7 @@ LAYERS = (
 )
 # A long sequence is divided by its length; the rest would take minutes and say little.
 ONLY = {"long": ("sequence",)}
-CANDIDATES = ("selected", "shifted_sum", "grouped_conv", "stock")
+CANDIDATES = (EXPLICIT, "selected", "shifted_sum", "grouped_conv", "stock")
 COUNTED = (4, 8)
 # More devices would take minutes to compute what these do.
 JUDGED = 4

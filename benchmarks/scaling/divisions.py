@@ -64,6 +64,9 @@ DIVISIONS = {
         Operands(_BATCH, P(None, "data"), P(None, "data"), P(), _BATCH),
     ),
 }
+# The candidate that is ours on a mesh of explicit axes, JAX's default; all others are on meshes of
+# automatic axes, where XLA divides as it likes what nobody says.
+EXPLICIT = "explicit"
 # One device: nothing is divided.
 WHOLE = "whole"
 _NOTHING = Division("nothing", ("data",), Operands(P(), P(), P(), P(), P()))

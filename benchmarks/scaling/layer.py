@@ -8,14 +8,14 @@ from typing import Any, cast
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 
 from benchmarks import candidates
 from benchmarks.aot import hlo, traffic
 from benchmarks.case import Case
 from benchmarks.peers import in_jax
 from benchmarks.scaling import collectives
-from benchmarks.scaling.divisions import named
+from benchmarks.scaling.divisions import EXPLICIT, named
 from benchmarks.worker import Program
 from benchmarks.workloads import Workload
 
@@ -34,23 +34,25 @@ def build(workload: Workload, division: str, names: Sequence[str]) -> dict[str, 
     The programs are named "division/candidate/program".
     """
     devices = jax.device_count()
-    way = named(division)
-    kinds = (AxisType.Auto,) * len(way.axes)
-    mesh = jax.make_mesh(way.sizes(devices), way.axes, axis_types=kinds)
-    shardings = [NamedSharding(mesh, spec) for spec in way.specs]
     case = Case(workload)
-    operands = [
-        _placed(array, sharding) for array, sharding in zip(case.operands(), shardings, strict=True)
-    ]
-    *own, of_y = shardings
     built = {}
     for name in names:
-        functions = in_jax.functions(candidates.layer_of(name, workload))
+        kind = AxisType.Explicit if name == EXPLICIT else AxisType.Auto
+        mesh, shardings = _shardings(division, kind)
+        operands = [
+            _placed(array, sharding)
+            for array, sharding in zip(case.operands(), shardings, strict=True)
+        ]
+        *own, of_y = shardings
+        functions = in_jax.functions(
+            candidates.layer_of("selected" if name == EXPLICIT else name, workload)
+        )
         for program, function in functions.items():
             given = operands[: 4 if program == "forward" else 5]
             results = (of_y, *(() if program == "forward" else own))
             start = time.perf_counter()
-            compiled = jax.jit(function, out_shardings=results).lower(*given).compile()
+            with jax.set_mesh(mesh):
+                compiled = jax.jit(function, out_shardings=results).lower(*given).compile()
             seconds = time.perf_counter() - start
             built[f"{division}/{name}/{program}"] = Program(
                 run=_runner(compiled, given),
@@ -58,6 +60,14 @@ def build(workload: Workload, division: str, names: Sequence[str]) -> dict[str, 
                 facts=_facts(compiled, devices) | {"compile_seconds": seconds},
             )
     return built
+
+
+def _shardings(division: str, kind: AxisType) -> tuple[Mesh, list[NamedSharding]]:
+    """Return a mesh of all devices, and how it divides the operands."""
+    way = named(division)
+    kinds = (kind,) * len(way.axes)
+    mesh = jax.make_mesh(way.sizes(jax.device_count()), way.axes, axis_types=kinds)
+    return mesh, [NamedSharding(mesh, spec) for spec in way.specs]
 
 
 def _placed(array: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -13,7 +13,8 @@ from benchmarks.scaling.cpu import over_fewest
 Row = dict[str, Any]
 
 _LOOKS: Any = {
-    "selected": {"marker": "o", "color": drawing.OURS, "label": "flax_sepconv"},
+    "explicit": {"marker": "o", "color": drawing.OURS, "label": "flax_sepconv, explicit axes"},
+    "selected": {"marker": "v", "color": drawing.OURS, "label": "flax_sepconv, automatic axes"},
     "shifted_sum": {"marker": "D", "color": drawing.LIGHT, "label": 'implementation="shifted_sum"'},
     "grouped_conv": {"marker": "^", "color": drawing.RIVAL, "label": '"grouped_conv"'},
     "stock": {"marker": "s", "color": drawing.STOCK, "label": "Flax' nn.Conv and nn.Dense"},

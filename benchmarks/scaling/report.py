@@ -13,7 +13,7 @@ CPU_HEAD = (
     f"{'x of one':>10}  operations"
 )
 SLICE_HEAD = (
-    f"{'':26}{'floor us':>10}{'link us':>9}{'fewest kB':>11}{'sent kB':>10}{'ratio':>7}"
+    f"{'':40}{'floor us':>10}{'link us':>9}{'fewest kB':>11}{'sent kB':>10}{'ratio':>7}"
     f"{'temp MiB':>10}{'compile s':>11}  operations"
 )
 
@@ -39,12 +39,13 @@ def step(target: str, row: Facts) -> str:
     lines = []
     for name, facts in row["candidates"].items():
         label = f"{target} {row['division']}: {name}"
+        label += " (explicit axes)" if facts.get("axes") == "explicit" else ""
         if "declined" in facts:
-            lines.append(f"{label:26}declines: {facts['declined']}")
+            lines.append(f"{label:40}declines: {facts['declined']}")
             continue
         least = facts["fewest_bytes"]
         lines.append(
-            f"{label:26}{facts['roof_microseconds']:10.0f}{facts['link_microseconds']:9.0f}"
+            f"{label:40}{facts['roof_microseconds']:10.0f}{facts['link_microseconds']:9.0f}"
             f"{_number(least and 1e-3 * least, 11, 0)}{1e-3 * facts['sent_bytes']:10.0f}"
             f"{_number(least and facts['sent_bytes'] / least, 7, 2)}"
             f"{facts['temporary_bytes'] / 2**20:10.0f}{facts['compile_seconds']:11.0f}"

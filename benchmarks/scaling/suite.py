@@ -26,6 +26,7 @@ from benchmarks.aot.suite import Opened
 from benchmarks.networks.flax_networks import SEPARABLE
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.scaling import collectives, cpu, network, picture, report
+from benchmarks.scaling.divisions import EXPLICIT
 from benchmarks.scaling.slices import SLICES
 from benchmarks.scaling.teams import Setting
 from benchmarks.worker import Declined, NoAnswerError, Worker
@@ -186,9 +187,10 @@ def excess(rows: list[cpu.Row]) -> list[str]:
     """Name the rows where ours, divided by length, receives more than is allowed."""
     return [
         f"{row['shape']}, {Setting(row['kind'], row['number'])}, {row['division']}, "
-        f"{row['program']}: {over:.2f}"
+        f"{row['program']}, {name}: {over:.2f}"
         for row in rows
+        for name in sorted({EXPLICIT, "selected"} & {*row["candidates"]})
         if "sequence" in row["division"]
-        and (over := cpu.over_fewest(row, "selected")) is not None
+        and (over := cpu.over_fewest(row, name)) is not None
         and over > ALLOWED
     ]

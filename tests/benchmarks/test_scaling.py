@@ -191,7 +191,7 @@ def test_the_command_measures_and_checks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         cpu, "DIVISIONS", {name: divisions.DIVISIONS[name] for name in ("data", "sequence")}
     )
-    monkeypatch.setattr(cpu, "CANDIDATES", ("selected",))
+    monkeypatch.setattr(cpu, "CANDIDATES", ("explicit", "selected"))
     monkeypatch.setattr(suite, "ALLOWED", 0.5)
     with pytest.raises(SystemExit, match="1"):
         main(["scaling", "--seconds", "0.001", "--check", "--output", str(tmp_path)])
@@ -215,7 +215,8 @@ def test_the_command_measures_and_checks(tmp_path, monkeypatch, capsys):
         assert all(facts["times_faster_than_one"] > 0 for facts in found.values())
     weights = 4 * (5 * 16 + 16 * 32 + 32)
     summed = {"all-reduce": {"number": 1, "bytes": weights}}
-    assert rows["devices", 2, "data", "forward_backward"]["selected"]["sent"] == summed
+    for facts in rows["devices", 2, "data", "forward_backward"].values():
+        assert facts["sent"] == summed
     assert (tmp_path / "scaling_cpu.png").read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert "2 processes" in said
@@ -231,7 +232,7 @@ def test_wrong_numbers_end_the_run():
             return {"y": np.ones((8, 64, 32)) * 1.01}
 
     right = {"y": np.ones((8, 64, 32))}
-    with pytest.raises(SystemExit, match="2 devices: small data/selected/forward: y is off by"):
+    with pytest.raises(SystemExit, match="2 devices: small data/explicit/forward: y is off by"):
         cpu.build(Wrong(), teams.Setting("devices", 2), LAYER, right)
 
 
