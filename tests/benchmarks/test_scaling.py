@@ -268,7 +268,7 @@ def test_the_picture_shows_every_row(drawn):
     ((figure, texts),) = drawn
     check(figure, texts)
     forward, backward, times = figure.axes
-    assert [len(points(axes)) for axes in (forward, backward, times)] == [24, 28, 24]
+    assert [len(points(axes)) for axes in (forward, backward, times)] == [30, 35, 30]
     assert all(apart(points(axes)) > 5 for axes in (forward, backward, times))
     assert [text.get_text() for text in times.texts] == ["not timed"]
     assert "nothing due, but sent" in [text.get_text() for text in forward.texts]
