@@ -14,6 +14,14 @@ def guard() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
+def keep_stdout() -> None:
+    """Keep stdout for what Python prints: libraries that know it by its number may say things."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout = open(os.dup(1), "w", encoding=sys.stdout.encoding)  # noqa: SIM115 - for good
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 _muted = False
 
 

@@ -112,6 +112,7 @@ def group_of(given: Group, environment: Mapping[str, str]) -> Group | None:
 
 
 def _meet(group: Group) -> None:
+    console.keep_stdout()  # gloo tells of each connection there
     # It would take SIGTERM for itself; `stop` notes signals.
     jax.config.update("jax_enable_preemption_service", False)
     if jax.config.jax_cpu_collectives_implementation is None:
