@@ -118,16 +118,28 @@ def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
     return (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
 
 
+def _largest(x: jax.Array, axis: int) -> jax.Array:
+    """Return the maximum along an axis, with a gradient that no rounding takes away.
+
+    That of `max` goes to what equals the maximum. XLA computes values anew for that comparison,
+    on CPU with other rounding where it fuses them with other operations, and finds none.
+    """
+    place = jax.lax.stop_gradient(x).argmax(axis, keepdims=True)
+    steps = jnp.arange(x.shape[axis]).reshape(-1, *(1,) * (x.ndim - axis - 1))
+    return jnp.where(steps == place, x, 0).sum(axis)
+
+
 def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     """Take the maximum of each window of (B, L, C), counted from the start; count the windows."""
     x = jnp.where(_inside(x, lengths), x, -jnp.inf)
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window), (0, 0)), constant_values=-jnp.inf)
-    peak = x.reshape(len(x), -1, window, x.shape[-1]).max(2)
+    peak = _largest(x.reshape(len(x), -1, window, x.shape[-1]), 2)
     windows = -(-lengths // window)
     return jnp.where(_inside(peak, windows), peak, 0), windows
 
 
 def _summary(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Return the means and the maxima over the steps of (B, L, C), which is not negative."""
-    mean = jnp.where(mask, x, 0).sum(1) / jnp.maximum(mask.sum(1), 1)
-    return jnp.concatenate([mean, jnp.where(mask, x, 0).max(1)], axis=-1)
+    x = jnp.where(mask, x, 0)
+    mean = x.sum(1) / jnp.maximum(mask.sum(1), 1)
+    return jnp.concatenate([mean, _largest(x, 1)], axis=-1)
