@@ -170,9 +170,7 @@ class _ShuffledBatches:
     several times the training step of a small network.
     """
 
-    def __init__(
-        self, split: Split, batch_size: int, seed: int, steps: int, rows: Rows
-    ) -> None:
+    def __init__(self, split: Split, batch_size: int, seed: int, steps: int, rows: Rows) -> None:
         self._split, self._seed, self._steps, self._rows = split, seed, steps, rows
         self._size = min(batch_size, len(split))
         self._per_epoch = steps_per_epoch(split, batch_size)

@@ -107,9 +107,7 @@ class Placement:
         if self._mesh is None:
             return batch
         return {
-            name: jax.lax.with_sharding_constraint(
-                values, self._on(*_BATCH.get(name, ("data",)))
-            )
+            name: jax.lax.with_sharding_constraint(values, self._on(*_BATCH.get(name, ("data",))))
             for name, values in batch.items()
         }
 
@@ -205,7 +203,9 @@ def place(config: Config, series: int, length: int) -> Placement:
     if mesh.data == -1 and count < devices:
         note += ", for no more of them divide a batch evenly"
     if config.model.width % mesh.model:
-        note += f"; config.mesh.model divides no kernel, for these have {config.model.width} filters"
+        note += (
+            f"; config.mesh.model divides no kernel, for these have {config.model.width} filters"
+        )
     if count == 1:
         return Placement(None, note)
     kinds = (AxisType.Auto,) * len(_AXES)

@@ -59,9 +59,7 @@ class SeparableResNet(nn.Module):
             return layer(x, ends)
         # Not the layer's own `decode`: a step that is not settled must leave its state alone.
         kernel_shape = (config.kernel_size, x.shape[-1], depth_multiplier)
-        fresh = functools.partial(
-            fsc.ops.initial_state, x.shape, kernel_shape, dtype=config.dtype
-        )
+        fresh = functools.partial(fsc.ops.initial_state, x.shape, kernel_shape, dtype=config.dtype)
         state = self.variable("cache", f"{layer.name}_state", fresh)
         y, after = layer(x, initial_state=state.value, return_state=True)
         if not self.is_initializing():

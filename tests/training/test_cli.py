@@ -48,6 +48,7 @@ def get_config():
     config.train.learning_rate = 0.05
     config.train.ema_decay = 0.9
     config.train.checkpoint_every = 7
+    config.mesh.data = 1
     return config
 """
 
@@ -164,8 +165,8 @@ def at_step_52(monkeypatch):
     batches = data.train_batches
 
     def do(what):
-        def interrupted(split, size, seed, start, stop):
-            for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+        def interrupted(split, size, seed, start, stop, rows):
+            for step, batch in enumerate(batches(split, size, seed, start, stop, rows), start + 1):
                 if step == 52:
                     what()
                 yield batch
@@ -288,8 +289,8 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_checkpoint(
 ):
     batches = data.train_batches
 
-    def poisoned(split, size, seed, start, stop):
-        for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+    def poisoned(split, size, seed, start, stop, rows):
+        for step, batch in enumerate(batches(split, size, seed, start, stop, rows), start + 1):
             yield batch | {"inputs": batch["inputs"] * np.float32(np.nan if step > 28 else 1)}
 
     monkeypatch.setattr(data, "train_batches", poisoned)
