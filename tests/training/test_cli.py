@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
 from flax_sepconv.training import data
@@ -26,9 +25,12 @@ from flax_sepconv.training.__main__ import main
 from flax_sepconv.training.console import settle
 from tests.training_runs import no_file_beyond, refused
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
-)
+pytestmark = [
+    pytest.mark.usefixtures("compiled_once"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
+    ),
+]
 
 TINY = """
 from flax_sepconv.training.config import default_config
@@ -54,26 +56,6 @@ def get_config():
 
 
 STEPS = 40 * 3  # 67 series, a quarter held out, batches of 16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once_for_all_runs(tmp_path_factory):
-    """Compiling is most of what these runs cost, and they all compile the same."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
