@@ -88,9 +88,7 @@ def test_as_many_devices_as_divide_a_batch_are_taken_and_that_is_said(sizes, ser
 def run(placement, config, state, batch):
     """Return the state behind a step, whole."""
     state = placement.put(jax.tree.map(np.array, state))
-    step = placement.jit(
-        steps.make_train_step(config, placement.divide), placement.of_state(state)
-    )
+    step = placement.jit(steps.make_train_step(config, placement.divide), placement.of_state(state))
     return step(state, placement.batch(batch, 12))
 
 
@@ -112,7 +110,9 @@ def test_a_step_is_that_of_one_device(divided):
     _, after, config, _, state, batch = divided
     alone = run(mesh.Placement(), config, state, batch)
     for name in ("params", "averaged", "batch_stats", "sums"):
-        chex.assert_trees_all_close(getattr(after, name), getattr(alone, name), rtol=2e-5, atol=1e-6)
+        chex.assert_trees_all_close(
+            getattr(after, name), getattr(alone, name), rtol=2e-5, atol=1e-6
+        )
 
 
 def test_filters_of_pointwise_kernels_are_divided_with_their_moments(divided):

@@ -256,9 +256,7 @@ def test_gradients_do_not_depend_on_the_lowering():
 
         return jax.jit(jax.grad(loss))(state.params)
 
-    chex.assert_trees_all_close(
-        gradients(None), gradients("shifted_sum"), rtol=1e-3, atol=1e-5
-    )
+    chex.assert_trees_all_close(gradients(None), gradients("shifted_sum"), rtol=1e-3, atol=1e-5)
 
 
 def check_norms(config, params):

@@ -1,0 +1,177 @@
+"""One run on several devices and processes, whatever becomes of them."""
+
+import json
+import signal
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+
+from flax_sepconv.training.__main__ import main
+from tests.processes import Processes
+
+pytestmark = [
+    pytest.mark.usefixtures("compiled_once"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+]
+
+TINY = """
+from flax_sepconv.training.config import default_config
+
+def get_config():
+    config = default_config()
+    config.data.name = "BasicMotions"
+    config.augment.noise = 0.1
+    config.model.width = 8
+    config.model.blocks = 1
+    config.model.kernel_size = 3
+    config.model.stem_multiplier = 1
+    config.train.epochs = 60
+    config.train.batch_size = 8
+    config.train.learning_rate = 0.01
+    config.train.checkpoint_every = 15
+    return config
+"""
+PER_EPOCH = 40 // 8
+TOTAL = 60 * PER_EPOCH
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("configs") / "tiny.py"
+    file.write_text(TINY)
+    return file
+
+
+def rows(workdir):
+    file = workdir / "metrics.jsonl"
+    return list(map(json.loads, file.read_text().splitlines())) if file.exists() else []
+
+
+def losses(workdir, count):
+    return [row["loss"] for row in rows(workdir)[:count]]
+
+
+@pytest.fixture(scope="module")
+def alone(config_file, tmp_path_factory):
+    """Return the folder of a run on one device."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    sys.modules.pop("config_config", None)
+    line = ["train", f"--config={config_file}", f"--workdir={workdir}", "--config.mesh.data=1"]
+    assert main(line) == 0
+    return workdir
+
+
+def begin(count, config_file, workdir, *more):
+    def arguments(group):
+        flags = zip(("--coordinator", "--processes", "--process"), map(str, group), strict=True)
+        where = [f"--config={config_file}", f"--workdir={workdir}", *more]
+        return ["-m", "flax_sepconv.training", *where, *(word for pair in flags for word in pair)]
+
+    return Processes(count, arguments)
+
+
+def wait_for_row(workdir, number, processes):
+    deadline = time.monotonic() + 300
+    while len(rows(workdir)) < number:
+        assert processes[0].poll() is None, processes.wait() and processes.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def last_step(workdir):
+    return max(int(path.name) for path in (workdir / "checkpoints" / "last").glob("[0-9]*"))
+
+
+def test_a_run_goes_on_with_other_processes_whatever_ends_them(
+    config_file, alone, tmp_path, capsys
+):
+    """Four processes, of which one gets SIGTERM; two, of which one is killed; then one."""
+    workdir = tmp_path / "run"
+    with begin(4, config_file, workdir) as processes:
+        wait_for_row(workdir, 2, processes)
+        processes[2].send_signal(signal.SIGTERM)
+        assert processes.wait() == [128 + signal.SIGTERM] * 4, processes.said()
+    first, *others = processes.said()
+    assert others == ["", "", ""]
+    assert "mesh: data 4, sequence 1, model 1; 4 of 4 devices" in first
+    done = first.splitlines()[-1]
+    stopped = last_step(workdir)
+    assert done.startswith(f"stopped at step {stopped} of {TOTAL}; continue with: ")
+    assert processes.printed() == [""] * 4
+    before = (stopped - 1) // PER_EPOCH  # rows that are not written again
+
+    with begin(2, config_file, workdir, "--resume") as processes:
+        wait_for_row(workdir, before + 5, processes)
+        processes[1].kill()
+        killed = time.monotonic()
+        ended, status = processes.wait()
+        assert time.monotonic() - killed < 60
+    assert (ended, status) == (75, -signal.SIGKILL)
+    assert "error: another process of the run was lost (" in processes.said()[0]
+    assert "continue with: " in processes.said()[0]
+    assert last_step(workdir) >= stopped
+
+    line = ["train", f"--workdir={workdir}", "--resume", "--config.mesh.data=1"]
+    assert main(line) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    assert [row["step"] for row in rows(workdir)] == [row["step"] for row in rows(alone)]
+    # Of four processes, of two and of one; later rounding grows, as it does in any run.
+    np.testing.assert_allclose(losses(workdir, 2), losses(alone, 2), rtol=1e-6)
+    np.testing.assert_allclose(losses(workdir, before + 5), losses(alone, before + 5), rtol=1e-4)
+    assert json.loads((workdir / "results.json").read_text())["test_accuracy"] > 0.8
+
+
+def test_processes_that_are_asked_other_things_say_so(config_file, tmp_path):
+    """And the folder is looked at by the first alone: the error is that of all."""
+    (tmp_path / "file").write_text("")
+    with begin(2, config_file, tmp_path) as processes:
+        assert processes.wait() == [2, 2], processes.said()
+    first, second = processes.said()
+    assert f"error: workdir {tmp_path} is not empty: or name another --workdir" in first
+    assert "Traceback" not in first
+    assert second == ""
+
+
+DEVICES = """
+    import json
+    import pathlib
+    import sys
+
+    import jax
+    import numpy as np
+
+    from flax_sepconv.training.__main__ import main
+
+    config, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+    assert jax.device_count() == 8
+    for count in (1, 2, 8):
+        sys.modules.pop("config_config", None)
+        mesh = f"--config.mesh.data={count if count < 8 else -1}"
+        words = ["train", f"--config={config}", f"--workdir={folder / str(count)}", mesh]
+        assert main([*words, "--config.train.epochs=3", "--config.augment.crop=0.1"]) == 0
+    results = folder / "8" / "results.json"
+    before = json.loads(results.read_text())
+    results.unlink()
+    # Evaluated anew on one device, from the checkpoint of eight.
+    assert main(["train", f"--workdir={folder / '8'}", "--resume", "--config.mesh.data=1"]) == 0
+    after = json.loads(results.read_text())
+    assert np.isclose(after.pop("test_loss"), before.pop("test_loss"), rtol=1e-6)
+    assert after == before
+"""
+
+
+def test_one_two_and_eight_devices_have_the_same_losses(config_file, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(DEVICES))
+    line = [str(program), str(config_file), str(tmp_path)]
+    with Processes(1, lambda _: line, devices=8) as processes:
+        assert processes.wait() == [0], processes.said()
+    said = processes.said()[0]
+    for words in ("1 of 8 devices", "data 2, sequence 1", "data 8, sequence 1"):
+        assert words in said
+    one, two, eight = (losses(tmp_path / count, 3) for count in "128")
+    assert len(set(one)) == 3
+    np.testing.assert_allclose([two, eight], [one, one], rtol=1e-6)
