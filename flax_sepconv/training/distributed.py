@@ -84,8 +84,14 @@ def group_of(given: Group, environment: Mapping[str, str]) -> Group | None:
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     flags = ("--coordinator", "--processes", "--process")
-    found = Group(environment.get(names[0]), *(_integer(n, environment) for n in names[1:]))
-    group = Group(*(f if g is None else g for g, f in zip(given, found, strict=True)))
+    coordinator = given.coordinator or environment.get(names[0])
+    numbers = [
+        _integer(name, environment) if value is None else value
+        for name, value in zip(names[1:], given[1:], strict=True)
+    ]
+    group = Group(coordinator, *numbers)
+    if group.processes == 1 and coordinator is None:
+        return None
     missing = [
         f"{flag} ({name})"
         for flag, name, value in zip(flags, names, group, strict=True)
@@ -115,8 +121,6 @@ def _meet(group: Group) -> None:
     console.keep_stdout()  # gloo tells of each connection there
     # It would take SIGTERM for itself; `stop` notes signals.
     jax.config.update("jax_enable_preemption_service", False)
-    if jax.config.jax_cpu_collectives_implementation is None:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     detect = "deactivate" if None not in group else None
     try:
         jax.distributed.initialize(

@@ -330,6 +330,14 @@ BAD = {
     "warm-up too long": (["--config={file}", "--config.train.warmup=1.0"], "must be in [0, 1)"),
     "unknown choice": (["--config={file}", "--config.train.evaluate=worst"], "one of last, best"),
     "unknown flag": (["--config={file}", "--wrokdir=x"], "wrokdir"),
+    "part of a group": (["--config={file}", "--process=1"], "several processes need --coordinator"),
+    "process of none": (["--config={file}", "--processes=two"], "two"),
+    "no such process": (
+        ["--config={file}", "--coordinator=a:1", "--processes=2", "--process=2"],
+        "got 2 of 2",
+    ),
+    "devices": (["--config={file}", "--config.mesh.data=3"], "must divide the number of devices"),
+    "mesh of none": (["--config={file}", "--config.mesh.data=0"], "must be -1 or > 0, got 0"),
     "stray word": (["--config={file}", "resume"], "'resume'"),
     "missing data set": (["--config={file}", "--config.data.name=Nothing"], "ItalyPowerDemand"),
     "missing data folder": (["--config={file}", "--config.data.path=/no"], "found in /no: none"),
@@ -392,5 +400,6 @@ def test_the_default_workdir_is_named_by_set_and_time(whole_and_said):
 def test_help_names_every_flag(capsys):
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for flag in ("--config", "--workdir", "--resume", "stream", "--checkpoint", "--every"):
-        assert flag in out
+    flags = "--config --workdir --resume --coordinator --processes --process stream --checkpoint"
+    for flag in (*flags.split(), "--every"):
+        assert f"  {flag} " in out or f" {flag} " in out

@@ -29,6 +29,7 @@ FOUND = {
     "SLURM": (NONE, {**SLURM, "SLURM_NTASKS": "2"}, NONE),
     "SLURM, where to meet": (Group("a:1"), {**SLURM, "SLURM_NTASKS": "2"}, Group("a:1")),
     "SLURM, one task": (NONE, {**SLURM, "SLURM_NTASKS": "1"}, None),
+    "alone": (Group(None, 1, None), {**SLURM, "SLURM_NTASKS": "2"}, None),
     "a shell of SLURM": (NONE, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),
     "Open MPI": (NONE, {"OMPI_COMM_WORLD_SIZE": "2"}, NONE),
     "Open MPI, one": (NONE, {"OMPI_COMM_WORLD_SIZE": "1"}, None),
