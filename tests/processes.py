@@ -31,12 +31,14 @@ def _free_port():
 class Processes:
     """Python processes, each told where they meet, how many they are and which it is."""
 
-    def __init__(self, count, arguments, devices=1):
+    def __init__(self, count, arguments, devices=1, **variables):
         group = f"127.0.0.1:{_free_port()}", count
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self._all = [
             subprocess.Popen(
-                [sys.executable, *arguments((*group, index))], env=environment(devices), **pipe
+                [sys.executable, *arguments((*group, index))],
+                env=environment(devices) | variables,
+                **pipe,
             )
             for index in range(count)
         ]
