@@ -61,11 +61,14 @@ def test_what_tells_a_part_is_refused(case):
 
 
 PROGRAM = """
+    import pathlib
     import sys
+
     import jax
     import numpy as np
     from jax.sharding import PartitionSpec as P
-    from flax_sepconv.training import distributed, mesh
+
+    from flax_sepconv.training import distributed, loop, mesh
     from flax_sepconv.training.config import UserError, from_config_dict
 
     coordinator, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -114,6 +117,12 @@ PROGRAM = """
         assert len(mesh.place(from_config_dict({}), 4, 12).rows(4)) == 2
         agree = place.largest()
         assert [int(agree(15 * index)), int(agree(2 * (1 - index)))] == [15, 2]
+
+        # The first alone looks at the folder, and its error is that of both.
+        folder = pathlib.Path(sys.argv[0]).parent
+        config = from_config_dict({"data": {"name": "BasicMotions"}})
+        words = f"TogetherError: workdir {folder} is not empty: or name another --workdir"
+        assert raised(lambda: loop.run(config, folder)) == words
 """
 
 

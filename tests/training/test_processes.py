@@ -124,17 +124,6 @@ def test_a_run_goes_on_with_other_processes_whatever_ends_them(
     assert json.loads((workdir / "results.json").read_text())["test_accuracy"] > 0.8
 
 
-def test_processes_that_are_asked_other_things_say_so(config_file, tmp_path):
-    """And the folder is looked at by the first alone: the error is that of all."""
-    (tmp_path / "file").write_text("")
-    with begin(2, config_file, tmp_path) as processes:
-        assert processes.wait() == [2, 2], processes.said()
-    first, second = processes.said()
-    assert f"error: workdir {tmp_path} is not empty: or name another --workdir" in first
-    assert "Traceback" not in first
-    assert second == ""
-
-
 DEVICES = """
     import pathlib
     import signal
