@@ -28,8 +28,8 @@ Divide a run: it takes all devices of this machine, or those that config.mesh na
 
 All processes are given the same command but for --process. Where Slurm, Open MPI, Kubernetes or a
 TPU pod starts several, nothing need be given. The first one alone reads and writes the checkpoints
-and all else in DIR; to --resume, each must see its config.json. A run is resumed on any number of
-devices and processes.
+and all else in DIR; to --resume, the others must see its config.json or be given --config. A run
+is resumed on any number of devices and processes.
 
 Use a causal run: python -m flax_sepconv.training stream --workdir DIR
 
