@@ -56,12 +56,20 @@ def _resuming(workdir: Path) -> str:
 
 
 def _train(argv: Sequence[str]) -> int:
+    argv, group = arguments.split_group(argv)
     config, workdir, resume = arguments.parse(argv)
     # Late, for a bad command line should not wait seconds for these imports.
-    from flax_sepconv.training import loop, results
+    from flax_sepconv.training import distributed, loop, results
 
     try:
-        _write(results.summary(loop.run(config, workdir, resume=resume)))
+        with distributed.session(distributed.Group(*group)):
+            workdir = distributed.share_path(workdir)
+            found = loop.run(config, workdir, resume=resume)
+            if distributed.is_first():
+                _write(results.summary(found))
+    except distributed.LostProcessError as error:
+        say(f"error: {error}; continue with: {_resuming(workdir)}")
+        return 75
     except loop.DivergedError as error:
         say(f"error: training diverged: {error}")
         return 1
@@ -104,6 +112,8 @@ def _command() -> NoReturn:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     status = main(sys.argv)
     settle()
+    if distributed := sys.modules.get("flax_sepconv.training.distributed"):
+        distributed.leave(status)
     sys.exit(status)
 
 

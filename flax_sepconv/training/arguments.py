@@ -89,6 +89,24 @@ def _define_config(values: flags.FlagValues, argv: list[str], words: list[str]) 
     return False
 
 
+def split_group(
+    argv: Sequence[str],
+) -> tuple[list[str], tuple[str | None, int | None, int | None]]:
+    """Return the command line without what it says of several processes, and that.
+
+    Raises:
+      UserError: it will not do.
+    """
+    values = flags.FlagValues()
+    values.set_gnu_getopt()
+    flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    flags.DEFINE_integer("processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process", None, "", flag_values=values)
+    with _refusals():
+        rest = values(list(argv), known_only=True)
+    return rest, (values.coordinator, values.processes, values.process)
+
+
 def parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
     """Return what to train, where, and whether to resume the run there.
 

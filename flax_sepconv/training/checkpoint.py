@@ -35,7 +35,16 @@ def _digest(tree: Any) -> str:
 
 
 def _manager(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of several processes one reads and writes: it has the whole state.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=folder.name,
+    )
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=False, multiprocessing_options=alone
+    )
     # Named, for an empty folder among the checkpoints would have orbax expect several items.
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler)

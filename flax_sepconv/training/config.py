@@ -14,6 +14,7 @@ import ml_collections
 
 from flax_sepconv.training.settings import (
     FRACTION,
+    MINUS_ONE_OR_POSITIVE,
     NAME,
     NOT_NEGATIVE,
     ODD,
@@ -87,6 +88,14 @@ class ModelConfig:
     l2: float = setting(
         1e-5, "L2 penalty on both kernels of every separable convolution", NOT_NEGATIVE
     )
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "what the blocks compute in; weights, statistics, the loss and the optimiser are float32",
+        one_of("float32", "bfloat16"),
+    )
+    remat: bool = setting(
+        False, "keep no activations inside a block: less memory, and each is computed twice"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +105,12 @@ class TrainConfig:
     seed: int = setting(0, "seed of weights, batches, augmentation and dropout", SEED)
     epochs: int = setting(100, "passes over the training series", POSITIVE)
     batch_size: int = setting(32, "series in a training step", POSITIVE)
+    accumulation: int = setting(
+        1,
+        "micro batches that a step computes one after another, each normalised by its own "
+        "statistics; the gradients are averaged",
+        POSITIVE,
+    )
     eval_batch_size: int = setting(128, "series evaluated at once", POSITIVE)
     learning_rate: float = setting(
         1e-3, "learning rate at its peak; a cosine takes it down to zero", POSITIVE
@@ -117,6 +132,21 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How a run is divided over devices; a resumed run may be divided in another way."""
+
+    data: int = setting(
+        -1, "how many devices divide a batch; -1: as many as there are", MINUS_ONE_OR_POSITIVE
+    )
+    sequence: int = setting(1, "how many devices divide the steps of a series", POSITIVE)
+    model: int = setting(
+        1,
+        "how many devices divide the filters of pointwise kernels, where these can be divided",
+        POSITIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -124,6 +154,7 @@ class Config:
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    mesh: MeshConfig = MeshConfig()
 
 
 _DEFAULTS: dict[str, dict[str, Any]] = dataclasses.asdict(Config())

@@ -14,9 +14,26 @@ def guard() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
+def keep_stdout() -> None:
+    """Keep stdout for what Python prints: libraries that know it by its number may say things."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+        sys.stdout = open(os.dup(1), "w", encoding=sys.stdout.encoding)  # noqa: SIM115 - for good
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+_muted = False
+
+
+def mute(value: bool) -> None:
+    """Have `say` say nothing, or something again: another process of the run says it."""
+    global _muted
+    _muted = value
+
+
 def say(text: str) -> None:
     """Print a line to stderr; that it cannot be printed is no error."""
-    if sys.stderr is not None:
+    if sys.stderr is not None and not _muted:
         with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
             print(text, file=sys.stderr, flush=True)
 

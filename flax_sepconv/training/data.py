@@ -13,6 +13,8 @@ from flax_sepconv.training.config import DataConfig, UserError
 from flax_sepconv.training.contents import Contents
 
 Batch = dict[str, np.ndarray]
+Rows = slice | np.ndarray  # which of a batch
+WHOLE = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +170,8 @@ class _ShuffledBatches:
     several times the training step of a small network.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, steps: int) -> None:
-        self._split, self._seed, self._steps = split, seed, steps
+    def __init__(self, split: Split, batch_size: int, seed: int, steps: int, rows: Rows) -> None:
+        self._split, self._seed, self._steps, self._rows = split, seed, steps, rows
         self._size = min(batch_size, len(split))
         self._per_epoch = steps_per_epoch(split, batch_size)
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
@@ -182,7 +184,7 @@ class _ShuffledBatches:
 
     def __getitem__(self, step: int) -> Batch:
         epoch, place = divmod(int(step), self._per_epoch)
-        index = self._order(epoch)[place * self._size : (place + 1) * self._size]
+        index = self._order(epoch)[place * self._size : (place + 1) * self._size][self._rows]
         split = self._split
         return {
             "inputs": split.inputs[index],
@@ -192,25 +194,26 @@ class _ShuffledBatches:
 
 
 def train_batches(
-    split: Split, batch_size: int, seed: int, start: int, stop: int
+    split: Split, batch_size: int, seed: int, start: int, stop: int, rows: Rows = WHOLE
 ) -> Iterator[Batch]:
     """Iterate over the batches of steps `start` to `stop`, prefetched by a thread.
 
     The batch of a step depends on `seed` and the step's number only, so that a resumed run sees
-    what the uninterrupted one would have seen.
+    what the uninterrupted one would have seen. `rows` are those of it that are wanted here.
     """
-    source = grain.MapDataset.source(_ShuffledBatches(split, batch_size, seed, stop))
+    source = grain.MapDataset.source(_ShuffledBatches(split, batch_size, seed, stop, rows))
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
     return iter(source[start:].to_iter_dataset(options))
 
 
-def eval_batches(split: Split, batch_size: int) -> Iterator[Batch]:
+def eval_batches(split: Split, batch_size: int, rows: Rows = WHOLE) -> Iterator[Batch]:
     """Iterate over a split in order; the last batch repeats a series with ``valid`` False.
 
-    Every batch has the same shape, so that one compilation serves them all.
+    Every batch has the same shape, so that one compilation serves them all. `rows` are those of
+    each that are wanted here.
     """
     for start in range(0, len(split), batch_size):
-        index = np.arange(start, start + batch_size)
+        index = np.arange(start, start + batch_size)[rows]
         chosen = split.take(np.minimum(index, len(split) - 1))
         yield {
             "inputs": chosen.inputs,

@@ -10,20 +10,26 @@ import numpy as np
 
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.data import Split, eval_batches
+from flax_sepconv.training.mesh import Placement
 from flax_sepconv.training.model import SeparableResNet
 
 
 class Evaluator:
     """Mean loss, accuracy and logits of a split, by one compilation for all its batches."""
 
-    def __init__(self, apply_fn: Callable[..., Any], batch_size: int) -> None:
-        self._step = jax.jit(functools.partial(steps.eval_step, apply_fn))
+    def __init__(
+        self, apply_fn: Callable[..., Any], batch_size: int, placement: Placement | None = None
+    ) -> None:
+        self._place = place = placement or Placement()
+        self._step = place.jit(functools.partial(steps.eval_step, apply_fn), place.whole())
         self._batch_size = batch_size
 
     def __call__(self, variables: steps.Variables, split: Split) -> steps.Arrays:
         """Return ``loss``, ``accuracy`` and ``logits`` (N, classes) as arrays not waited for."""
-        size = min(self._batch_size, len(split))
-        parts = [self._step(variables, batch) for batch in eval_batches(split, size)]
+        place = self._place
+        size = -(-min(self._batch_size, len(split)) // place.shares) * place.shares
+        batches = eval_batches(split, size, place.rows(size))
+        parts = [self._step(variables, place.batch(batch, size)) for batch in batches]
         logits = jnp.concatenate([part["logits"] for part in parts])[: len(split)]
         loss, correct = (sum(part[name] for part in parts) for name in ("loss", "correct"))
         return {"loss": loss / len(split), "accuracy": correct / len(split), "logits": logits}

@@ -1,5 +1,7 @@
 """A small residual network of separable convolutions for series of any length."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,11 @@ from flax_sepconv.training.running import RunningPool, RunningSummary, remember
 class _Norm(nn.Module):
     """Batch normalisation whose statistics see the series, not what pads them."""
 
+    dtype: str
+
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None, *, train: bool) -> jax.Array:
-        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9)
+        norm = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)
         return norm(x, mask=mask)
 
 
@@ -48,19 +52,29 @@ class SeparableResNet(nn.Module):
             pointwise_regularizer=regularizer,
             depthwise_constraint=fsc.constraints.MaxNorm(config.depthwise_max_norm, axis=0),
             pointwise_constraint=fsc.constraints.MaxNorm(config.pointwise_max_norm, axis=[0, 1]),
+            dtype=config.dtype,
             implementation=self.implementation,
         )
         if not self.decode:
             return layer(x, ends)
         # Not the layer's own `decode`: a step that is not settled must leave its state alone.
         kernel_shape = (config.kernel_size, x.shape[-1], depth_multiplier)
-        state = self.variable(
-            "cache", f"{layer.name}_state", fsc.ops.initial_state, x.shape, kernel_shape
-        )
+        fresh = functools.partial(fsc.ops.initial_state, x.shape, kernel_shape, dtype=config.dtype)
+        state = self.variable("cache", f"{layer.name}_state", fresh)
         y, after = layer(x, initial_state=state.value, return_state=True)
         if not self.is_initializing():
             remember(state, after, ends)
         return y
+
+    def _block(
+        self, x: jax.Array, ends: jax.Array, mask: jax.Array | None, train: bool
+    ) -> jax.Array:
+        config = self.config
+        y = nn.relu(_Norm(config.dtype)(x, mask, train=train))
+        y = self._conv(y, ends)
+        y = nn.relu(_Norm(config.dtype)(y, mask, train=train))
+        y = nn.Dropout(config.dropout, deterministic=not train)(y)
+        return x + self._conv(y, ends)
 
     @nn.compact
     def __call__(
@@ -79,6 +93,9 @@ class SeparableResNet(nn.Module):
         # Of whole series their ends; of a step whether it is settled.
         ends = jnp.array(True) if lengths is None else lengths
         mask = None if self.decode else _inside(inputs, ends)
+        block_of = SeparableResNet._block
+        if config.remat and train:
+            block_of = nn.remat(block_of, static_argnums=4)
         x = self._conv(inputs, ends, config.stem_multiplier)
         for block in range(config.blocks):
             if block and config.pool > 1:
@@ -87,12 +104,8 @@ class SeparableResNet(nn.Module):
                 else:
                     x, ends = _max_pool(x, ends, config.pool)
                     mask = _inside(x, ends)
-            y = nn.relu(_Norm()(x, mask, train=train))
-            y = self._conv(y, ends)
-            y = nn.relu(_Norm()(y, mask, train=train))
-            y = nn.Dropout(config.dropout, deterministic=not train)(y)
-            x = x + self._conv(y, ends)
-        x = nn.relu(_Norm()(x, mask, train=train))
+            x = block_of(self, x, ends, mask, train)
+        x = nn.relu(_Norm(config.dtype)(x, mask, train=train)).astype(jnp.float32)
         features = RunningSummary()(x, ends) if mask is None else _summary(x, mask)
         features = nn.Dropout(config.dropout, deterministic=not train)(features)
         return nn.Dense(self.classes, name="head")(features)
@@ -103,16 +116,28 @@ def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
     return (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
 
 
+def _largest(x: jax.Array, axis: int) -> jax.Array:
+    """Return the maximum along an axis, with a gradient that no rounding takes away.
+
+    That of `max` goes to what equals the maximum. XLA computes values anew for that comparison,
+    on CPU with other rounding where it fuses them with other operations, and finds none.
+    """
+    place = jax.lax.stop_gradient(x).argmax(axis, keepdims=True)
+    steps = jnp.arange(x.shape[axis]).reshape(-1, *(1,) * (x.ndim - axis - 1))
+    return jnp.where(steps == place, x, 0).sum(axis)
+
+
 def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     """Take the maximum of each window of (B, L, C), counted from the start; count the windows."""
     x = jnp.where(_inside(x, lengths), x, -jnp.inf)
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window), (0, 0)), constant_values=-jnp.inf)
-    peak = x.reshape(len(x), -1, window, x.shape[-1]).max(2)
+    peak = _largest(x.reshape(len(x), -1, window, x.shape[-1]), 2)
     windows = -(-lengths // window)
     return jnp.where(_inside(peak, windows), peak, 0), windows
 
 
 def _summary(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Return the means and the maxima over the steps of (B, L, C), which is not negative."""
-    mean = jnp.where(mask, x, 0).sum(1) / jnp.maximum(mask.sum(1), 1)
-    return jnp.concatenate([mean, jnp.where(mask, x, 0).max(1)], axis=-1)
+    x = jnp.where(mask, x, 0)
+    mean = x.sum(1) / jnp.maximum(mask.sum(1), 1)
+    return jnp.concatenate([mean, _largest(x, 1)], axis=-1)

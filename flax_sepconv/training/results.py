@@ -13,7 +13,9 @@ from flax_sepconv.training import step as steps
 from flax_sepconv.training.config import Config
 from flax_sepconv.training.console import say
 from flax_sepconv.training.data import Split
+from flax_sepconv.training.distributed import is_first
 from flax_sepconv.training.evaluate import Evaluator, forward_flops
+from flax_sepconv.training.mesh import Placement
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.plots import confusion_matrix, learning_curves
 from flax_sepconv.training.record import Row
@@ -30,8 +32,11 @@ def finish(
     rows: Sequence[Row],
     per_epoch: int,
     workdir: Path,
+    placement: Placement,
 ) -> Results:
     """Evaluate the weights the config chooses on the test split; write and return the results.
+
+    Of several processes all call this, and the first one writes.
 
     Args:
       state: at the end of the run.
@@ -41,10 +46,11 @@ def finish(
       rows: what was recorded; none if the record was lost, which leaves the speed unknown.
       per_epoch: steps of an epoch.
       workdir: where the results go.
+      placement: of the state.
     """
     best = config.train.evaluate == "best"
     variables = state.best if best else state.averaged
-    scores = Evaluator(model.apply, config.train.eval_batch_size)(variables, test)
+    scores = Evaluator(model.apply, config.train.eval_batch_size, placement)(variables, test)
     predicted = np.asarray(scores["logits"]).argmax(-1)
     accuracy = float(np.mean(predicted == test.labels))
     weights = (state.params, variables["params"])
@@ -65,6 +71,8 @@ def finish(
         "padded_length": test.inputs.shape[1],
         "training_examples_per_second": statistics.median(speeds) if speeds else None,
     }
+    if not is_first():
+        return results
     write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     title = f"{config.data.name}, seed {config.train.seed}"
     if rows:

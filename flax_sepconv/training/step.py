@@ -6,7 +6,7 @@ state is a checkpoint of everything.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -96,39 +96,87 @@ def create_state(config: Config, model: SeparableResNet, batch: Batch, steps: in
     return state.replace(step=jnp.int32(0))  # a Python 0 would change its type on the way
 
 
-def make_train_step(config: Config) -> Callable[[TrainState, Arrays], TrainState]:
-    """Return the function of one step: loss, gradients, projected update, averages, metrics."""
+class _Found(NamedTuple):
+    """What a batch says of the weights."""
+
+    grads: Any
+    loss: jax.Array
+    hits: jax.Array
+    batch_stats: Any  # after it
+
+
+def _look(state: TrainState, batch: Arrays, key: jax.Array, smoothing: float) -> _Found:
+    """Return the gradients, and what comes with them, of a batch that is already augmented."""
+
+    def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
+        logits, changed = state.apply_fn(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["inputs"],
+            batch["lengths"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats", "losses"],
+        )
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], logits.shape[-1]), smoothing)
+        entropy = optax.softmax_cross_entropy(logits, targets).mean()
+        return entropy + fsc.regularization_loss(changed), (logits, changed)
+
+    (loss, (logits, changed)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    hits = (logits.argmax(-1) == batch["labels"]).sum()
+    return _Found(grads, loss, hits, changed["batch_stats"])
+
+
+def _look_in_parts(
+    look: Callable[[Arrays, jax.Array], _Found], batch: Arrays, key: jax.Array, parts: int
+) -> _Found:
+    """Return what `look` finds, from `parts` micro batches: means, and the sum of the hits.
+
+    Micro batch i has the series i, i + parts, ...: each device has its share of each, and none
+    moves. The running statistics move once, to the mean of where each of them would take them.
+    """
+    micro = jax.tree.map(
+        lambda a: jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0), dict(batch)
+    )
+    each = (micro, jax.random.split(key, parts))
+    start = jax.eval_shape(look, *jax.tree.map(lambda a: a[0], each))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), start)
+    add = lambda total, one: (jax.tree.map(jnp.add, total, look(*one)), None)  # noqa: E731
+    total, _ = jax.lax.scan(add, zeros, each)
+    mean = jax.tree.map(lambda a: a / parts, total)
+    return _Found(mean.grads, mean.loss, total.hits, mean.batch_stats)
+
+
+def make_train_step(
+    config: Config, divide: Callable[[Arrays], Arrays] = lambda batch: batch
+) -> Callable[[TrainState, Arrays], TrainState]:
+    """Return the function of one step: loss, gradients, projected update, averages, metrics.
+
+    Args:
+      config: of the run.
+      divide: says, inside the step, how a batch or a micro batch is divided over devices.
+    """
     train = config.train
 
     def train_step(state: TrainState, batch: Arrays) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         augment_key, dropout_key = jax.random.split(key)
         inputs, lengths = augment(augment_key, batch["inputs"], batch["lengths"], config.augment)
+        batch = batch | {"inputs": inputs, "lengths": lengths}
 
-        def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
-            logits, changed = state.apply_fn(
-                {"params": params, "batch_stats": state.batch_stats},
-                inputs,
-                lengths,
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=["batch_stats", "losses"],
-            )
-            targets = optax.smooth_labels(
-                jax.nn.one_hot(batch["labels"], logits.shape[-1]), train.label_smoothing
-            )
-            entropy = optax.softmax_cross_entropy(logits, targets).mean()
-            return entropy + fsc.regularization_loss(changed), (logits, changed)
+        def look(batch: Arrays, key: jax.Array) -> _Found:
+            return _look(state, divide(batch), key, train.label_smoothing)
 
-        (loss, (logits, changed)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        hits = (logits.argmax(-1) == batch["labels"]).sum()
-        state = state.apply_gradients(grads=grads, batch_stats=changed["batch_stats"])
+        if train.accumulation == 1:
+            found = look(batch, dropout_key)
+        else:
+            found = _look_in_parts(look, batch, dropout_key, train.accumulation)
+        state = state.apply_gradients(grads=found.grads, batch_stats=found.batch_stats)
         new = {
             "steps": 1.0,
             "examples": batch["labels"].size,
-            "loss": loss,
-            "correct": hits,
-            "grad_norm": optax.tree.norm(grads),
+            "loss": found.loss,
+            "correct": found.hits,
+            "grad_norm": optax.tree.norm(found.grads),
         }
         decay = jnp.minimum(train.ema_decay, state.step / (state.step + 10.0))
         current = {"params": state.params, "batch_stats": state.batch_stats}

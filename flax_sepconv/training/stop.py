@@ -5,6 +5,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+import jax
+
+from flax_sepconv.training.distributed import are_several
+from flax_sepconv.training.mesh import Placement
+
 # SIGPIPE: whoever read our lines has gone. Python itself would ignore it.
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 # A cluster sends several at once, so a second one ends nothing; whoever sends a third means it.
@@ -56,3 +61,30 @@ class Stop:
         trace: TracebackType | None,
     ) -> None:
         self._restore()
+
+
+class Agreement:
+    """Whether to stop behind a step: several processes are asked, and all get the same answer.
+
+    It is that for the step before, so that the host does not wait for a step that has just begun.
+    """
+
+    def __init__(self, stop: Stop, placement: Placement) -> None:
+        self._stop = stop
+        self._largest = placement.largest() if are_several() else None
+        self._before: jax.Array | None = None
+
+    def listen(self) -> None:
+        """Begin to note signals."""
+        self._stop.listen()
+
+    def number(self) -> int:
+        """Return the signal to stop for; 0 if there is none."""
+        if self._largest is None:
+            return self._stop.number
+        before, self._before = self._before, self._largest(self._stop.number)
+        return 0 if before is None else int(before)
+
+    def last(self) -> int:
+        """Return the signal that has come by now to any process; 0 if none has."""
+        return int(self._largest(self._stop.number)) if self._largest else self._stop.number

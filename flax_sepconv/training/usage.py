@@ -18,6 +18,19 @@ Continue a run: python -m flax_sepconv.training --workdir DIR --resume
   --workdir DIR           the run; required. It knows its settings; any given must be the same
   --resume                continue the run instead of beginning one
 
+Divide a run: it takes all devices of this machine, or those that config.mesh names
+
+  --coordinator HOST:PORT  where the processes of a run on several machines meet: a free port of
+                           the first one's; or JAX_COORDINATOR_ADDRESS
+  --processes N            how many they are; or JAX_NUM_PROCESSES; 1 alone: no others, whatever
+                           started this one
+  --process I              which of them this one is, from 0; or JAX_PROCESS_ID
+
+All processes are given the same command but for --process. Where Slurm, Open MPI, Kubernetes or a
+TPU pod starts several, nothing need be given. The first one alone reads and writes the checkpoints
+and all else in DIR; to --resume, the others must see its config.json or be given --config. A run
+is resumed on any number of devices and processes.
+
 Use a causal run: python -m flax_sepconv.training stream --workdir DIR
 
   --workdir DIR           the run; required
@@ -29,8 +42,9 @@ by spaces or commas; a blank line begins a new series. It prints the probabiliti
 for the series so far, separated by tabs, as soon as a step has come.
 
 Exit status: 0 done; 1 diverged; 2 bad arguments or input, or the folder cannot be written; 129,
-130 and 143 interrupted by SIGHUP, SIGINT and SIGTERM; 141 nobody reads the output; 70 a fault of
-this program. A training that is interrupted, or that nobody reads, writes a checkpoint first.
+130 and 143 interrupted by SIGHUP, SIGINT and SIGTERM; 141 nobody reads the output; 75 another
+process of the run was lost; 70 a fault of this program. A training that is interrupted, in any of
+its processes, or that nobody reads, writes a checkpoint first.
 """
 
 

@@ -137,6 +137,7 @@ def _check_same(record: Record, config: Config, split: Split, test: Split) -> No
       UserError: they differ.
     """
     asked, recorded = dataclasses.asdict(config), dataclasses.asdict(record.config)
+    del asked["mesh"], recorded["mesh"]  # how a run is divided does not change what it does
     if differences := _differences(recorded, asked):
         raise UserError(f"cannot resume with another config: {'; '.join(differences)}")
     if record.classes and record.classes != split.classes:

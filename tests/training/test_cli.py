@@ -18,7 +18,6 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto import event_pb2
 
 from flax_sepconv.training import data
@@ -26,9 +25,12 @@ from flax_sepconv.training.__main__ import main
 from flax_sepconv.training.console import settle
 from tests.training_runs import no_file_beyond, refused
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
-)
+pytestmark = [
+    pytest.mark.usefixtures("compiled_once"),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:coroutine"
+    ),
+]
 
 TINY = """
 from flax_sepconv.training.config import default_config
@@ -48,31 +50,12 @@ def get_config():
     config.train.learning_rate = 0.05
     config.train.ema_decay = 0.9
     config.train.checkpoint_every = 7
+    config.mesh.data = 1
     return config
 """
 
 
 STEPS = 40 * 3  # 67 series, a quarter held out, batches of 16
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_once_for_all_runs(tmp_path_factory):
-    """Compiling is most of what these runs cost, and they all compile the same."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +147,8 @@ def at_step_52(monkeypatch):
     batches = data.train_batches
 
     def do(what):
-        def interrupted(split, size, seed, start, stop):
-            for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+        def interrupted(split, size, seed, start, stop, rows):
+            for step, batch in enumerate(batches(split, size, seed, start, stop, rows), start + 1):
                 if step == 52:
                     what()
                 yield batch
@@ -288,8 +271,8 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_checkpoint(
 ):
     batches = data.train_batches
 
-    def poisoned(split, size, seed, start, stop):
-        for step, batch in enumerate(batches(split, size, seed, start, stop), start + 1):
+    def poisoned(split, size, seed, start, stop, rows):
+        for step, batch in enumerate(batches(split, size, seed, start, stop, rows), start + 1):
             yield batch | {"inputs": batch["inputs"] * np.float32(np.nan if step > 28 else 1)}
 
     monkeypatch.setattr(data, "train_batches", poisoned)
@@ -347,6 +330,14 @@ BAD = {
     "warm-up too long": (["--config={file}", "--config.train.warmup=1.0"], "must be in [0, 1)"),
     "unknown choice": (["--config={file}", "--config.train.evaluate=worst"], "one of last, best"),
     "unknown flag": (["--config={file}", "--wrokdir=x"], "wrokdir"),
+    "part of a group": (["--config={file}", "--process=1"], "several processes need --coordinator"),
+    "process of none": (["--config={file}", "--processes=two"], "two"),
+    "no such process": (
+        ["--config={file}", "--coordinator=a:1", "--processes=2", "--process=2"],
+        "got 2 of 2",
+    ),
+    "devices": (["--config={file}", "--config.mesh.data=3"], "must divide the number of devices"),
+    "mesh of none": (["--config={file}", "--config.mesh.data=0"], "must be -1 or > 0, got 0"),
     "stray word": (["--config={file}", "resume"], "'resume'"),
     "missing data set": (["--config={file}", "--config.data.name=Nothing"], "ItalyPowerDemand"),
     "missing data folder": (["--config={file}", "--config.data.path=/no"], "found in /no: none"),
@@ -409,5 +400,6 @@ def test_the_default_workdir_is_named_by_set_and_time(whole_and_said):
 def test_help_names_every_flag(capsys):
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for flag in ("--config", "--workdir", "--resume", "stream", "--checkpoint", "--every"):
-        assert flag in out
+    flags = "--config --workdir --resume --coordinator --processes --process stream --checkpoint"
+    for flag in (*flags.split(), "--every"):
+        assert f"  {flag} " in out or f" {flag} " in out

@@ -14,7 +14,7 @@ from flax_sepconv.training.augment import augment
 from flax_sepconv.training.config import AugmentConfig, Config, ModelConfig, from_config_dict
 from flax_sepconv.training.data import Split
 from flax_sepconv.training.evaluate import Evaluator, forward_flops
-from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.model import SeparableResNet, _largest
 
 LENGTHS = np.array([1, 5, 11, 7], np.int32)
 CLASSES = 3
@@ -146,6 +146,117 @@ def test_the_loss_is_cross_entropy_plus_l2():
     )
     expected = -log_p[np.arange(11), batch["labels"]].mean() + 0.3 * squares
     np.testing.assert_allclose(after.sums["loss"], expected, rtol=1e-5)
+
+
+def steps_of_six_twice(count, model, accumulation=1):
+    """Return the states behind steps of six series, each twice, so that both halves are alike."""
+    split = tiny_split(6).take(np.repeat(np.arange(6), 2))
+    batch = {"inputs": split.inputs, "lengths": split.lengths, "labels": split.labels}
+    train = {"accumulation": accumulation, "learning_rate": 0.05, "warmup": 0.0}
+    config, _, state, _ = tiny_state(model, **train)
+    step = jax.jit(steps.make_train_step(config))
+    states = []
+    for _ in range(count):
+        state = step(state, batch)
+        states.append(state)
+    return states
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return steps_of_six_twice(1, {"dropout": 0.0})[0]
+
+
+def first_moments(state):
+    return state.opt_state[1][0].mu
+
+
+def test_micro_batches_that_are_alike_make_the_step_of_the_whole_batch(plain):
+    """Their statistics are those of the whole batch then."""
+    parts = steps_of_six_twice(1, {"dropout": 0.0}, accumulation=2)[0]
+    for get in (first_moments, lambda state: state.batch_stats, lambda state: state.sums):
+        chex.assert_trees_all_close(get(parts), get(plain), rtol=1e-5, atol=1e-7)
+
+
+def test_micro_batches_move_the_statistics_once_to_their_mean():
+    config, model, state, batch = tiny_state({"dropout": 0.0}, accumulation=11)
+    after = jax.jit(steps.make_train_step(config))(state, batch)
+    moved = [
+        model.apply(
+            {"params": state.params, "batch_stats": state.batch_stats},
+            batch["inputs"][i : i + 1],
+            batch["lengths"][i : i + 1],
+            train=True,
+            mutable=["batch_stats"],
+        )[1]["batch_stats"]
+        for i in range(11)
+    ]
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *moved)
+    chex.assert_trees_all_close(after.batch_stats, mean, rtol=1e-5, atol=1e-6)
+    assert after.sums["examples"] == 11
+
+
+def test_blocks_that_are_computed_anew_change_nothing():
+    """Dropout draws the same again."""
+    kept, anew = (
+        steps_of_six_twice(1, {"dropout": 0.5, "remat": remat})[0] for remat in (False, True)
+    )
+    chex.assert_trees_all_close(first_moments(anew), first_moments(kept), rtol=1e-6, atol=1e-8)
+    chex.assert_trees_all_close(anew.batch_stats, kept.batch_stats, rtol=1e-6)
+    model = SeparableResNet(CLASSES, ModelConfig(width=5, blocks=2, remat=True))
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    rngs = {"dropout": jax.random.key(0)}
+    variables = jax.eval_shape(model.init, jax.random.key(0), series(0.0), jnp.asarray(LENGTHS))
+    text = str(jax.make_jaxpr(apply)(variables, series(0.0), jnp.asarray(LENGTHS), rngs=rngs))
+    assert text.count("remat2[") + text.count("checkpoint[") == 2
+
+
+def test_in_bfloat16_weights_statistics_and_loss_stay_float32(plain):
+    states = steps_of_six_twice(30, {"dropout": 0.0, "dtype": "bfloat16"})
+    dtypes = [[leaf.dtype for leaf in jax.tree.leaves(state)] for state in (plain, states[0])]
+    assert dtypes[0] == dtypes[1]
+    losses = np.diff([0.0, *(float(state.sums["loss"]) for state in states)])
+    np.testing.assert_allclose(losses[0], plain.sums["loss"], rtol=2e-2)
+    assert losses[0] != plain.sums["loss"]
+    assert losses[-5:].mean() < 0.6 * losses[0]
+    model = SeparableResNet(CLASSES, ModelConfig(width=5, blocks=1, dtype="bfloat16"))
+    arguments = (series(0.0), jnp.asarray(LENGTHS))
+    variables = jax.eval_shape(model.init, jax.random.key(0), *arguments)
+    apply = functools.partial(model.apply, capture_intermediates=True)
+    logits, changed = jax.eval_shape(apply, variables, *arguments)
+    assert logits.dtype == jnp.float32
+    inside = jax.tree.leaves(changed["intermediates"]["_Norm_1"])
+    assert {leaf.dtype for leaf in inside} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_the_gradient_of_a_maximum_goes_to_it_alone(axis):
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 5, 4, 3)), jnp.float32)
+    top, pull = jax.vjp(lambda x: _largest(x, axis), x)
+    np.testing.assert_array_equal(top, np.asarray(x).max(axis))
+    expected = np.asarray(x) == np.asarray(x).max(axis, keepdims=True)
+    np.testing.assert_array_equal(pull(jnp.ones_like(top))[0], expected.astype(np.float32))
+
+
+def test_gradients_do_not_depend_on_the_lowering():
+    """That of `max` does: XLA rounds what it compares with the maximum as it fuses it."""
+    _, model, state, batch = tiny_state({"dropout": 0.0, "blocks": 2, "pool": 2})
+
+    def gradients(implementation):
+        def loss(params):
+            logits, _ = model.clone(implementation=implementation).apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["inputs"],
+                batch["lengths"],
+                train=True,
+                mutable=["batch_stats"],
+            )
+            labels = batch["labels"]
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.jit(jax.grad(loss))(state.params)
+
+    chex.assert_trees_all_close(gradients(None), gradients("shifted_sum"), rtol=1e-3, atol=1e-5)
 
 
 def check_norms(config, params):
