@@ -62,7 +62,7 @@ def _train(argv: Sequence[str]) -> int:
     from flax_sepconv.training import distributed, loop, results
 
     try:
-        with distributed.session(distributed.Group(*group)):
+        with distributed.meeting(distributed.Group(*group)):
             workdir = distributed.share_path(workdir)
             found = loop.run(config, workdir, resume=resume)
             if distributed.is_first():

@@ -142,7 +142,7 @@ def are_several() -> bool:
 
 
 @contextlib.contextmanager
-def session(given: Group) -> Iterator[None]:
+def meeting(given: Group) -> Iterator[None]:
     """Meet the other processes of a run, if there are any, and part from them at its end.
 
     An exception with the attribute `together` is raised in all of them, and so no reason to leave

@@ -84,7 +84,7 @@ PROGRAM = """
             if index == 1:
                 raise UserError("it is full")
 
-    with distributed.session(distributed.Group(coordinator, count, index)):
+    with distributed.meeting(distributed.Group(coordinator, count, index)):
         assert distributed.is_first() == (index == 0)
         assert distributed.gather("x" * index) == ["", "x"]
         odd = np.array([-0.0, np.nan, 1e-45, index], np.float32)
