@@ -21,7 +21,7 @@ from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
-from flax_sepconv.ops.sharding import AxisName, Shards, along, axes_of
+from flax_sepconv.ops.sharding import AxisName, Layout, Shards, along, axes_of, names_of
 from flax_sepconv.ops.state import StreamState
 
 # As they may be given.
@@ -170,7 +170,7 @@ class Call:
     is_last: bool
     shards: Shards | None
 
-    def rows_of(self, sharding: Any) -> tuple[tuple[str, ...], ...] | None:
+    def rows_of(self, sharding: Any) -> Layout | None:
         """Return what divides the batch, the steps and the channels of a result; None: no saying.
 
         Args:
@@ -180,11 +180,8 @@ class Call:
         if not isinstance(spec, PartitionSpec) or len(self.batch) != 1:
             return None
         entries = [spec[i] if i < len(spec) else None for i in range(3)]
-        batch, *others = (names if isinstance(names, tuple) else (names,) for names in entries)
-        return tuple(
-            tuple(name for name in names if name is not None)
-            for names in (batch, *(others if self.is_last else reversed(others)))
-        )
+        batch, *others = map(names_of, entries)
+        return batch, *(others if self.is_last else reversed(others))
 
     def unflatten(self, y: jax.Array) -> jax.Array:
         """Restore the batch dimensions and the axis order of the caller's x."""

@@ -72,6 +72,11 @@ class Context:
         return cls(platform, surroundings, is_divided, summation)
 
     @property
+    def is_one_device(self) -> bool:
+        """Whether the program is one device's: it is for one, or inside a full `shard_map`."""
+        return self.surroundings is None and not self.is_divided
+
+    @property
     def is_partitioned(self) -> bool:
         """Whether XLA divides the program, and asks how to divide a call.
 

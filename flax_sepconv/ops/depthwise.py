@@ -47,6 +47,7 @@ Contract = Callable[..., jax.Array]
 depthwise_p = Primitive("depthwise_conv1d")
 # How the output moves with both operands at once; its rules are in `joint`.
 tangent_p = Primitive("depthwise_tangent")
+tangent_p.multiple_results = True
 
 
 def depthwise(
@@ -136,7 +137,7 @@ def _jvp(
     moves_both = not any(isinstance(dot, ad.Zero) for dot in tangents[:2])
     if moves_both and contraction.result == "y" and is_divided_by_xla(a, b):
         moved = vary_alike(a, b, *tangents[:2], *limits)
-        return out, tangent_p.bind(*moved, contraction=contraction)
+        return out, tangent_p.bind(*moved, contraction=contraction)[0]
     pairs = ((tangents[0], b), (a, tangents[1]))
     terms = [
         apply(contraction, a_dot, b_dot, *limits)

@@ -12,7 +12,6 @@ axes the types of arrays tell everything, and the call becomes a `shard_map` by 
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,12 +26,19 @@ from flax_sepconv.ops.halo import rows_with_halo
 from flax_sepconv.ops.limits import output_lengths
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.separable import separable
-from flax_sepconv.ops.sharding import Shards, automatic_mesh, axes_of, mesh_of
+from flax_sepconv.ops.sharding import (
+    Layout,
+    MeshAxes,
+    Shards,
+    devices,
+    dividing_axes,
+    layout_of,
+    mesh_around,
+    mesh_of,
+    spec_of,
+)
 
-MeshAxes = tuple[str, ...]
 Arrays = tuple[jax.Array, ...]
-# By which mesh axes each dimension of an array is divided.
-Layout = tuple[MeshAxes, ...]
 
 
 def compute(
@@ -72,7 +78,7 @@ def along_axes(
 
     Of the mesh, what else divides the arrays is left to XLA.
     """
-    program = _program_along(automatic_mesh(x), stages, shards)
+    program = _program_along(mesh_around(x), stages, shards)
     y: jax.Array = program(x, kernel, tuple(pointwise), tuple(limits))
     return y
 
@@ -123,8 +129,7 @@ class Plan:
     @property
     def shards(self) -> Shards | None:
         """How the steps are divided."""
-        count = devices(self.mesh, self.steps)
-        return Shards(self.steps, count) if count > 1 else None
+        return Shards.over(self.mesh, self.steps)
 
     @property
     def rows(self) -> Layout:
@@ -165,18 +170,12 @@ def plan_of(
         ValueError: the output steps cannot be divided as those of x are.
     """
     mesh = mesh_of(x, *weights)
-    if mesh is None or mesh.size == 1:
+    if mesh is None or mesh.size == 1 or dividing_axes(mesh, AxisType.Auto):
         return None
-    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-    if any(size > 1 and kind == AxisType.Auto for size, kind in kinds):
-        return None
-    batch, steps, channels = _layout(x)
-    layouts = [_layout(weight) for weight in weights]
-    is_nested = any(
-        size > 1 and kind == AxisType.Manual
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-    )
-    if is_nested and not steps and not any(layout[1] for layout in layouts[:2]):
+    batch, steps, channels = layout_of(x)
+    layouts = [layout_of(weight) for weight in weights]
+    is_whole = not steps and not any(layout[1] for layout in layouts[:2])
+    if is_whole and dividing_axes(mesh, AxisType.Manual):
         return None  # XLA divides that as well, and does not differentiate a nested `shard_map`.
     taken = {*batch, *steps}
     for layout in layouts[:2]:
@@ -228,7 +227,7 @@ def on_mesh(
     limits = tuple(
         _reshard(plan, *each) for each in zip(limits, plan.limits(stages.limits), strict=True)
     )
-    y: jax.Array = _program(plan, stages, tuple(map(_layout, weights)))(x, weights, limits)
+    y: jax.Array = _program(plan, stages, tuple(map(layout_of, weights)))(x, weights, limits)
     return y
 
 
@@ -257,11 +256,11 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
             local,
             mesh=mesh,
             in_specs=(
-                _spec(plan.rows),
-                tuple(map(_spec, given)),
-                tuple(map(_spec, plan.limits(stages.limits))),
+                spec_of(plan.rows),
+                tuple(map(spec_of, given)),
+                tuple(map(spec_of, plan.limits(stages.limits))),
             ),
-            out_specs=_spec(plan.result(len(given) > 1)),
+            out_specs=spec_of(plan.result(len(given) > 1)),
             **named,
         )(x, weights, limits)
 
@@ -280,13 +279,15 @@ def _local(plan: Plan, stages: Stages, x: jax.Array, weights: Arrays, limits: Ar
         y = lax.psum(y, plan.channels)
     else:
         y = lax.psum_scatter(y, plan.channels, scatter_dimension=plan.scattered, tiled=True)
-    y = y + pointwise[1] if stages.bias else y
-    if not stages.bias or stages.limits != "lengths":
+    if not stages.bias:
+        return y
+    y = y + pointwise[1]
+    if stages.limits != "lengths":
         return y
     ends = output_lengths(limits[0], stages.geometry)
     by_steps = plan.steps + (plan.channels if plan.scattered == 1 else ())
-    if by_steps:
-        ends = Shards(by_steps, devices(plan.mesh, by_steps)).own(ends, y.shape[1])
+    if shards := Shards.over(plan.mesh, by_steps):
+        ends = shards.own(ends, y.shape[1])
     return zero_tails(y, ends)
 
 
@@ -295,7 +296,7 @@ def _prepared(plan: Plan, weight: jax.Array, layout: Layout) -> jax.Array:
     taken = {*plan.batch, *plan.steps}
     kept = tuple(
         own if own[: len(axes)] == axes and {*own[len(axes) :]} <= taken else axes
-        for own, axes in zip(_layout(weight), layout, strict=True)
+        for own, axes in zip(layout_of(weight), layout, strict=True)
     )
     return _reshard(plan, weight, kept)
 
@@ -308,20 +309,10 @@ def _gathered(weight: jax.Array, given: Layout, wanted: Layout) -> jax.Array:
     return weight
 
 
-def _layout(array: jax.Array) -> Layout:
-    """Return what type tells of an array."""
-    entries = (axes_of(array, dimension) for dimension in range(array.ndim))
-    return tuple((entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in entries)
-
-
-def _spec(layout: Layout) -> PartitionSpec:
-    return PartitionSpec(*(axes or None for axes in layout))
-
-
 def _reshard(plan: Plan, array: jax.Array, layout: Layout) -> jax.Array:
-    if _layout(array) == layout:
+    if layout_of(array) == layout:
         return array
-    resharded: jax.Array = jax.reshard(array, NamedSharding(plan.mesh, _spec(layout)))
+    resharded: jax.Array = jax.reshard(array, NamedSharding(plan.mesh, spec_of(layout)))
     return resharded
 
 
@@ -333,8 +324,3 @@ def _beside(x: jax.Array, array: jax.Array) -> jax.Array:
     mesh: Any = getattr(x.sharding, "mesh", None)
     whole: jax.Array = jax.device_put(array, NamedSharding(mesh, PartitionSpec()))
     return whole
-
-
-def devices(mesh: AbstractMesh, axes: MeshAxes) -> int:
-    """Return the number of devices along mesh axes."""
-    return math.prod(mesh.shape[name] for name in axes)

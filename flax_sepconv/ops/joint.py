@@ -28,14 +28,14 @@ from flax_sepconv.ops.depthwise import (
 )
 from flax_sepconv.ops.halo import cotangents_with_halo
 from flax_sepconv.ops.partitioning import partitioned
-from flax_sepconv.ops.primitives import register, register_lowering
+from flax_sepconv.ops.primitives import register_defined, register_lowering, transpose_defined
 from flax_sepconv.ops.sharding import Shards, reshard_to
 
 gradients_p = Primitive("depthwise_gradients")
 gradients_p.multiple_results = True
 
 
-def tangent(contraction: Contraction, *operands: jax.Array) -> jax.Array:
+def tangent(contraction: Contraction, *operands: jax.Array) -> list[jax.Array]:
     """Compute how the output moves with x and the kernel.
 
     Args:
@@ -43,7 +43,8 @@ def tangent(contraction: Contraction, *operands: jax.Array) -> jax.Array:
         operands: x, k, how each of them moves, and what limits the rows.
     """
     x, kernel, x_dot, kernel_dot, *limits = operands
-    return apply(contraction, x_dot, kernel, *limits) + apply(contraction, x, kernel_dot, *limits)
+    by_x = apply(contraction, x_dot, kernel, *limits)
+    return [by_x + apply(contraction, x, kernel_dot, *limits)]
 
 
 def gradients(
@@ -69,43 +70,13 @@ def _parts(
     return to_x, replace(contraction, result="k", dtype=kernel.dtype)
 
 
-Definition = Callable[..., Any]
-
-
-def _abstract(define: Definition, *operands: Any, contraction: Contraction) -> Any:
-    types = jax.make_jaxpr(functools.partial(define, contraction))(*operands).out_avals
-    return types[0] if define is tangent else list(types)
-
-
-def _jvp(
-    define: Definition,
-    primals: Sequence[jax.Array],
-    tangents: Sequence[Any],
-    *,
-    contraction: Contraction,
-) -> Any:
-    dots = tuple(map(ad.instantiate_zeros, tangents))
-    return jax.jvp(functools.partial(define, contraction), tuple(primals), dots)
-
-
-def _batch(
-    define: Definition,
-    operands: Sequence[jax.Array],
-    axes: Sequence[int | None],
-    *,
-    contraction: Contraction,
-) -> Any:
-    out = jax.vmap(functools.partial(define, contraction), in_axes=tuple(axes))(*operands)
-    return out, 0 if define is tangent else [0] * len(out)
-
-
 def _transpose_tangent(
-    cotangent: Any, *operands: Any, contraction: Contraction
+    cotangents: Sequence[Any], *operands: Any, contraction: Contraction
 ) -> list[jax.Array | None]:
     """Compute both gradients, or the one that is asked for."""
     x, kernel, *dots = operands
     limits = dots[2:]
-    y = ad.instantiate_zeros(cotangent)
+    (y,) = map(ad.instantiate_zeros, cotangents)
     asked = [ad.is_undefined_primal(dot) for dot in dots[:2]]
     to_x, to_k = _parts(contraction, x, kernel)
     if all(asked):
@@ -125,27 +96,13 @@ def _transpose_gradients(
     cotangents: Sequence[Any], *operands: Any, contraction: Contraction
 ) -> list[jax.Array | None]:
     """Carry cotangents back to the one operand that is linear, by the definition."""
-    position = next(i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
-
-    def linear(unknown: jax.Array) -> list[jax.Array]:
-        return gradients(
-            contraction, *(unknown if i == position else o for i, o in enumerate(operands))
-        )
-
-    known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
-    (gradient,) = jax.linear_transpose(linear, operands[position].aval)(known)
-    return [gradient if i == position else None for i in range(len(operands))]
-
-
-def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: Any, contraction: Contraction) -> Any:
-    define = functools.partial(tangent, contraction)
-    return mlir.lower_fun(define, multiple_results=False)(ctx, *operands)
+    return transpose_defined(functools.partial(gradients, contraction), cotangents, operands)
 
 
 def _lower_gradients(
     ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
 ) -> Any:
-    function: Definition = functools.partial(gradients, contraction)
+    function: Callable[..., Any] = functools.partial(gradients, contraction)
     if Context.of(ctx, platform).is_partitioned:
         local = functools.partial(_local, contraction, one_device(platform))
         M, limits = contraction.multiplier, contraction.limits
@@ -167,19 +124,6 @@ def _local(
     return steps, to_kernel(to_k, contract, met, x)
 
 
-register(
-    tangent_p,
-    abstract=functools.partial(_abstract, tangent),
-    batch=functools.partial(_batch, tangent),
-    jvp=functools.partial(_jvp, tangent),
-    transpose=_transpose_tangent,
-)
-register(
-    gradients_p,
-    abstract=functools.partial(_abstract, gradients),
-    batch=functools.partial(_batch, gradients),
-    jvp=functools.partial(_jvp, gradients),
-    transpose=_transpose_gradients,
-)
-mlir.register_lowering(tangent_p, _lower_tangent)
-register_lowering(gradients_p, _lower_gradients)
+register_defined(tangent_p, tangent, _transpose_tangent)
+register_defined(gradients_p, gradients, _transpose_gradients)
+register_lowering(gradients_p, _lower_gradients)  # where a platform is known

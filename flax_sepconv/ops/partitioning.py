@@ -8,7 +8,6 @@ summed over the devices that share the batch or the steps. Taps and multipliers 
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,12 +18,17 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from flax_sepconv.ops.sharding import Shards, mesh_of
+from flax_sepconv.ops.sharding import (
+    Layout,
+    MeshAxes,
+    Shards,
+    devices,
+    layout_of,
+    mesh_of,
+    spec_of,
+)
 
 Axes = tuple[str, ...]
-MeshAxes = tuple[str, ...]
-# Of each axis of an array, the mesh axes that divide it.
-Spec = tuple[MeshAxes, ...]
 # (how steps are divided or None, *operands of one device) -> result, or several.
 Local = Callable[..., Any]
 
@@ -61,13 +65,7 @@ class Division(NamedTuple):
     def on(self, mesh: Mesh | AbstractMesh, axes: Axes) -> NamedSharding:
         """Return how an array of these axes is divided."""
         by = {"b": self.batch, "l": self.steps, "c": self.channels, "(c m)": self.channels}
-        spec = PartitionSpec(*(by.get(axis) or None for axis in axes))
-        return NamedSharding(mesh, spec)
-
-    def shards(self, mesh: Mesh | AbstractMesh) -> Shards | None:
-        """Return how steps are divided; None: they are not."""
-        count = _devices(mesh, self.steps)
-        return Shards(self.steps, count) if count > 1 else None
+        return NamedSharding(mesh, spec_of(tuple(by.get(axis, ()) for axis in axes)))
 
 
 class _Rule(NamedTuple):
@@ -149,8 +147,8 @@ def result_sharding(contraction: str, *operands: jax.Array) -> NamedSharding | N
     if mesh is None:
         return None
     axes, (result,) = AXES[contraction]
-    types = [jax.typeof(operand) for operand in operands[: len(axes)]]
-    return _divided(axes, [_spec(type) for type in types], operands, mesh).on(mesh, result)
+    layouts = [layout_of(operand) for operand in operands[: len(axes)]]
+    return _divided(axes, layouts, operands, mesh).on(mesh, result)
 
 
 def _infer(rule: _Rule, mesh: Mesh, operands: Any, results: Any) -> Any:
@@ -169,7 +167,7 @@ def _partition(
     axes, arrays = (rule.operands, operands) if rule.sums else (rule.results, wanted)
     specs = [_decoded(array, mesh) for array in arrays]
     division = _divided(axes, specs, arrays, mesh, _channels(rule.operands, operands))
-    shards = division.shards(mesh)
+    shards = Shards.over(mesh, division.steps)
     summed = division.batch + division.steps
 
     def local(*operands: jax.Array) -> Any:
@@ -195,7 +193,7 @@ def _channels(axes: Sequence[Axes], arrays: Sequence[Any]) -> int:
 
 def _divided(
     axes: Sequence[Axes],
-    specs: Sequence[Spec],
+    specs: Sequence[Layout],
     arrays: Sequence[Any],
     mesh: Mesh | AbstractMesh,
     channels: int | None = None,
@@ -215,18 +213,12 @@ def _divided(
         used = sum(found.values(), ())
         for letter, names in entries:
             free = tuple(name for name in names if name not in used)
-            if letter == kind and not (kind == "c" and channels % _devices(mesh, free)):
+            if letter == kind and not (kind == "c" and channels % devices(mesh, free)):
                 found[kind] = found[kind] or free
     return Division(found["b"], found["l"], found["c"])
 
 
-def _spec(array: Any) -> Spec:
-    """Return which mesh axes divide each axis of an array, by its type."""
-    entries = array.sharding.spec
-    return tuple((names,) if isinstance(names, str) else tuple(names or ()) for names in entries)
-
-
-def _decoded(array: Any, mesh: Mesh) -> Spec:
+def _decoded(array: Any, mesh: Mesh) -> Layout:
     """Return which mesh axes divide each axis of an array, as XLA has it.
 
     XLA divides by parts of mesh axes too. Such arrays count as undivided: they are gathered.
@@ -235,16 +227,16 @@ def _decoded(array: Any, mesh: Mesh) -> Spec:
         return ()
     ndim = len(array.shape)
     for spec in _specs(tuple(name for name, size in mesh.shape.items() if size > 1), ndim):
-        named = NamedSharding(mesh, PartitionSpec(*(names or None for names in spec)))
+        named = NamedSharding(mesh, spec_of(spec))
         if array.sharding.is_equivalent_to(named, ndim):
             return spec
     return ()
 
 
 @functools.lru_cache(maxsize=64)
-def _specs(names: MeshAxes, ndim: int) -> tuple[Spec, ...]:
+def _specs(names: MeshAxes, ndim: int) -> tuple[Layout, ...]:
     """Return all ways to divide axes of an array by mesh axes."""
-    undivided: Spec = ((),) * ndim
+    undivided: Layout = ((),) * ndim
     ways = [undivided]
     for count in range(1, len(names) + 1):
         for chosen in itertools.permutations(names, count):
@@ -254,7 +246,3 @@ def _specs(names: MeshAxes, ndim: int) -> tuple[Spec, ...]:
                     tuple(tuple(name for at, name in pairs if at == i) for i in range(ndim))
                 )
     return tuple(ways)
-
-
-def _devices(mesh: Mesh | AbstractMesh, names: MeshAxes) -> int:
-    return math.prod(mesh.shape[name] for name in names)

@@ -86,8 +86,8 @@ def _in_order_of(mesh: Any, axes: tuple[str, ...], pairs: Pairs) -> tuple[tuple[
 def _lower(
     ctx: mlir.LoweringRuleContext, x: Any, *, platform: str, axes: tuple[str, ...], pairs: Pairs
 ) -> Any:
-    dtype: Any = ctx.avals_in[0]
-    is_short = jnp.issubdtype(dtype.dtype, jnp.floating) and dtype.dtype.itemsize == 2
+    dtype = ctx.avals_in[0].dtype  # type: ignore[attr-defined]
+    is_short = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2
     function = _as_bits if platform == "cpu" and is_short else _define
     context: Any = ctx.module_context.axis_context
     ordered = _in_order_of(context.mesh, axes, pairs)

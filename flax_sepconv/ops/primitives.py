@@ -36,6 +36,50 @@ def register(
     dispatch.prim_requires_devices_during_lowering.add(primitive)
 
 
+def register_defined(primitive: Primitive, define: Rule, transpose: Rule) -> None:
+    """Register the rules of a primitive with several results that is what a function computes.
+
+    Args:
+        primitive: with one parameter.
+        define: (the parameter, *operands) -> list of results, by other operations.
+        transpose: its rule.
+    """
+
+    def defined(parameters: dict[str, Any]) -> Rule:
+        return functools.partial(define, *parameters.values())
+
+    def abstract(*operands: Any, **parameters: Any) -> list[Any]:
+        return list(jax.make_jaxpr(defined(parameters))(*operands).out_avals)
+
+    def batch(operands: Sequence[Any], axes: Sequence[int | None], **parameters: Any) -> Any:
+        out = jax.vmap(defined(parameters), in_axes=tuple(axes))(*operands)
+        return out, [0] * len(out)
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], **parameters: Any) -> Any:
+        dots = tuple(map(ad.instantiate_zeros, tangents))
+        return jax.jvp(defined(parameters), tuple(primals), dots)
+
+    def lower(ctx: mlir.LoweringRuleContext, *operands: Any, **parameters: Any) -> Any:
+        return mlir.lower_fun(defined(parameters))(ctx, *operands)
+
+    register(primitive, abstract=abstract, batch=batch, jvp=jvp, transpose=transpose)
+    mlir.register_lowering(primitive, lower)
+
+
+def transpose_defined(
+    define: Rule, cotangents: Sequence[Any], operands: Sequence[Any]
+) -> list[Any]:
+    """Carry cotangents of what a function computes back to the one operand that is linear."""
+    position = next(i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
+
+    def linear(unknown: jax.Array) -> Any:
+        return define(*(unknown if i == position else o for i, o in enumerate(operands)))
+
+    known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    (gradient,) = jax.linear_transpose(linear, operands[position].aval)(known)
+    return [gradient if i == position else None for i in range(len(operands))]
+
+
 def register_lowering(primitive: Primitive, lower: Rule) -> None:
     """Register a lowering that is told its `platform`, one of `PLATFORMS`."""
     for platform in PLATFORMS:

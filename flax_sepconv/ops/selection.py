@@ -158,8 +158,7 @@ def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
         stages.result in lowering.stages
         and stages.limits in lowering.limits
         and has_known_padding(stages.geometry)
-        and context.surroundings is None
-        and not context.is_divided
+        and context.is_one_device
     )
     return lowering if is_here and lowering.supports(stages, types) else None
 

@@ -27,7 +27,13 @@ from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
-from flax_sepconv.ops.primitives import fold, register, register_lowering
+from flax_sepconv.ops.primitives import (
+    fold,
+    register,
+    register_defined,
+    register_lowering,
+    transpose_defined,
+)
 from flax_sepconv.ops.reference import compose, contract, hidden, masked, tangent
 from flax_sepconv.ops.selection import choose_for_both, traced
 from flax_sepconv.ops.sharding import is_divided_by_xla, reshard_to, vary_alike
@@ -120,27 +126,13 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> lis
     (x, kernel, *rest), limits = stages.part(operands)
     through_h = ad.is_undefined_primal(x) or ad.is_undefined_primal(kernel)
     if through_h or stages.result == "xkw":
-        return _transpose_through_h(cotangents, operands, stages)
+        return transpose_defined(functools.partial(compose, stages), cotangents, operands)
     unknown = rest[0].aval
     known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     transposed = replace(stages, result="w" if stages.result == "y" else "y", dtype=unknown.dtype)
     gradients = _bind(transposed, x, kernel, *known, *limits)
     shardings = [operand.aval.sharding for operand in rest]
     return [None, None, *map(reshard_to, gradients, shardings), *(None for _ in limits)]
-
-
-def _transpose_through_h(
-    cotangents: Sequence[Any], operands: Sequence[Any], stages: Stages
-) -> list[Any]:
-    position = next(i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand))
-
-    def linear(unknown: jax.Array) -> list[jax.Array]:
-        full = [unknown if i == position else operand for i, operand in enumerate(operands)]
-        return compose(stages, *full)
-
-    known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
-    (gradient,) = jax.linear_transpose(linear, operands[position].aval)(known)
-    return [gradient if i == position else None for i in range(len(operands))]
 
 
 def _batch(
@@ -171,28 +163,13 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
         function = functools.partial(lowering.separable, stages)
     else:
         # One more channel divides as badly as it can.
-        is_whole = not context.is_divided and context.surroundings is None
-        divided = platform == "tpu" and not is_whole
+        divided = platform == "tpu" and not context.is_one_device
         function = functools.partial(compose, stages, platform=None if divided else platform)
     return mlir.lower_fun(function)(ctx, *operands)
 
 
 register(separable_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)
 register_lowering(separable_p, _lower)
-
-
-def _tangent_abstract(*operands: Any, stages: Stages) -> list[Any]:
-    return list(jax.make_jaxpr(functools.partial(tangent, stages))(*operands).out_avals)
-
-
-def _tangent_jvp(
-    primals: Sequence[jax.Array], tangents: Sequence[Any], *, stages: Stages
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    dots = tuple(map(ad.instantiate_zeros, tangents))
-    moved: tuple[list[jax.Array], list[jax.Array]] = jax.jvp(
-        functools.partial(tangent, stages), tuple(primals), dots
-    )
-    return moved
 
 
 def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> list[Any]:
@@ -207,22 +184,4 @@ def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages
     return [None, None, None, *wanted]
 
 
-def _tangent_batch(
-    operands: Sequence[jax.Array], axes: Sequence[int | None], *, stages: Stages
-) -> tuple[list[jax.Array], list[int]]:
-    out = jax.vmap(functools.partial(tangent, stages), in_axes=tuple(axes))(*operands)
-    return out, [0] * len(out)
-
-
-def _lower_tangent(ctx: mlir.LoweringRuleContext, *operands: Any, stages: Stages) -> Any:
-    return mlir.lower_fun(functools.partial(tangent, stages))(ctx, *operands)
-
-
-register(
-    tangent_p,
-    abstract=_tangent_abstract,
-    batch=_tangent_batch,
-    jvp=_tangent_jvp,
-    transpose=_tangent_transpose,
-)
-mlir.register_lowering(tangent_p, _lower_tangent)
+register_defined(tangent_p, tangent, _tangent_transpose)

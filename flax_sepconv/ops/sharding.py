@@ -11,9 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AxisName = str | tuple[str, ...]
+MeshAxes = tuple[str, ...]
+# Of each dimension of an array, the mesh axes that divide it.
+Layout = tuple[MeshAxes, ...]
 OutSharding = NamedSharding | PartitionSpec
 
 
@@ -30,6 +33,12 @@ class Shards:
     axes: tuple[str, ...]
     count: int
     is_own: bool = True
+
+    @classmethod
+    def over(cls, mesh: Mesh | AbstractMesh, axes: MeshAxes) -> "Shards | None":
+        """Return how axes of a mesh divide steps; None: they do not."""
+        count = devices(mesh, axes)
+        return cls(axes, count) if count > 1 else None
 
     @property
     def index(self) -> jax.Array:
@@ -72,9 +81,8 @@ def along(axis_name: Any, rows: jax.Array) -> Shards | None:
     is_of_mesh = {*axes} <= {*jax.sharding.get_abstract_mesh().axis_names}
     if is_of_mesh and (size := size_inside(axes)):
         return Shards(axes, size, is_own=True)
-    mesh = automatic_mesh(rows)
-    divided = axes_of(rows, 1)
-    if axes == ((divided,) if isinstance(divided, str) else divided):
+    mesh = mesh_around(rows)
+    if axes == names_of(axes_of(rows, 1)):
         return None
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if {kinds.get(axis) for axis in axes} != {AxisType.Auto}:
@@ -82,7 +90,7 @@ def along(axis_name: Any, rows: jax.Array) -> Shards | None:
             f"axis_name={axis_name!r} must be an axis of a jax.shard_map around the call, or one "
             f"that divides the steps of x, or one of automatic axes; the axes are {kinds}"
         )
-    return Shards(axes, math.prod(mesh.shape[axis] for axis in axes), is_own=False)
+    return Shards(axes, devices(mesh, axes), is_own=False)
 
 
 def size_inside(axis_name: AxisName) -> int | None:
@@ -94,10 +102,21 @@ def size_inside(axis_name: AxisName) -> int | None:
     return size
 
 
-def automatic_mesh(*arrays: Any) -> AbstractMesh:
-    """Return the mesh that arrays are on, or that is set."""
-    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
-    return next((mesh for mesh in meshes if not mesh.empty), jax.sharding.get_abstract_mesh())
+def mesh_around(array: Any) -> AbstractMesh:
+    """Return the mesh that an array is on, or that is set."""
+    own: AbstractMesh = jax.typeof(array).sharding.mesh
+    return jax.sharding.get_abstract_mesh() if own.empty else own
+
+
+def devices(mesh: Mesh | AbstractMesh, axes: MeshAxes) -> int:
+    """Return the number of devices along mesh axes."""
+    return math.prod(mesh.shape[name] for name in axes)
+
+
+def dividing_axes(mesh: AbstractMesh, *kinds: AxisType) -> MeshAxes:
+    """Name the axes of these kinds that have several devices."""
+    axes = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True)
+    return tuple(name for name, size, kind in axes if size > 1 and kind in kinds)
 
 
 def place(array: jax.Array, sharding: Any) -> jax.Array:
@@ -113,9 +132,8 @@ def place(array: jax.Array, sharding: Any) -> jax.Array:
             f"out_sharding must be a NamedSharding or a PartitionSpec, got {sharding!r}"
         )
     if isinstance(sharding, PartitionSpec):
-        meshes = jax.typeof(array).sharding.mesh, jax.sharding.get_abstract_mesh()
-        mesh = next((mesh for mesh in meshes if not mesh.empty), None)
-        if mesh is None:
+        mesh = mesh_around(array)
+        if mesh.empty:
             raise ValueError(
                 f"out_sharding={sharding} needs a mesh: set one with jax.set_mesh, or give a "
                 "NamedSharding"
@@ -150,9 +168,8 @@ def is_divided_by_xla(*arrays: Any) -> bool:
     """
     meshes = [jax.typeof(array).sharding.mesh for array in arrays if isinstance(array, jax.Array)]
     return any(
-        size > 1 and kind != AxisType.Manual
+        dividing_axes(mesh, AxisType.Auto, AxisType.Explicit)
         for mesh in (jax.sharding.get_abstract_mesh(), *meshes)
-        for size, kind in zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     )
 
 
@@ -160,6 +177,23 @@ def axes_of(array: Any, dimension: int) -> Any:
     """Return the mesh axes that divide a dimension, as an entry of a `PartitionSpec`."""
     spec = jax.typeof(array).sharding.spec
     return spec[dimension] if dimension < len(spec) else None
+
+
+def names_of(entry: Any) -> MeshAxes:
+    """Return the mesh axes that an entry of a `PartitionSpec` names."""
+    if entry is None:
+        return ()
+    return tuple(entry) if isinstance(entry, tuple | list) else (entry,)
+
+
+def layout_of(array: Any) -> Layout:
+    """Return which mesh axes divide each dimension of an array, by its type."""
+    return tuple(names_of(axes_of(array, dimension)) for dimension in range(array.ndim))
+
+
+def spec_of(layout: Layout) -> PartitionSpec:
+    """Return the spec of a layout."""
+    return PartitionSpec(*(axes or None for axes in layout))
 
 
 def sharding_on(mesh: AbstractMesh | None, *axes: Any) -> NamedSharding | None:
@@ -174,7 +208,7 @@ def sharding_on(mesh: AbstractMesh | None, *axes: Any) -> NamedSharding | None:
     used: set[str] = set()
     spec: list[tuple[str, ...] | None] = []
     for entry in axes:
-        names = (entry,) if isinstance(entry, str) else tuple(entry or ())
+        names = names_of(entry)
         spec.append(tuple(name for name in names if name not in used) or None)
         used.update(names)
     return NamedSharding(mesh, PartitionSpec(*spec))
