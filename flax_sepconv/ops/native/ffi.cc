@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "limits.h"
+#include "pages.h"
 #include "parallel.h"
 #include "problem.h"
 #include "tails.h"
@@ -102,6 +103,7 @@ ffi::Error compute(const Call& call, Wanted wanted, std::initializer_list<Result
     for (Result result : results) std::memset(result->untyped_data(), 0, result->size_bytes());
     return ffi::Error::Success();
   }
+  for (Result result : results) ask_for_large_pages(result->untyped_data(), result->size_bytes());
   XlaPool pool(threads);
   try {
     return run(Sequences(call.problem(), call.limits(), wanted), pool);
