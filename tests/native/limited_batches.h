@@ -189,13 +189,17 @@ inline void check_contractions(const std::string& name, const LimitedBatch& r,
                                const Kernels& kernels, const std::vector<Pool*>& pools) {
   const Problem& p = r.p;
   Sums y(r.y.size()), dx(r.x.size()), dk(r.k.size()), dw(r.w.size() + r.bias.size());
+  Sums all_dx(r.x.size()), all_dk(r.k.size());
   for (const Sequence& s : r.sequences) {
     const Problem& own = s.alone;
     if (own.output_length == 0) continue;
     const Sums h = contract(Contraction::kOutput, own, r.x_of(s), r.k, false);
     put(y, pointwise(h, r.w, r.bias, p.lanes(), r.filters), s.y_row * r.filters);
-    put(dx, contract(Contraction::kInputGradient, own, r.h_of(s), r.k, false),
+    put(dx, contract(Contraction::kInputGradient, own, r.k, r.h_of(s), false),
         s.x_row * p.channels);
+    const Sums dh = hidden_gradient(r.y_of(s), r.w, p.lanes(), r.filters);
+    put(all_dx, contract(Contraction::kInputGradient, own, r.k, dh, false), s.x_row * p.channels);
+    add(all_dk, contract(Contraction::kKernelGradient, own, r.x_of(s), dh, false));
     add(dk, contract(Contraction::kKernelGradient, own, r.x_of(s), r.h_of(s), false));
     add(dw, weight_gradient(h, r.y_of(s), p.lanes(), r.filters));
     add(dw, bias_gradient(r.y_of(s), r.filters), r.w.size());
@@ -214,9 +218,18 @@ inline void check_contractions(const std::string& name, const LimitedBatch& r,
   expect_limited(name + ", kernel_gradient", dk, pools, [&](double* out, Pool& pool) {
     kernels.f64.kernel_gradient(forward.problem(), r.x.data(), r.h.data(), out, pool);
   });
-  expect_limited(name + ", pointwise_gradient", dw, pools, [&](double* out, Pool& pool) {
-    kernels.separable_f64.pointwise_gradient(forward.problem(), r.x.data(), r.k.data(),
-                                             r.y.data(), {out, out + r.w.size(), r.filters}, pool);
+  // Of both stages; that of x over whole rows and those that end.
+  Sums all = r.limit == Limit::kSegments ? Sums() : all_dx;
+  const std::size_t from_k = all.size(), from_w = from_k + all_dk.size();
+  all.insert(all.end(), all_dk.begin(), all_dk.end());
+  all.insert(all.end(), dw.begin(), dw.end());
+  expect_limited(name + ", gradients", all, pools, [&](double* out, Pool& pool) {
+    double* const x = from_k == 0 ? nullptr : out;
+    double* const w = out + from_w;
+    kernels.separable_f64.gradients(
+        forward.problem(), {r.x.data(), r.k.data(), r.w.data(), nullptr, r.filters}, r.y.data(),
+        {x, out + from_k, w, w + r.w.size(), r.filters}, pool);
+    if (x != nullptr) forward.clear_x(x, sizeof(double) * p.channels, pool);
   });
 }
 

@@ -27,6 +27,7 @@ struct Operation {
   std::function<void(const Kernels&, const std::vector<const T*>&, const std::vector<R*>&, Pool&)>
       compute;
   std::function<std::vector<Sums>(const std::vector<Values>&, bool padding)> define;
+  double between = 0;  // how factors that are sums may have been rounded, relatively
 };
 
 template <typename T, typename R>
@@ -42,7 +43,9 @@ std::vector<Operation<T, R>> contractions(const Problem& p, Contractions<T, R> K
           (kernels.*types.*function)(p, operands[0], operands[1], results[0], pool);
         },
         [=](auto& operands, bool padding) {
-          return std::vector<Sums>{contract(which, p, operands[0], operands[1], padding)};
+          const bool back = which == Contraction::kInputGradient;
+          return std::vector<Sums>{
+              contract(which, p, operands[back ? 1 : 0], operands[back ? 0 : 1], padding)};
         }};
   };
   using All = Contractions<T, R>;
@@ -53,16 +56,19 @@ std::vector<Operation<T, R>> contractions(const Problem& p, Contractions<T, R> K
                       Contraction::kKernelGradient)};
 }
 
-template <typename A>
-std::vector<Operation<A, A>> separable(const Problem& p, std::int64_t filters, bool has_bias,
-                                       Separable<A> Kernels::*types) {
+// Both stages, and their gradients, of which bits of `wanted` tell: x, k, the weights (with the bias,
+// where there is one).
+template <typename T>
+std::vector<Operation<T, T>> separable(const Problem& p, std::int64_t filters, bool has_bias,
+                                       std::int64_t wanted, Separable<T> Kernels::*types) {
   const Shape x{p.batch, p.length, p.channels}, k{1, p.taps, p.lanes()};
   const Shape y{p.batch, p.output_length, filters};
   const Shape weights{1, p.lanes(), filters}, bias{1, 1, has_bias ? filters : 0};
+  const double between = std::is_same_v<T, bfloat16> ? kRoundoff<T> : 0;
   const auto hidden = [=](const std::vector<Values>& operands, bool padding) {
     return contract(Contraction::kOutput, p, operands[0], operands[1], padding);
   };
-  const Operation<A, A> output{
+  const Operation<T, T> output{
       "separable output", {x, k, weights, bias}, {y},
       [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
         (kernels.*types).output(p, in[0], in[1], {in[2], in[3], filters}, out[0], pool);
@@ -70,18 +76,26 @@ std::vector<Operation<A, A>> separable(const Problem& p, std::int64_t filters, b
       [=](auto& in, bool padding) {
         return std::vector<Sums>{
             pointwise(hidden(in, padding), in[2], in[3], p.lanes(), filters)};
-      }};
-  const Operation<A, A> gradient{
-      "pointwise_gradient", {x, k, y}, {weights, bias},
+      },
+      between};
+  std::vector<Shape> results{x, k, weights, bias};
+  for (int i = 0; i < 4; ++i)
+    if ((wanted >> std::min(i, 2) & 1) == 0) results[i] = {0, 0, 0};
+  const Operation<T, T> gradients{
+      "separable gradients", {x, k, weights, y}, results,
       [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
-        (kernels.*types).pointwise_gradient(p, in[0], in[1], in[2], {out[0], out[1], filters},
-                                            pool);
+        (kernels.*types).gradients(p, {in[0], in[1], in[2], nullptr, filters}, in[3],
+                                   {out[0], out[1], out[2], out[3], filters}, pool);
       },
       [=](auto& in, bool padding) {
-        return std::vector<Sums>{weight_gradient(hidden(in, padding), in[2], p.lanes(), filters),
-                                 has_bias ? bias_gradient(in[2], filters) : Sums()};
-      }};
-  return {output, gradient};
+        const Sums dh = hidden_gradient(in[3], in[2], p.lanes(), filters);
+        return std::vector<Sums>{contract(Contraction::kInputGradient, p, in[1], dh, padding),
+                                 contract(Contraction::kKernelGradient, p, in[0], dh, padding),
+                                 weight_gradient(hidden(in, padding), in[3], p.lanes(), filters),
+                                 bias_gradient(in[3], filters)};
+      },
+      between};
+  return {output, gradients};
 }
 
 }  // namespace sepconv::testing

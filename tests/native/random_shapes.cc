@@ -89,8 +89,13 @@ class Check {
     all("float64", contractions(p, &Kernels::f64));
     all("bfloat16", contractions(p, &Kernels::bf16));
     all("bfloat16 to float32", contractions(p, &Kernels::bf16_to_f32));
-    all("float32", separable(p, filters, bias, &Kernels::separable_f32));
-    all("float64", separable(p, filters, bias, &Kernels::separable_f64));
+    all("float16", contractions(p, &Kernels::f16));
+    all("float16 to float32", contractions(p, &Kernels::f16_to_f32));
+    const std::int64_t wanted = random_.percent(60) ? 7 : random_.between(1, 7);
+    all("float32", separable(p, filters, bias, wanted, &Kernels::separable_f32));
+    all("float64", separable(p, filters, bias, wanted, &Kernels::separable_f64));
+    all("bfloat16", separable(p, filters, bias, wanted, &Kernels::separable_bf16));
+    all("float16", separable(p, filters, bias, wanted, &Kernels::separable_f16));
   }
 
  private:
@@ -190,7 +195,7 @@ void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchd
   watchdog.hear(name);
   Random random(1);
   std::vector<Operation<float, float>> operations = contractions(p, &Kernels::f32);
-  for (auto& operation : separable(p, 40, true, &Kernels::separable_f32))
+  for (auto& operation : separable(p, 40, true, 7, &Kernels::separable_f32))
     operations.push_back(operation);
   for (const auto& operation : operations) {
     const Arrays<float> operands = random_operands<float>(random, operation.operands);
@@ -224,7 +229,7 @@ void check_lack_of_memory(ThreadPool& pool, Watchdog& watchdog) {
 int run(std::int64_t problems, std::uint64_t first_seed) {
   std::vector<const Kernels*> sets;
   std::string names;
-  for (const Kernels* set : {avx512_kernels(), avx2_kernels(), baseline_kernels()}) {
+  for (const Kernels* set : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(), baseline_kernels()}) {
     if (set == nullptr) continue;
     sets.push_back(set);
     names += std::string(names.empty() ? "" : ", ") + set->name;

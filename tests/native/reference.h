@@ -35,10 +35,14 @@ using Values = std::vector<double>;
 
 enum class Contraction { kOutput, kInputGradient, kKernelGradient };
 
-// The trilinear form. With `padding`, steps beyond the ends are zeros that are multiplied and added
+inline void add(Sum& sum, double a, double b) { sum.add(a * b); }
+inline void add(Sum& sum, const Sum& a, double b) { sum.add(a, b); }
+
+// The trilinear form: of x and k, of k and y, of x and y. With `padding`, steps beyond the ends are zeros that are multiplied and added
 // like others, which shows where NaN and infinities of the other factor may come out.
-inline Sums contract(Contraction which, const Problem& p, const Values& a, const Values& b,
-                     bool padding) {
+template <typename Value>
+Sums contract(Contraction which, const Problem& p, const Values& a, const std::vector<Value>& b,
+              bool padding) {
   const std::int64_t lanes = p.lanes(), reach = (p.taps - 1) * p.dilation;
   const std::int64_t columns = which == Contraction::kInputGradient ? p.channels : lanes;
   const std::int64_t rows = which == Contraction::kOutput          ? p.batch * p.output_length
@@ -58,11 +62,10 @@ inline Sums contract(Contraction which, const Problem& p, const Values& a, const
           const std::int64_t x = (batch * p.length + step) * p.channels + lane / p.multiplier;
           const std::int64_t k = i * lanes + lane;
           const std::int64_t y = (batch * p.output_length + l) * lanes + lane;
-          if (which == Contraction::kOutput && has_y) sums[y].add((has_x ? a[x] : 0) * b[k]);
+          if (which == Contraction::kOutput && has_y) add(sums[y], b[k], has_x ? a[x] : 0);
           if (which == Contraction::kInputGradient && has_x)
-            sums[x].add((has_y ? a[y] : 0) * b[k]);
-          if (which == Contraction::kKernelGradient && has_y)
-            sums[k].add((has_x ? a[x] : 0) * b[y]);
+            add(sums[x], has_y ? b[y] : Value{}, a[k]);
+          if (which == Contraction::kKernelGradient && has_y) add(sums[k], b[y], has_x ? a[x] : 0);
         }
     }
   return sums;
@@ -79,6 +82,18 @@ inline Sums pointwise(const Sums& h, const Values& weights, const Values& bias,
     if (!bias.empty()) y[i].add(bias[f]);
   }
   return y;
+}
+
+// The cotangents of h: y, times the transpose of the weights.
+inline Sums hidden_gradient(const Values& y, const Values& weights, std::int64_t lanes,
+                            std::int64_t filters) {
+  Sums h(y.size() / filters * lanes);
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    const std::int64_t row = i / lanes, j = i % lanes;
+    for (std::int64_t f = 0; f < filters; ++f)
+      h[i].add(y[row * filters + f] * weights[j * filters + f]);
+  }
+  return h;
 }
 
 // weights = the transpose of h, times y.
@@ -112,6 +127,16 @@ inline double widen(bfloat16 value) {
   return wide;
 }
 
+template <>
+inline double widen(float16 value) {
+  const int exponent = value.bits >> 10 & 31, fraction = value.bits & 1023;
+  double size = std::ldexp(exponent == 0 ? fraction : fraction + 1024, std::max(exponent, 1) - 25);
+  if (exponent == 31)
+    size = fraction == 0 ? std::numeric_limits<double>::infinity()
+                         : std::numeric_limits<double>::quiet_NaN();
+  return value.bits >> 15 ? -size : size;
+}
+
 // The operands' bfloat16 are cut off, not rounded: any values will do.
 template <typename T>
 T narrow(double value) {
@@ -125,20 +150,45 @@ inline bfloat16 narrow(double value) {
   return {static_cast<std::uint16_t>(bits >> 16)};
 }
 
+template <>
+inline float16 narrow(double value) {
+  const auto bits = [](double size) -> std::uint16_t {
+    if (size == 0) return 0;
+    if (std::isinf(size)) return 31 << 10;
+    const int exponent = std::clamp(std::ilogb(size), -14, 15);
+    const auto steps = static_cast<int>(std::ldexp(size, 10 - exponent));  // Cut off as well.
+    return static_cast<std::uint16_t>(((exponent + 14) << 10) + steps);
+  };
+  if (std::isnan(value)) return {0x7e00};
+  return {static_cast<std::uint16_t>(bits(std::abs(value)) | (std::signbit(value) ? 0x8000 : 0))};
+}
+
 // Half the distance between neighbouring numbers around 1.
 template <typename T>
 constexpr double kRoundoff = std::numeric_limits<T>::epsilon() / 2;
 template <>
 constexpr double kRoundoff<bfloat16> = 0x1p-8;
+template <>
+constexpr double kRoundoff<float16> = 0x1p-11;
+
+template <typename T>
+constexpr bool is_short = std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
+
+// The type of a sum of products of T.
+template <typename T>
+using SumOf = std::conditional_t<is_short<T>, float, T>;
 
 // How far from the reference a sum of products of T may lie, rounded to R at last. Errors of single
-// additions are of either sign: they grow with the square root of their number.
+// additions are of either sign: they grow with the square root of their number. Factors that are
+// sums themselves may have been rounded, by `between`, relatively.
 template <typename T, typename R>
-double tolerance(const Sum& sum) {
-  using A = std::conditional_t<std::is_same_v<T, bfloat16>, float, T>;
+double tolerance(const Sum& sum, double between = 0) {
+  using A = SumOf<T>;
   const double summed =
-      8 * std::sqrt(static_cast<double>(sum.terms)) * kRoundoff<A> * sum.magnitude;
-  return summed + (std::is_same_v<R, A> ? 0 : kRoundoff<R> * (std::abs(sum.value) + summed));
+      (8 * std::sqrt(static_cast<double>(sum.terms)) * kRoundoff<A> + between) * sum.magnitude;
+  const double least = std::is_same_v<R, float16> ? 0x1p-25 : 0;
+  return summed + least +
+         (std::is_same_v<R, A> ? 0 : kRoundoff<R> * (std::abs(sum.value) + summed));
 }
 
 }  // namespace sepconv::testing

@@ -45,9 +45,9 @@ struct Subject {
   void expect_close(const Arrays<R>& results, const std::vector<Sums>& definition) const {
     each_element(results, [&](std::size_t r, std::size_t i, double value) {
       const Sum& sum = definition[r][i];
-      if (std::abs(value - sum.value) <= tolerance<T, R>(sum)) return;
+      if (std::abs(value - sum.value) <= tolerance<T, R>(sum, operation.between)) return;
       fail("%s is %.17g, not %.17g (to within %.3g; %lld terms)", place(r, i).c_str(), value,
-           sum.value, tolerance<T, R>(sum), static_cast<long long>(sum.terms));
+           sum.value, tolerance<T, R>(sum, operation.between), static_cast<long long>(sum.terms));
     });
   }
 
@@ -60,7 +60,7 @@ struct Subject {
       if (!std::isfinite(sum.value)) {
         if (std::isfinite(value)) fail("%s is %g, not NaN", place(r, i).c_str(), value);
       } else if (std::isfinite(value) || std::isfinite(with_padding[r][i].value)) {
-        if (!(std::abs(value - sum.value) <= tolerance<T, R>(sum)))
+        if (!(std::abs(value - sum.value) <= tolerance<T, R>(sum, operation.between)))
           fail("%s is %g, not %g: it sees a NaN or infinity elsewhere", place(r, i).c_str(), value,
                sum.value);
       }

@@ -4,17 +4,20 @@
 #include "tiles.h"
 #include "panels.h"
 #include "correlation.h"
+#include "tap_sums.h"
 #include "kernel_gradient.h"
-#include "matmul.h"
+#include "product.h"
 #include "few_rows.h"
-#include "pointwise.h"
+#include "hidden.h"
+#include "separable_output.h"
+#include "separable_gradients.h"
 
 template <typename T, typename R>
 void output(const Problem& p, const T* x, const T* k, R* y, Pool& pool) {
   const Schedule schedule = output_schedule(p);
   const Rows<const T> in{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
   const Rows<R> out{y, p.output_length, p.lanes(), p.lanes(), 1, 0, 0, p.y_parts};
-  Correlation<T, R>(schedule, in, k, p.taps, out.repeats, p.batch).run(out, pool);
+  Correlation<T, R>(schedule, in, {k, p.taps, p.lanes()}, out.repeats, p.batch).run(out, pool);
 }
 
 template <typename T, typename R>
@@ -22,7 +25,7 @@ void input_gradient(const Problem& p, const T* y, const T* k, R* x, Pool& pool) 
   const Schedule schedule = input_gradient_schedule(p);
   const Rows<const T> in{y, p.output_length, p.lanes(), p.lanes(), 1, 0, 0, p.y_parts};
   const Rows<R> out{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
-  Correlation<T, R>(schedule, in, k, p.taps, out.repeats, p.batch).run(out, pool);
+  Correlation<T, R>(schedule, in, {k, p.taps, p.lanes()}, out.repeats, p.batch).run(out, pool);
 }
 
 template <typename T, typename R>
@@ -33,30 +36,37 @@ void kernel_gradient(const Problem& p, const T* x, const T* y, R* k, Pool& pool)
   KernelGradient<T, R>(schedule, rows, cotangents, p.taps, p.batch, k).run(pool);
 }
 
-template <typename A>
-void separable_output(const Problem& p, const A* x, const A* k, const Pointwise<const A*>& w, A* y,
+template <typename T>
+void separable_output(const Problem& p, const T* x, const T* k, const Pointwise<const T*>& w, T* y,
                       Pool& pool) {
   const Schedule schedule = output_schedule(p);
-  const Rows<const A> in{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
-  SeparableOutput<A>(schedule, in, k, p.taps, w, p.batch, p.y_parts).run(y, pool);
+  const Rows<const T> in{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
+  SeparableOutput<T>(schedule, in, {k, p.taps, p.lanes()}, w, p.batch, p.y_parts).run(y, pool);
 }
 
-template <typename A>
-void pointwise_gradient(const Problem& p, const A* x, const A* k, const A* y,
-                        const Pointwise<A*>& w, Pool& pool) {
-  const Schedule schedule = output_schedule(p);
-  const Rows<const A> in{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
-  PointwiseGradient<A>(schedule, in, k, p.taps, y, w, p.batch, p.y_parts).run(pool);
+template <typename T>
+void separable_gradients(const Problem& p, const Separated<const T*>& in, const T* y,
+                         const Separated<T*>& out, Pool& pool) {
+  SeparableGradients<T>(p, in, y, out).run(pool);
 }
 
 template <typename T, typename R>
 constexpr Contractions<T, R> kContractions = {output<T, R>, input_gradient<T, R>,
                                               kernel_gradient<T, R>};
 
-template <typename A>
-constexpr Separable<A> kSeparable = {separable_output<A>, pointwise_gradient<A>};
+template <typename T>
+constexpr Separable<T> kSeparable = {separable_output<T>, separable_gradients<T>};
 
-constexpr Kernels kKernels = {SEPCONV_NAME, kContractions<float, float>,
-                              kContractions<double, double>, kContractions<bfloat16, bfloat16>,
-                              kContractions<bfloat16, float>, kSeparable<float>,
-                              kSeparable<double>};
+#if defined(SEPCONV_NAME)
+constexpr Kernels kKernels = {SEPCONV_NAME,
+                              kContractions<float, float>,
+                              kContractions<double, double>,
+                              kContractions<bfloat16, bfloat16>,
+                              kContractions<bfloat16, float>,
+                              kContractions<float16, float16>,
+                              kContractions<float16, float>,
+                              kSeparable<float>,
+                              kSeparable<double>,
+                              kSeparable<bfloat16>,
+                              kSeparable<float16>};
+#endif

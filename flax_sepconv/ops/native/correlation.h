@@ -4,21 +4,31 @@
 // panel costs more than it saves.
 constexpr std::int64_t kDirectTaps = 8;
 
-template <typename T, typename R>
+// `count` taps, `step` from one to the next; each is a row of lanes.
+template <typename T>
+struct Taps {
+  const T* data;
+  std::int64_t count, step;
+};
+
+// Rows of type T, taps of type K, results of type R.
+template <typename T, typename R, typename K = T>
 class Correlation {
  public:
   using A = Accumulator<T>;
 
   // Blocks have at most `positions` positions where that leaves their tiles full.
-  Correlation(const Schedule& schedule, Rows<const T> in, const T* kernel, std::int64_t taps,
-              std::int64_t out_repeats, std::int64_t batch, std::int64_t positions = 128)
-      : schedule_(schedule), in_(in), kernel_(kernel), taps_(taps), batch_(batch),
-        lanes_(in.lanes()) {
+  Correlation(const Schedule& schedule, Rows<const T> in, Taps<K> kernel, std::int64_t out_repeats,
+              std::int64_t batch, std::int64_t positions = 128)
+      : Correlation(schedule, in, kernel, out_repeats, batch, positions,
+                    examples_side_by_side<A>(in.lanes(), batch)) {}
+  Correlation(const Schedule& schedule, Rows<const T> in, Taps<K> kernel, std::int64_t out_repeats,
+              std::int64_t batch, std::int64_t positions, std::int64_t fold)
+      : schedule_(schedule), in_(in), kernel_(kernel), taps_(kernel.count), batch_(batch),
+        lanes_(in.lanes()), fold_(fold) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
-    fold_ = std::min(batch, std::max<std::int64_t>(1, tile / lanes_));
-    direct_ = std::is_same_v<T, A> && std::is_same_v<R, A> && in.repeats == 1 &&
-              out_repeats == 1 && fold_ == 1 && lanes_ >= kWidth<A> &&
-              (taps <= kDirectTaps || schedule.positions < kPositions);
+    direct_ = is_all<A, T, R, K> && in.repeats == 1 && out_repeats == 1 && fold_ == 1 &&
+              lanes_ >= kWidth<A> && (taps_ <= kDirectTaps || schedule.positions < kPositions);
     const std::int64_t repeats = std::max(in.repeats, out_repeats);
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
     block_ = std::min(block_positions(schedule.classes, positions), schedule.positions);
@@ -63,7 +73,7 @@ class Correlation {
     const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
     const auto [first, last] = out.cut(batch, fold, from, to);
     if (first >= last) return;
-    if constexpr (std::is_same_v<T, A> && std::is_same_v<R, A>) {
+    if constexpr (is_all<A, T, R, K>) {
       if (direct_)
         return schedule_.each_part(in_.first(batch), in_.end(batch), first, last,
                                    [&](std::int64_t low, std::int64_t high) {
@@ -88,8 +98,8 @@ class Correlation {
         const std::int64_t at = (position - i) / schedule_.classes;
         const Run run = schedule_.trimmed(whole, at, count, shift, end);
         if (run.count > 0)
-          runs.push_back({(run.row - shift) * in_.step, kernel_ + run.tap * lanes_,
-                          run.tap_step * lanes_, run.count});
+          runs.push_back({(run.row - shift) * in_.step, kernel_.data + run.tap * kernel_.step,
+                          run.tap_step * kernel_.step, run.count});
       }
       tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
             schedule_.classes * out.step, count, lanes_, nothing);
@@ -137,7 +147,7 @@ class Correlation {
     for (std::int64_t t = 0; t < taps_; ++t, taps += width) {
       A* to = taps;
       for (std::int64_t i = 0; i < strip.fold; ++i, to += strip.lanes)
-        convert_row(kernel_ + t * lanes_ + strip.lane, to, strip.lanes);
+        convert_row(kernel_.data + t * kernel_.step + strip.lane, to, strip.lanes);
       std::fill(to, taps + width, A{0});
     }
   }
@@ -208,11 +218,10 @@ class Correlation {
 
   const Schedule& schedule_;
   const Rows<const T> in_;
-  const T* const kernel_;
-  const std::int64_t taps_;
-  const std::int64_t batch_, lanes_;
+  const Taps<K> kernel_;
+  const std::int64_t taps_, batch_, lanes_;
+  const std::int64_t fold_;  // examples side by side in a strip, where one has few lanes
   bool direct_;         // positions are computed without panels
-  std::int64_t fold_;   // examples side by side in a strip, where one has few lanes
   std::int64_t strip_;  // lanes of one example in a strip
   std::int64_t block_;  // positions of a panel
 };

@@ -9,49 +9,66 @@ constexpr int kFewTileRows = 4;
 template <int M>
 constexpr int kFewVectors = M <= 2 || SEPCONV_VECTOR_BYTES == 64 ? 4 : 2;
 
+// A vector of values of type T, as those of its sums, and back.
+template <typename T>
+SEPCONV_INLINE Vector<Accumulator<T>> load_wide(const T* from) {
+  using A = Accumulator<T>;
+  if constexpr (std::is_same_v<A, T>) return load<A>(from);
+  A wide[kWidth<A>];
+  convert_row(from, wide, kWidth<A>);
+  return load<A>(wide);
+}
+template <typename T>
+SEPCONV_INLINE void store_narrow(T* to, Vector<Accumulator<T>> v) {
+  using A = Accumulator<T>;
+  A wide[kWidth<A>];
+  store<A>(wide, v);
+  convert_row(wide, to, kWidth<A>);
+}
+
 // out = start + a b for V vectors of columns of b; `start` may be null: zeros.
-template <typename A, int M, int V>
-SEPCONV_INLINE void few_rows_tile(const Matrix<A>& a, const A* b, std::int64_t b_step,
-                                  std::int64_t depth, const A* start, A* out,
+template <typename T, int M, int V, typename A>
+SEPCONV_INLINE void few_rows_tile(const Matrix<A>& a, const T* b, std::int64_t b_step,
+                                  std::int64_t depth, const T* start, T* out,
                                   std::int64_t out_step) {
   Vector<A> sums[M][V] = {};
   if (start != nullptr)
     for (int i = 0; i < M; ++i)
-      for (int v = 0; v < V; ++v) sums[i][v] = load<A>(start + v * kWidth<A>);
+      for (int v = 0; v < V; ++v) sums[i][v] = load_wide(start + v * kWidth<A>);
   for (std::int64_t d = 0; d < depth; ++d, b += b_step)
     for (int v = 0; v < V; ++v) {
-      const Vector<A> row = load<A>(b + v * kWidth<A>);
+      const Vector<A> row = load_wide(b + v * kWidth<A>);
       for (int i = 0; i < M; ++i) sums[i][v] += a.data[i * a.row_step + d * a.column_step] * row;
     }
   for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) store<A>(out + i * out_step + v * kWidth<A>, sums[i][v]);
+    for (int v = 0; v < V; ++v) store_narrow(out + i * out_step + v * kWidth<A>, sums[i][v]);
 }
 
 // Columns [first, last) of the product, a vector of them at least, for M rows.
-template <typename A, int M>
-void few_rows_columns(const Matrix<A>& a, const A* b, std::int64_t b_step, std::int64_t depth,
-                      const A* start, std::int64_t first, std::int64_t last, A* out,
+template <typename T, int M, typename A>
+void few_rows_columns(const Matrix<A>& a, const T* b, std::int64_t b_step, std::int64_t depth,
+                      const T* start, std::int64_t first, std::int64_t last, T* out,
                       std::int64_t out_step) {
   constexpr int V = kFewVectors<M>;
   const auto at = [&](std::int64_t f) { return start == nullptr ? nullptr : start + f; };
   std::int64_t f = first;
   for (; f + V * kWidth<A> <= last; f += V * kWidth<A>)
-    few_rows_tile<A, M, V>(a, b + f, b_step, depth, at(f), out + f, out_step);
+    few_rows_tile<T, M, V>(a, b + f, b_step, depth, at(f), out + f, out_step);
   for (; f < last; f += kWidth<A>) {
     // The last vector goes over columns again rather than over the end.
     const std::int64_t c = std::min(f, last - kWidth<A>);
-    few_rows_tile<A, M, 1>(a, b + c, b_step, depth, at(c), out + c, out_step);
+    few_rows_tile<T, M, 1>(a, b + c, b_step, depth, at(c), out + c, out_step);
   }
 }
 
 // The same for any number of rows.
-template <typename A>
-void few_rows(Matrix<A> a, std::int64_t rows, const A* b, std::int64_t b_step, std::int64_t depth,
-              const A* start, std::int64_t first, std::int64_t last, A* out,
+template <typename T>
+void few_rows(Matrix<Accumulator<T>> a, std::int64_t rows, const T* b, std::int64_t b_step,
+              std::int64_t depth, const T* start, std::int64_t first, std::int64_t last, T* out,
               std::int64_t out_step) {
 #define SEPCONV_ROWS(M)                                                                \
   for (; rows >= M; rows -= M, a.data += M * a.row_step, out += M * out_step)          \
-    few_rows_columns<A, M>(a, b, b_step, depth, start, first, last, out, out_step);
+    few_rows_columns<T, M>(a, b, b_step, depth, start, first, last, out, out_step);
   SEPCONV_ROWS(kFewTileRows)
   SEPCONV_ROWS(2)
   SEPCONV_ROWS(1)

@@ -145,7 +145,9 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
     if (from == ffi::F64 && to == ffi::F64) return run(kernels.f64);
     if (from == ffi::BF16 && to == ffi::BF16) return run(kernels.bf16);
     if (from == ffi::BF16 && to == ffi::F32) return run(kernels.bf16_to_f32);
-    return ffi::Error::InvalidArgument("types other than float32, float64 and bfloat16");
+    if (from == ffi::F16 && to == ffi::F16) return run(kernels.f16);
+    if (from == ffi::F16 && to == ffi::F32) return run(kernels.f16_to_f32);
+    return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
   });
 }
 
@@ -182,7 +184,10 @@ ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias,
                    const Kernels& kernels = best_kernels();
                    if (type == ffi::F32) return run(batch, kernels.separable_f32, float(), pool);
                    if (type == ffi::F64) return run(batch, kernels.separable_f64, double(), pool);
-                   return ffi::Error::InvalidArgument("types other than float32 and float64");
+                   if (type == ffi::BF16)
+                     return run(batch, kernels.separable_bf16, bfloat16(), pool);
+                   if (type == ffi::F16) return run(batch, kernels.separable_f16, float16(), pool);
+                   return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
                  });
 }
 
@@ -200,14 +205,28 @@ ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w
       });
 }
 
-ffi::Error PointwiseGradient(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer y, Limited limits,
-                             Result w, Result bias, Settings settings) {
+// Those of the gradients that are wanted; the others are empty.
+ffi::Error SeparableGradients(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer y,
+                              Limited limits, Result dx, Result dk, Result dw, Result dbias,
+                              Settings settings) {
+  const Call call{x, k, y, limits, settings};
+  const std::pair<Buffer, Buffer> results[] = {{x, *dx}, {k, *dk}, {w, *dw}};
+  for (const auto& [operand, result] : results)
+    if (result.element_type() != operand.element_type() ||
+        (count(result) != 0 && count(result) != count(operand)))
+      return wrong_shapes();
+  if (Limit{settings.limit} == Limit::kSegments && count(*dx) != 0)
+    return ffi::Error::InvalidArgument("the gradient of x over pieces of segments");
   return compute_separable(
-      {x, k, y, limits, settings}, *w, *bias, {w, bias}, threads,
+      call, w, *dbias, {dx, dk, dw, dbias}, threads,
       [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
-        using A = decltype(zero);
-        kernels.pointwise_gradient(batch.problem(), data<A>(x), data<A>(k), data<A>(y),
-                                   {data<A>(*w), data<A>(*bias), w->dimensions()[1]}, pool);
+        using T = decltype(zero);
+        const std::int64_t filters = w.dimensions()[1];
+        kernels.gradients(batch.problem(), {data<T>(x), data<T>(k), data<T>(w), nullptr, filters},
+                          data<T>(y),
+                          {data<T>(*dx), data<T>(*dk), data<T>(*dw), data<T>(*dbias), filters},
+                          pool);
+        if (count(*dx) != 0) batch.clear_x(data<T>(*dx), sizeof(T) * x.dimensions()[2], pool);
         return ffi::Error::Success();
       });
 }
@@ -261,8 +280,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput,
                               sepconv::call<4>().Attrs<sepconv::Settings>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_pointwise_gradient, sepconv::PointwiseGradient,
-                              sepconv::call<3>().Ret<sepconv::Buffer>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_gradients, sepconv::SeparableGradients,
+                              sepconv::call<4>()
+                                  .Ret<sepconv::Buffer>()
+                                  .Ret<sepconv::Buffer>()
+                                  .Ret<sepconv::Buffer>()
+                                  .Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_zero_tails, sepconv::ZeroTails,
                               sepconv::operands<1>().Arg<sepconv::Numbers>().Ret<sepconv::Buffer>());
 

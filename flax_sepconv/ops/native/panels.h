@@ -8,12 +8,19 @@ struct Rows {
   std::int64_t rows, columns, step, repeats;
   std::int64_t first_batch = 0, first_row = 0;
   const Part* parts = nullptr;  // of each example, where these are not whole
+  std::int64_t held = 0;        // rows of each example in memory, where these are not all
 
   std::int64_t lanes() const { return columns * repeats; }
+  // Some lanes of all rows, whole columns.
+  Rows of_lanes(std::int64_t lane, std::int64_t lanes) const {
+    Rows part = *this;
+    part.data += lane / repeats;
+    part.columns = lanes / repeats;
+    return part;
+  }
   T* row(std::int64_t batch, std::int64_t row) const {
-    const std::int64_t at = parts == nullptr ? (batch - first_batch) * rows + row - first_row
-                                             : parts[batch].origin + row - parts[batch].shift;
-    return data + at * step;
+    if (parts != nullptr) return data + (parts[batch].origin + row - parts[batch].shift) * step;
+    return data + ((batch - first_batch) * (held > 0 ? held : rows) + row - first_row) * step;
   }
   // The rows that an example has.
   std::int64_t first(std::int64_t batch) const { return parts == nullptr ? 0 : parts[batch].shift; }
@@ -49,6 +56,20 @@ std::int64_t padded_width(std::int64_t lanes) {
   const std::int64_t tile = lanes > kWidth<A> ? kVectors * kWidth<A> : kWidth<A>;
   return ceil_div(lanes, tile) * tile;
 }
+
+// How many examples of few lanes had better lie side by side: as many as fill the vectors best.
+template <typename A>
+std::int64_t examples_side_by_side(std::int64_t lanes, std::int64_t batch) {
+  constexpr std::int64_t tile = kVectors * kWidth<A>;
+  std::int64_t best = 1;
+  if (lanes >= tile) return best;
+  for (std::int64_t n = 2; n <= batch && n * lanes <= 2 * tile; ++n)
+    if (padded_width<A>(n * lanes) * best < padded_width<A>(best * lanes) * n) best = n;
+  return best;
+}
+
+template <typename A, typename... Others>
+constexpr bool is_all = (std::is_same_v<A, Others> && ...);
 
 // Ask for the cache lines of values that are needed soon.
 template <typename T>

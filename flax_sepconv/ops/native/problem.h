@@ -7,8 +7,11 @@ namespace sepconv {
 
 class Pool;
 
-// A bfloat16 in memory; all arithmetic on it is done in float.
+// 16-bit floats in memory; all sums of them are made in float.
 struct bfloat16 {
+  std::uint16_t bits;
+};
+struct float16 {
   std::uint16_t bits;
 };
 
@@ -50,14 +53,22 @@ struct Pointwise {
   std::int64_t filters;
 };
 
+// The arrays of both stages, or their gradients, of which those that are null are not wanted; that of
+// the bias is with that of the weights alone.
+template <typename P>
+struct Separated {
+  P x, k, weights, bias;
+  std::int64_t filters;
+};
+
 // Both stages together: h, the depthwise output, never leaves the caches.
-template <typename A>
+template <typename T>
 struct Separable {
   // y (batch, output_length, filters) = h weights + bias
-  void (*output)(const Problem&, const A* x, const A* k, const Pointwise<const A*>& w, A* y, Pool&);
-  // weights = the sum over batch and positions of h y, bias = that of y
-  void (*pointwise_gradient)(const Problem&, const A* x, const A* k, const A* y,
-                             const Pointwise<A*>& w, Pool&);
+  void (*output)(const Problem&, const T* x, const T* k, const Pointwise<const T*>& w, T* y, Pool&);
+  // How the sum over all of (h weights + bias) y moves with each. The bias itself is not looked at.
+  void (*gradients)(const Problem&, const Separated<const T*>& in, const T* y,
+                    const Separated<T*>& out, Pool&);
 };
 
 // The same source compiled for one instruction set.
@@ -67,11 +78,16 @@ struct Kernels {
   Contractions<double, double> f64;
   Contractions<bfloat16, bfloat16> bf16;
   Contractions<bfloat16, float> bf16_to_f32;
+  Contractions<float16, float16> f16;
+  Contractions<float16, float> f16_to_f32;
   Separable<float> separable_f32;
   Separable<double> separable_f64;
+  Separable<bfloat16> separable_bf16;
+  Separable<float16> separable_f16;
 };
 
 // Null where this build or this processor lacks the instruction set.
+const Kernels* avx512_bf16_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
@@ -79,6 +95,7 @@ const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never nu
 // The widest that this processor runs.
 inline const Kernels& best_kernels() {
   static const Kernels* best = [] {
+    if (const Kernels* kernels = avx512_bf16_kernels()) return kernels;
     if (const Kernels* kernels = avx512_kernels()) return kernels;
     if (const Kernels* kernels = avx2_kernels()) return kernels;
     return baseline_kernels();

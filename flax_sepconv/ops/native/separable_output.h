@@ -1,0 +1,160 @@
+// The output of both stages: blocks of h are contracted while they are in cache.
+
+// Up to so many bytes of h, all of it is computed first, and the weights are read once, panel by
+// panel, where these have at least so many: packing them first would take as long as a pass more.
+constexpr std::int64_t kWholeHidden = 1 << 23;
+constexpr std::int64_t kLargeWeights = 1 << 19;
+
+template <typename T>
+class SeparableOutput {
+ public:
+  using A = Accumulator<T>;
+  using P = Factor<T>;
+  using H = Hidden<T>;
+
+  SeparableOutput(const Schedule& schedule, Rows<const T> x, Taps<T> kernel,
+                  const Pointwise<const T*>& w, std::int64_t batch, const Part* parts)
+      : schedule_(schedule), x_(x), kernel_(kernel),
+        correlation_(schedule, x, kernel, 1, batch, cached_positions<A>(x.lanes())),
+        hidden_{correlation_, schedule.positions, x.lanes(), batch, parts}, w_(w) {}
+
+  void run(T* y, Pool& pool) const {
+    const std::int64_t rows = hidden_.batch * hidden_.positions, lanes = hidden_.lanes;
+    if (hidden_.positions <= kFewPositions && rows <= kFewRows && w_.filters >= kWidth<A>)
+      return run_few(rows, y, pool);
+    const std::int64_t weights = lanes * w_.filters * sizeof(P);
+    if (rows * hidden_.step() * static_cast<std::int64_t>(sizeof(H)) <= kWholeHidden &&
+        rows * 2 <= lanes * kTerms<P> && weights >= kLargeWeights)
+      return run_by_panels(rows, y, pool);
+    run_by_blocks(y, pool);
+  }
+
+ private:
+  // A step of some streams, say: all of h, then the columns of the weights, shared.
+  void run_few(std::int64_t rows, T* y, Pool& pool) const {
+    const Correlation<T, A> correlation(schedule_, x_, kernel_, 1, hidden_.batch);
+    const HiddenBlock<T, A> hidden{correlation, hidden_.positions, hidden_.lanes, hidden_.batch,
+                                   nullptr};
+    const std::int64_t lanes = hidden.lanes, filters = w_.filters;
+    const Scratch all(sizeof(A) * rows * hidden.step());
+    const Rows<A> h{static_cast<A*>(all.data()), hidden.positions, lanes, hidden.step(), 1};
+    parallel_for(pool, correlation.groups(), correlation.scratch_bytes(),
+                 [&](std::int64_t group, void* scratch) {
+                   correlation.run_block(group, 0, h.rows, h, static_cast<A*>(scratch));
+                 });
+    const std::int64_t tile = kFewVectors<1> * kWidth<A>;
+    const std::int64_t share = std::max(tile, (1 << 16) / lanes / tile * tile);
+    const std::int64_t items = std::max<std::int64_t>(1, filters / share);
+    parallel_for(pool, items, 0, [&](std::int64_t item, void*) {
+      const std::int64_t last = item + 1 == items ? filters : (item + 1) * share;
+      few_rows<T>({h.data, h.step, 1}, rows, w_.weights, filters, lanes, w_.bias, item * share,
+                  last, y, filters);
+    });
+  }
+
+  // What sums of a panel's columns start from.
+  void start_of(std::int64_t panel, A* start) const {
+    const std::int64_t f = panel * kPanel<P>, columns = std::min(kPanel<P>, w_.filters - f);
+    if (w_.bias == nullptr)
+      std::fill(start, start + kPanel<P>, A{0});
+    else
+      pack_columns(w_.bias + f, 0, 1, columns, start, kPanel<P>);
+  }
+
+  // Few rows and large weights: all of h, then all rows by one panel of the weights after the other,
+  // some of their rows at a time.
+  void run_by_panels(std::int64_t rows, T* y, Pool& pool) const {
+    const std::int64_t lanes = hidden_.lanes, filters = w_.filters, step = hidden_.step();
+    const Scratch all(sizeof(H) * rows * step);
+    H* const hidden = static_cast<H*>(all.data());
+    const std::int64_t blocks = correlation_.blocks();
+    const Rows<H> rows_of_h{hidden, hidden_.positions, lanes, step, 1};
+    parallel_for(pool, correlation_.groups() * blocks, correlation_.scratch_bytes(),
+                 [&](std::int64_t item, void* scratch) {
+                   const std::int64_t block = item % blocks;
+                   hidden_.compute_into(rows_of_h, item / blocks, block, hidden_.count(block),
+                                        static_cast<A*>(scratch));
+                 });
+    const std::int64_t panels = panels_of<P>(filters), part = kDepth / 2 * kTerms<P>;
+    const std::int64_t packed = kPanel<P> * factors<P>(part), spill = kPanel<P> * rows;
+    const std::size_t bytes = sizeof(P) * packed + sizeof(A) * (kPanel<P> + spill);
+    parallel_for(pool, panels, bytes, [&](std::int64_t p, void* scratch) {
+      P* const panel = static_cast<P*>(scratch);
+      A* const start = reinterpret_cast<A*>(panel + packed);
+      A* const sums = start + kPanel<P>;
+      start_of(p, start);
+      const std::int64_t f = p * kPanel<P>, columns = std::min(kPanel<P>, filters - f);
+      for (std::int64_t first = 0; first < lanes; first += part) {
+        const std::int64_t depth = std::min(part, lanes - first);
+        pack_columns(w_.weights + first * filters + f, filters, depth, columns, panel);
+        const Sums<const A> from = first == 0 ? Sums<const A>{start, 0}
+                                              : Sums<const A>{sums, kPanel<P>};
+        product(Matrix<H>{hidden + first, step, kTerms<P>}, rows, panel, factors<P>(depth), columns,
+                from, Sums<A>{sums, kPanel<P>});
+      }
+      for (std::int64_t b = 0; b < hidden_.batch; ++b) {
+        const std::int64_t n = hidden_.parts == nullptr ? hidden_.positions : hidden_.parts[b].count;
+        const A* from = sums + b * hidden_.positions * kPanel<P>;
+        T* to = y + hidden_.origin(b) * filters + f;
+        for (std::int64_t r = 0; r < n; ++r, from += kPanel<P>, to += filters)
+          convert_row(from, to, columns);
+      }
+    });
+  }
+
+  // Blocks of positions by packed weights.
+  void run_by_blocks(T* y, Pool& pool) const {
+    const std::int64_t panels = panels_of<P>(w_.filters);
+    const Scratch packed(sizeof(P) * panels * panel_size()), starts(sizeof(A) * panels * kPanel<P>);
+    P* const weights = static_cast<P*>(packed.data());
+    A* const start = static_cast<A*>(starts.data());
+    parallel_for(pool, panels, 0, [&](std::int64_t p, void*) {
+      const std::int64_t f = p * kPanel<P>, columns = std::min(kPanel<P>, w_.filters - f);
+      pack_columns(w_.weights + f, w_.filters, hidden_.lanes, columns, weights + p * panel_size());
+      start_of(p, start + f);
+    });
+    const std::int64_t blocks = correlation_.blocks(), threads = pool.threads();
+    parallel_for(pool, correlation_.groups() * blocks, hidden_.scratch_bytes() + spill_bytes(),
+                 [&](std::int64_t item, void* scratch) {
+                   // Likely the next item of this thread.
+                   const std::int64_t next = item + threads;
+                   block(item / blocks, item % blocks, next / blocks, next % blocks, weights, start,
+                         y, scratch);
+                 });
+  }
+
+  std::int64_t panel_size() const { return factors<P>(hidden_.lanes) * kPanel<P>; }
+
+  // For the tiles of a panel that cannot be written where they belong.
+  std::size_t spill_bytes() const { return sizeof(A) * kPanel<P> * correlation_.block(); }
+
+  void block(std::int64_t group, std::int64_t block, std::int64_t next_group,
+             std::int64_t next_block, const P* weights, const A* starts, T* y,
+             void* scratch) const {
+    const std::int64_t lanes = hidden_.lanes, filters = w_.filters, step = hidden_.step();
+    const std::int64_t most = hidden_.most(group, block);
+    if (most == 0) return;
+    A* const spill = static_cast<A*>(scratch);
+    A* const panels = spill + kPanel<P> * correlation_.block();
+    H* h = reinterpret_cast<H*>(panels + correlation_.scratch_bytes() / sizeof(A));
+    hidden_.compute(group, block, most, h, panels);
+    for (std::int64_t i = 0; i < hidden_.examples(group); ++i, h += most * step) {
+      const std::int64_t example = hidden_.first_batch(group) + i, n = hidden_.own(example, block);
+      T* out = y + (hidden_.origin(example) + hidden_.first(block)) * filters;
+      const P* panel = weights;
+      for (std::int64_t f = 0; f < filters; f += kPanel<P>, panel += panel_size()) {
+        if (i == 0) hidden_.prefetch(next_group, next_block, f, filters);
+        product_into(Matrix<H>{h, step, kTerms<P>}, n, panel, factors<P>(lanes),
+                     std::min(kPanel<P>, filters - f), Sums<const A>{starts + f, 0},
+                     Sums<T>{out + f, filters}, spill);
+      }
+    }
+  }
+
+  const Schedule& schedule_;
+  const Rows<const T> x_;
+  const Taps<T> kernel_;
+  const Correlation<T, H> correlation_;
+  const HiddenBlock<T, H> hidden_;
+  const Pointwise<const T*> w_;
+};
