@@ -65,7 +65,7 @@ class Contraction:
         return jnp.promote_types(self.operand_dtype, jnp.float32)
 
 
-StagesResult = Literal["y", "w", "xkw"]
+StagesResult = Literal["y", "x", "k", "w", "xk", "xw", "kw", "xkw"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Stages:
     """Both stages, or gradients of them.
 
     Attributes:
-        result: "y", the output, from x, k, w and the bias; "w", the gradients of w and the bias,
-            from x, k and the cotangent y; "xkw", all gradients, from x, k, w and y.
+        result: "y", the output, from x, k, w and the bias; or the gradients of these, of w and the
+            bias together: "w" from x, k and the cotangent y, the others from x, k, w and y.
         bias: whether there is one.
         geometry, limits, precision, implementation: as for `Contraction`.
         dtype: of the results.

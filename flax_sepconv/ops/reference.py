@@ -4,8 +4,6 @@ h = depthwise(x, k) is no residual: where it is needed again it is computed agai
 sees both, once for both).
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,14 +22,14 @@ TPU_LARGE = 2**26
 
 
 def compose(stages: Stages, *operands: jax.Array, platform: str | None = None) -> list[jax.Array]:
-    """Compute a result of `separable`.
+    """Compute a result of `separable`: y, gradients of w and the bias, or of x and k.
 
     Accelerators, where one is given, spare passes over memory in 16 bits: the bias is added to what
     the contraction rounded, as Flax and Keras do, and on TPU the gradients of weights and bias are
     one contraction where the cotangent is too large to stay on chip.
     """
-    if stages.result == "xkw":
-        return _gradients(stages, *operands)
+    if stages.result not in ("y", "w"):
+        return _gradients_through_h(stages, *operands)
     (x, kernel, first, *others), limits = stages.part(operands)
     h = hidden(stages, x, kernel, limits)
     if stages.result == "w":
@@ -61,29 +59,19 @@ def masked(stages: Stages, y: jax.Array, limits: tuple[jax.Array, ...]) -> jax.A
     return zero_tails(y, output_lengths(limits[0], stages.geometry))
 
 
-def tangent(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
-    """Compute how y moves with x, both kernels and, where there is one, the bias.
+def _gradients_through_h(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    """Carry a cotangent back to x, to the depthwise kernel, or to both."""
+    (x, kernel, weights, y), limits = stages.part(operands)
+    output = replace(stages, result="y", bias=False)
+    primals = {"x": x, "k": kernel}
+    wanted = {name: primals[name] for name in stages.result}
 
-    Args:
-        stages: of the output.
-        operands: x, k, w, then how each of them and the bias moves. Rows are whole.
-    """
-    x, kernel, weights, *dots = operands
-    primals = (x, kernel, weights, *(jnp.zeros_like(dot) for dot in dots[3:]))
-    dotted: list[jax.Array] = jax.jvp(_output_of(stages), primals, tuple(dots))[1]
-    return dotted
+    def through_h(moved: dict[str, jax.Array]) -> jax.Array:
+        h = hidden(output, *(primals | moved).values(), limits)
+        return contract(output, h, weights)[0]
 
-
-def _gradients(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
-    """Carry a cotangent back to x, both kernels and, where there is one, the bias."""
-    x, kernel, weights, y = operands
-    biases = [jnp.zeros(weights.shape[1], weights.dtype)] if stages.bias else []
-    pullback = jax.vjp(_output_of(stages), x, kernel, weights, *biases)[1]
-    return list(pullback([y.astype(stages.dtype)]))
-
-
-def _output_of(stages: Stages) -> Callable[..., list[jax.Array]]:
-    return functools.partial(compose, replace(stages, result="y"))
+    (gradients,) = jax.vjp(through_h, wanted)[1](masked(stages, y, limits).astype(stages.dtype))
+    return [gradients[name] for name in stages.result]
 
 
 def _sums_in_one(stages: Stages, h: jax.Array, y: jax.Array, platform: str | None) -> bool:

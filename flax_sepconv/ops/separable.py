@@ -4,9 +4,8 @@
 the gradients of w and b, from x, k and the cotangent y: given x and k, each of the two is linear in
 what remains, and the other one's transpose. What limits the rows is the last operand.
 
-With result "xkw" it gives all gradients of whole rows, from x, k, w and y: the transpose of
-`separable_tangent`, the derivative of y as a primitive of its own, which takes the place of its
-parts for lowerings that compute all gradients together.
+With other results, such as "xkw", it gives several gradients, from x, k, w and y: the transpose of
+`separable_tangent`, which says how y moves with those operands that move.
 
 By definition they are compositions, and that is what they are lowered to where nothing is gained
 by computing them together.
@@ -14,15 +13,16 @@ by computing them together.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops.context import Context
-from flax_sepconv.ops.contraction import Stages
+from flax_sepconv.ops.contraction import Stages, StagesResult
 from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.lowerings import LOWERINGS
@@ -34,7 +34,7 @@ from flax_sepconv.ops.primitives import (
     register_lowering,
     transpose_defined,
 )
-from flax_sepconv.ops.reference import compose, contract, hidden, masked, tangent
+from flax_sepconv.ops.reference import compose, contract, hidden, masked
 from flax_sepconv.ops.selection import choose_for_both, traced
 from flax_sepconv.ops.sharding import is_divided_by_xla, reshard_to, vary_alike
 
@@ -77,8 +77,21 @@ def _bind(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
     return results
 
 
+def _defined(stages: Stages, *operands: jax.Array, platform: str | None = None) -> list[jax.Array]:
+    """Compute a result by the definition; the gradients of w and the bias by themselves."""
+    through_h = stages.result.replace("w", "")
+    if stages.result in ("y", "w") or through_h == stages.result:
+        return compose(stages, *operands, platform=platform)
+    (x, kernel, _, y), limits = stages.part(operands)
+    part = cast(StagesResult, through_h)
+    return [
+        *compose(replace(stages, result=part), *operands, platform=platform),
+        *_bind(replace(stages, result="w"), x, kernel, y, *limits),
+    ]
+
+
 def _abstract(*operands: Any, stages: Stages) -> list[Any]:
-    return list(jax.make_jaxpr(functools.partial(compose, stages))(*operands).out_avals)
+    return list(jax.make_jaxpr(functools.partial(_defined, stages))(*operands).out_avals)
 
 
 def _jvp(
@@ -86,14 +99,17 @@ def _jvp(
 ) -> tuple[list[jax.Array], list[Any]]:
     """Differentiate: through h by the composition, and in the rest, which is linear, by itself."""
     out = _bind(stages, *primals)
-    if stages.result == "xkw":
-        dots = tuple(map(ad.instantiate_zeros, tangents))
-        return out, jax.jvp(functools.partial(compose, stages), tuple(primals), dots)[1]
-    if stages.result == "y" and _differentiates_at_once(stages):
-        moved = vary_alike(*primals[:3], *map(ad.instantiate_zeros, tangents))
-        return out, tangent_p.bind(*moved, stages=stages)
     (x, kernel, *rest), limits = stages.part(primals)
     (x_dot, kernel_dot, *rest_dot), _ = stages.part(tangents)
+    if stages.result == "y":
+        dots = [x_dot, kernel_dot, *rest_dot]
+        moves = tuple(not isinstance(dot, ad.Zero) for dot in dots)
+        moved = (dot for dot, does in zip(dots, moves, strict=True) if does)
+        operands = vary_alike(x, kernel, rest[0], *moved, *limits)
+        return out, tangent_p.bind(*operands, movement=Movement(stages, moves))
+    if stages.result != "w":
+        all_dots = tuple(map(ad.instantiate_zeros, tangents))
+        return out, jax.jvp(functools.partial(_defined, stages), tuple(primals), all_dots)[1]
     h_dots = [
         hidden(stages, a, b, limits)
         for a, b, dot in ((x_dot, kernel, x_dot), (x, kernel_dot, kernel_dot))
@@ -101,18 +117,12 @@ def _jvp(
     ]
     terms: list[list[Any]] = []
     if h_dots:
-        # No bias: nothing but h moves. With "w", what is behind ends in y must not meet h's zeros.
-        other = masked(stages, rest[0], limits) if stages.result == "w" else rest[0]
+        # No bias: nothing but h moves. What is behind ends in y must not meet h's zeros.
+        other = masked(stages, rest[0], limits)
         terms.append(contract(replace(stages, bias=False), sum(h_dots[1:], h_dots[0]), other))
     if not all(isinstance(dot, ad.Zero) for dot in rest_dot):
         terms.append(_bind(stages, x, kernel, *map(ad.instantiate_zeros, rest_dot), *limits))
     return out, [_add(terms, i, value) for i, value in enumerate(out)]
-
-
-def _differentiates_at_once(stages: Stages) -> bool:
-    if stages.implementation is None or stages.limits != "whole":
-        return False
-    return "xkw" in LOWERINGS[stages.implementation].stages
 
 
 def _add(terms: list[list[Any]], index: int, like: jax.Array) -> Any:
@@ -125,8 +135,8 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> lis
     """Carry cotangents back to what is linear: w and b, or y; x or k by the composition."""
     (x, kernel, *rest), limits = stages.part(operands)
     through_h = ad.is_undefined_primal(x) or ad.is_undefined_primal(kernel)
-    if through_h or stages.result == "xkw":
-        return transpose_defined(functools.partial(compose, stages), cotangents, operands)
+    if through_h or stages.result not in ("y", "w"):
+        return transpose_defined(functools.partial(_defined, stages), cotangents, operands)
     unknown = rest[0].aval
     known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     transposed = replace(stages, result="w" if stages.result == "y" else "y", dtype=unknown.dtype)
@@ -148,7 +158,7 @@ def _batch(
             folded[i] = fold(operands[i], axes[i], size)
         (y,) = _bind(stages, *folded)
         return [y.reshape(size, y.shape[0] // size, *y.shape[1:])], [0]
-    out = jax.vmap(functools.partial(compose, stages), in_axes=tuple(axes))(*operands)
+    out = jax.vmap(functools.partial(_defined, stages), in_axes=tuple(axes))(*operands)
     return out, [0] * len(out)
 
 
@@ -164,7 +174,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     else:
         # One more channel divides as badly as it can.
         divided = platform == "tpu" and not context.is_one_device
-        function = functools.partial(compose, stages, platform=None if divided else platform)
+        function = functools.partial(_defined, stages, platform=None if divided else platform)
     return mlir.lower_fun(function)(ctx, *operands)
 
 
@@ -172,16 +182,67 @@ register(separable_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_tra
 register_lowering(separable_p, _lower)
 
 
-def _tangent_transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> list[Any]:
-    """Compute all gradients, and hand out those that are asked for."""
-    x, kernel, weights, *dots = operands
-    (y,) = map(ad.instantiate_zeros, cotangents)
-    gradients = _bind(replace(stages, result="xkw"), x, kernel, weights, y)
-    wanted = [
-        reshard_to(gradient, dot.aval.sharding) if ad.is_undefined_primal(dot) else None
-        for gradient, dot in zip(gradients, dots, strict=True)
+@dataclass(frozen=True)
+class Movement:
+    """How y moves: with which of x, k, w and, where there is one, the bias."""
+
+    stages: Stages
+    moves: tuple[bool, ...]
+
+    @property
+    def result(self) -> StagesResult:
+        """The gradients that its transpose gives; those of w and the bias are one."""
+        x, k, *pointwise = self.moves
+        named = LOWERINGS[self.stages.implementation] if self.stages.implementation else None
+        asked = "x" * x + "k" * k + "w" * any(pointwise)
+        if named is not None and asked not in named.stages and "xkw" in named.stages:
+            return "xkw"  # What it can: all of them.
+        return cast(StagesResult, asked)
+
+
+def _tangent(movement: Movement, *operands: jax.Array) -> list[jax.Array]:
+    """Compute how y moves, from x, k, w, how each of what moves does, and what limits the rows."""
+    stages = movement.stages
+    (x, kernel, weights, *moved), limits = stages.part(operands)
+    dots = [moved.pop(0) if does else None for does in movement.moves]
+    h_dots = [
+        hidden(stages, a, b, limits)
+        for a, b in ((dots[0], kernel), (x, dots[1]))
+        if a is not None and b is not None
     ]
-    return [None, None, None, *wanted]
+    terms = []
+    if h_dots:
+        h_dot = sum(h_dots[1:], h_dots[0])
+        terms += contract(replace(stages, bias=False), h_dot, weights)
+    if any(dot is not None for dot in dots[2:]):
+        shapes = (weights.shape, weights.shape[1:])
+        pointwise = (
+            jnp.zeros(shape, weights.dtype) if dot is None else dot
+            for dot, shape in zip(dots[2:], shapes, strict=False)
+        )
+        terms += _bind(stages, *vary_alike(x, kernel, *pointwise, *limits))
+    return [sum(terms[1:], terms[0])]
 
 
-register_defined(tangent_p, tangent, _tangent_transpose)
+def _tangent_transpose(
+    cotangents: Sequence[Any], *operands: Any, movement: Movement
+) -> list[jax.Array | None]:
+    """Compute the gradients of what moves."""
+    (x, kernel, weights, *dots), limits = movement.stages.part(operands)
+    (y,) = map(ad.instantiate_zeros, cotangents)
+    stages = replace(movement.stages, result=movement.result, dtype=weights.dtype)
+    primals = (x, kernel, y) if stages.result == "w" else (x, kernel, weights, y)
+    found = iter(_bind(stages, *primals, *limits))
+    given = {name: next(found) for name in stages.result}
+    letters = ["x", "k", "w"]
+    if stages.bias and "w" in given:
+        given["b"] = next(found)
+        letters.append("b")
+    moving = [name for name, does in zip(letters, movement.moves, strict=False) if does]
+    wanted = [
+        reshard_to(given[name], dot.aval.sharding) for name, dot in zip(moving, dots, strict=True)
+    ]
+    return [None, None, None, *wanted, *(None for _ in limits)]
+
+
+register_defined(tangent_p, _tangent, _tangent_transpose)

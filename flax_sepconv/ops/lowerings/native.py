@@ -1,11 +1,11 @@
 """The kernels in C++ (`flax_sepconv/ops/native/`), called through XLA's FFI.
 
-For CPUs. bfloat16 is summed in float32; float16 is computed as float32. Products and sums of the
-accumulator's dtype are exact enough for any precision.
+For CPUs. 16-bit floats are summed in float32. Products and sums of the accumulator's dtype are exact
+enough for any precision.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from jax import Array
@@ -24,7 +24,10 @@ DTYPES = (
     ("float64", "float64"),
     ("bfloat16", "bfloat16"),
     ("bfloat16", "float32"),
+    ("float16", "float16"),
+    ("float16", "float32"),
 )
+STAGES_DTYPES = {"float32", "float64", "bfloat16", "float16"}
 
 
 class Native(Lowering):
@@ -34,7 +37,7 @@ class Native(Lowering):
     """
 
     limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
-    stages: frozenset[StagesResult] = frozenset({"y", "w"})
+    stages: frozenset[StagesResult] = frozenset(get_args(StagesResult))
 
     def declines(self, context: Context) -> str | None:
         """Say why it cannot run in a program, or None."""
@@ -55,29 +58,47 @@ class Native(Lowering):
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell whether `separable` is for operands and results of these types."""
-        dtypes = {each.dtype for each in types}
-        return len(dtypes) == 1 and dtypes <= {jnp.dtype("float32"), jnp.dtype("float64")}
+        dtypes = {each.dtype.name for each in types}
+        by_pieces = stages.limits == "segments" and "x" in stages.result
+        return len(dtypes) == 1 and dtypes <= STAGES_DTYPES and not by_pieces
 
     def separable(self, stages: Stages, *operands: Array) -> list[Array]:
-        """Compute the output, or the gradients of w and the bias, which is empty without one."""
-        x, kernel, *rest = operands
-        steps, filters = x.shape[0] * stages.geometry.output_length, rest[0].shape[-1]
-        products = steps, kernel.shape[1] * kernel.shape[2], kernel.shape[0] + filters
-        # Both stages are for programs that nobody divides.
-        kernel = counted(kernel, UNKNOWN, products, steps * filters if stages.bias else 0)
-        last = rest[-1:] if stages.limits != "whole" else []
-        geometry, dtype = stages.geometry, stages.dtype
+        """Compute the output, or the gradients that are wanted."""
+        (x, kernel, *rest), limits = stages.part(operands)
+        rows = x.shape[0], stages.geometry.output_length
+        K, J = kernel.shape[0], kernel.shape[1] * kernel.shape[2]
+        geometry, dtype, filters = stages.geometry, stages.dtype, rest[-1].shape[-1]
         if stages.result == "y":
-            w, b = rest[:2] if stages.bias else (rest[0], jnp.zeros(0, dtype))
-            out = whole_type(x, (x.shape[0], geometry.output_length, w.shape[1]), dtype)
-            operands = x, kernel, w, b, *last
+            w, b = rest if stages.bias else (rest[0], jnp.zeros(0, dtype))
+            kernel = _counted(kernel, rows, J, K + filters, filters if stages.bias else 0)
+            out = whole_type(x, (*rows, filters), dtype)
+            operands = x, kernel, w, b, *limits
             return [native.call("separable_output", out, geometry, stages.limits, operands)]
-        y, J = rest[0], kernel.shape[1] * kernel.shape[2]
-        F = y.shape[-1]
-        gradients = whole_type(x, (J, F), dtype), whole_type(x, (F if stages.bias else 0,), dtype)
-        operands = x, kernel, y, *last
-        w, b = native.call("pointwise_gradient", gradients, geometry, stages.limits, operands)
-        return [w, b] if stages.bias else [w]
+        wants_x, wants_k, wants_w = (name in stages.result for name in "xkw")
+        # The weights are not looked at for their own gradients.
+        w = rest[0] if len(rest) == 2 else jnp.zeros((0, filters), dtype)
+        shapes = [
+            shape if wanted else (0,)
+            for shape, wanted in (
+                (x.shape, wants_x),
+                (kernel.shape, wants_k),
+                ((J, filters), wants_w),
+                ((filters,), wants_w and stages.bias),
+            )
+        ]
+        taps = K * (wants_x + wants_k + wants_w)
+        products = taps + filters * ((wants_x or wants_k) + wants_w)
+        kernel = _counted(kernel, rows, J, products, filters if shapes[-1] != (0,) else 0)
+        types = tuple(whole_type(x, shape, dtype) for shape in shapes)
+        operands = x, kernel, w, rest[-1], *limits
+        found = native.call("separable_gradients", types, geometry, stages.limits, operands)
+        return [array for array, shape in zip(found, shapes, strict=True) if shape != (0,)]
+
+
+def _counted(kernel: Array, rows: tuple[int, int], lanes: int, products: int, sums: int) -> Array:
+    """Let a call count for so many products of a row and lane. It is for one device's program."""
+    steps = rows[0] * rows[1]
+    return counted(kernel, UNKNOWN, (steps, lanes, products), steps * sums)
 
 
 def _shape_of_result(task: Contraction, a: Array, b: Array) -> tuple[int, ...]:

@@ -167,13 +167,13 @@ ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Limited l
 }
 
 // Both stages: w (lanes, filters), and a bias (filters), empty where there is none. All arrays are
-// of one type; y has the filters as its last axis.
+// of one type; y has the filters as its last axis. Weights that are not looked at may have no rows.
 template <typename Run>
-ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias,
+ffi::Error compute_separable(const Call& call, Buffer w, bool reads_w, Buffer bias,
                              std::initializer_list<Result> results, ffi::ThreadPool& threads,
                              Run run) {
   const auto a = w.dimensions();
-  if (!call.consistent() || a.size() != 2 || a[0] != call.lanes() ||
+  if (!call.consistent() || a.size() != 2 || (reads_w ? a[0] != call.lanes() : a[0] != 0) ||
       a[1] != call.y.dimensions()[2] || (count(bias) != 0 && count(bias) != a[1]))
     return wrong_shapes();
   const auto type = w.element_type();
@@ -194,7 +194,7 @@ ffi::Error compute_separable(const Call& call, Buffer w, Buffer bias,
 ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
                            Limited limits, Result y, Settings settings) {
   return compute_separable(
-      {x, k, *y, limits, settings}, w, bias, {y}, threads,
+      {x, k, *y, limits, settings}, w, true, bias, {y}, threads,
       [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
         using A = decltype(zero);
         const std::int64_t filters = w.dimensions()[1];
@@ -210,15 +210,16 @@ ffi::Error SeparableGradients(ffi::ThreadPool threads, Buffer x, Buffer k, Buffe
                               Limited limits, Result dx, Result dk, Result dw, Result dbias,
                               Settings settings) {
   const Call call{x, k, y, limits, settings};
-  const std::pair<Buffer, Buffer> results[] = {{x, *dx}, {k, *dk}, {w, *dw}};
-  for (const auto& [operand, result] : results)
-    if (result.element_type() != operand.element_type() ||
-        (count(result) != 0 && count(result) != count(operand)))
+  const bool reads_w = count(*dx) != 0 || count(*dk) != 0;
+  std::pair<Result, std::int64_t> wanted[] = {
+      {dx, count(x)}, {dk, count(k)}, {dw, call.lanes() * y.dimensions().back()}};
+  for (auto& [result, size] : wanted)
+    if (result->element_type() != x.element_type() || (count(*result) != 0 && count(*result) != size))
       return wrong_shapes();
   if (Limit{settings.limit} == Limit::kSegments && count(*dx) != 0)
     return ffi::Error::InvalidArgument("the gradient of x over pieces of segments");
   return compute_separable(
-      call, w, *dbias, {dx, dk, dw, dbias}, threads,
+      call, w, reads_w, *dbias, {dx, dk, dw, dbias}, threads,
       [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
         using T = decltype(zero);
         const std::int64_t filters = w.dimensions()[1];

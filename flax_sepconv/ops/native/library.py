@@ -25,7 +25,7 @@ TARGETS = (
     "input_gradient",
     "kernel_gradient",
     "separable_output",
-    "pointwise_gradient",
+    "separable_gradients",
     "zero_tails",
 )
 
