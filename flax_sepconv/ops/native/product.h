@@ -81,6 +81,10 @@ void pack_columns(const T* from, std::int64_t step, std::int64_t rows, std::int6
     }
   } else {
     for (std::int64_t r = 0; r < rows; ++r, from += step, panel += width) {
+      if (columns == kPanel<P>) {
+        convert_row(from, panel, kPanel<P>);  // A constant number is faster.
+        continue;
+      }
       convert_row(from, panel, columns);
       std::fill(panel + columns, panel + width, P{0});
     }
@@ -121,28 +125,12 @@ SEPCONV_INLINE P factor_at(const E* from) {
   return value;
 }
 
-// out = start + a b for M rows of a (M x depth) and V vectors of columns of a panel b.
-template <typename P, int M, int V, typename E, typename A>
-SEPCONV_INLINE void product_tile(const Matrix<E>& a, const P* b, std::int64_t depth, const A* start,
-                                 std::int64_t start_step, A* out, std::int64_t out_step) {
-  Vector<A> sums[M][V];
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) sums[i][v] = load<A>(start + i * start_step + v * kWidth<A>);
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) __builtin_prefetch(out + i * out_step + v * kWidth<A>, 1);
-  const E* column = a.data;
-  for (std::int64_t d = 0; d < depth; ++d, column += a.column_step, b += kPanel<P>) {
-    Vector<P> row[V];
-    for (int v = 0; v < V; ++v) row[v] = load<P>(b + v * kWidth<P>);
-#pragma GCC unroll 16
-    for (int i = 0; i < M; ++i) {
-      const P value = factor_at<P>(column + i * a.row_step);
-      for (int v = 0; v < V; ++v) add_product(sums[i][v], value, row[v]);
-    }
-  }
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) store<A>(out + i * out_step + v * kWidth<A>, sums[i][v]);
-}
+// Rows of factors, `step` from one to the next.
+template <typename P>
+struct Panel {
+  const P* data;
+  std::int64_t step = kPanel<P>;
+};
 
 // Where sums start, or lie: `step` from row to row. Step 0 starts every row from the same values.
 template <typename A>
@@ -151,35 +139,61 @@ struct Sums {
   std::int64_t step;
 };
 
-template <typename P, int V, typename E, typename A>
-void product_rows(Matrix<E> a, std::int64_t rows, const P* b, std::int64_t depth,
-                  Sums<const A> start, Sums<A> out) {
-#define SEPCONV_ROWS(M)                                                                      \
-  for (; rows >= M; rows -= M) {                                                             \
-    product_tile<P, M, V>(a, b, depth, start.data, start.step, out.data, out.step);          \
-    a.data += M * a.row_step;                                                                \
-    start.data += M * start.step;                                                            \
-    out.data += M * out.step;                                                                \
+// out = start + a b for M rows of a (M x depth) and V vectors of columns of b.
+template <int M, int V, typename P, typename E, typename A>
+SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t depth,
+                                 Sums<const A> start, Sums<A> out) {
+  Vector<A> sums[M][V];
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v) sums[i][v] = load<A>(start.data + i * start.step + v * kWidth<A>);
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v) __builtin_prefetch(out.data + i * out.step + v * kWidth<A>, 1);
+  const E* column = a.data;
+  for (std::int64_t d = 0; d < depth; ++d, column += a.column_step, b.data += b.step) {
+    Vector<P> row[V];
+    for (int v = 0; v < V; ++v) row[v] = load<P>(b.data + v * kWidth<P>);
+#pragma GCC unroll 16
+    for (int i = 0; i < M; ++i) {
+      const P value = factor_at<P>(column + i * a.row_step);
+      for (int v = 0; v < V; ++v) add_product(sums[i][v], value, row[v]);
+    }
   }
-  SEPCONV_ROWS(kTileRows)
-  SEPCONV_ROWS(4)
-  SEPCONV_ROWS(2)
-  SEPCONV_ROWS(1)
-#undef SEPCONV_ROWS
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v) store<A>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
+}
+
+template <int V, typename P, typename E, typename A>
+void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
+                  Sums<const A> start, Sums<A> out) {
+  for (; rows >= kTileRows; rows -= kTileRows) {
+    product_tile<kTileRows, V>(a, b, depth, start, out);
+    a.data += kTileRows * a.row_step;
+    start.data += kTileRows * start.step;
+    out.data += kTileRows * out.step;
+  }
+  switch (rows) {
+    case 7: if constexpr (kTileRows > 7) return product_tile<7, V>(a, b, depth, start, out); break;
+    case 6: if constexpr (kTileRows > 6) return product_tile<6, V>(a, b, depth, start, out); break;
+    case 5: return product_tile<5, V>(a, b, depth, start, out);
+    case 4: return product_tile<4, V>(a, b, depth, start, out);
+    case 3: return product_tile<3, V>(a, b, depth, start, out);
+    case 2: return product_tile<2, V>(a, b, depth, start, out);
+    case 1: return product_tile<1, V>(a, b, depth, start, out);
+  }
 }
 
 // out = start + a b for any number of rows, and one panel b of which `columns` are wanted.
 template <typename P, typename E, typename A>
-void product(Matrix<E> a, std::int64_t rows, const P* b, std::int64_t depth, std::int64_t columns,
+void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std::int64_t columns,
              Sums<const A> start, Sums<A> out) {
   do {
     const std::int64_t part = std::min(depth, kDepth);
     if (columns > kWidth<P>)
-      product_rows<P, kTileVectors>(a, rows, b, part, start, out);
+      product_rows<kTileVectors>(a, rows, b, part, start, out);
     else
-      product_rows<P, 1>(a, rows, b, part, start, out);
+      product_rows<1>(a, rows, b, part, start, out);
     a.data += part * a.column_step;
-    b += part * kPanel<P>;
+    b.data += part * b.step;
     start = {out.data, out.step};
     depth -= part;
   } while (depth > 0);
@@ -187,7 +201,7 @@ void product(Matrix<E> a, std::int64_t rows, const P* b, std::int64_t depth, std
 
 // The same, in the type of the result: by way of `spill` where tiles would write anything else.
 template <typename P, typename E, typename A, typename T>
-void product_into(Matrix<E> a, std::int64_t rows, const P* b, std::int64_t depth,
+void product_into(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
                   std::int64_t columns, Sums<const A> start, Sums<T> out, A* spill) {
   if constexpr (std::is_same_v<A, T>) {
     if (columns == columns_written<P>(columns)) return product(a, rows, b, depth, columns, start, out);

@@ -23,6 +23,8 @@ class Parts {
 // Lanes of one item: as many as the caches hold the weights and sums of.
 constexpr std::int64_t kItemLanes = 256;
 constexpr std::int64_t kItemsPerThread = 3;
+// Panels of cotangents that are packed together.
+constexpr std::int64_t kPanelsAtOnce = 8;
 
 template <typename T>
 class SeparableGradients {
@@ -35,13 +37,14 @@ class SeparableGradients {
                      const Separated<T*>& out)
       : p_(p), in_(in), y_(y), out_(out), filters_(in.filters), to_y_(output_schedule(p)),
         to_x_(input_gradient_schedule(p)), fold_(examples_side_by_side<A>(p.lanes(), p.batch)) {
-    positions_ = cached_positions<A>(std::min(p.lanes(), kItemLanes));
+    positions_ = cached_positions<A>(std::min(p.lanes(), kItemLanes), filters_);
     const Correlation<T, H> correlation = forward(0, p.lanes());
+    const HiddenBlock<T, H> hidden{correlation, p.output_length, p.lanes(), p.batch, p.y_parts};
     block_ = correlation.block();
     blocks_ = correlation.blocks();
-    groups_ = correlation.groups();
+    groups_ = hidden.groups();
     const std::int64_t reach = (p.taps - 1) * p.dilation / p.stride;
-    halo_ = out.x == nullptr ? 0 : std::min(reach, p.output_length);
+    halo_ = out.x == nullptr || blocks_ == 1 ? 0 : std::min(reach, p.output_length);
     // Cut by shape alone, so that the order of every sum is the same for any number of threads.
     const std::int64_t steps = p.batch * p.output_length, size = (p.lanes() + p.taps) * filters_;
     const std::int64_t most = std::max<std::int64_t>(512, 4 * halo_);
@@ -67,22 +70,22 @@ class SeparableGradients {
     const std::int64_t panels = out_.weights == nullptr ? 0 : panels_of<P>(filters_);
     parallel_for(pool, panels + 1, 0, [&](std::int64_t item, void*) {
       if (item < panels)
-        finish_panel(sums + item * lanes * kPanel<P>, item);
+        finish_panel(sums + item * panel_rows() * kPanel<P>, item);
       else
-        finish_rest(sums);
+        finish_taps(sums + weights_size());
     });
   }
 
  private:
-  // Sums of a chunk: of the weights, panel by panel (unless they lie where they belong), of the
-  // bias, and of the taps.
+  // Sums of a chunk: of the weights and, below them, of the bias, panel by panel; of the taps. Those
+  // of the weights may lie where they belong.
   bool in_place() const { return is_all<A, T> && chunks_ == 1; }
+  std::int64_t panel_rows() const { return p_.lanes() + (out_.bias != nullptr); }
   std::int64_t weights_size() const {
-    return out_.weights == nullptr ? 0 : panels_of<P>(filters_) * p_.lanes() * kPanel<P>;
+    return out_.weights == nullptr ? 0 : panels_of<P>(filters_) * panel_rows() * kPanel<P>;
   }
-  std::int64_t bias_size() const { return out_.bias == nullptr ? 0 : filters_; }
   std::int64_t taps_size() const { return out_.k == nullptr ? 0 : p_.taps * p_.lanes(); }
-  std::int64_t sums_size() const { return weights_size() + bias_size() + taps_size(); }
+  std::int64_t sums_size() const { return weights_size() + taps_size(); }
 
   // Whole columns of x and, where that can be, whole panels, for enough items for so many threads.
   // How lanes are divided changes no sum.
@@ -111,18 +114,18 @@ class SeparableGradients {
           hidden_{correlation_, p_.output_length, lanes, p_.batch, p_.y_parts},
           taps_(all.to_y_, all.x().of_lanes(lane, lanes), p_.taps, all.fold_, all.block_),
           panels_(panels_of<P>(lanes)), held_(all.halo_ + all.block_), parts_(scratch), sums_(sums) {
-      const std::int64_t rows = all.fold_ * all.block_;
+      const std::int64_t rows = hidden_.most_examples() * all.block_;
       h_ = parts_.template take<H>(hidden_.size());
-      panel_ = parts_.template take<P>(factors<P>(rows) * kPanel<P>);
+      cotangents_ = parts_.template take<P>(kPanelsAtOnce * factors<P>(rows) * kPanel<P>);
       pairs_ = parts_.template take<P>(kTerms<P> == 2 ? factors<P>(rows) * pairs_step() : 0);
       weights_ = parts_.template take<P>(needs_dh() ? panels_ * weights_size() : 0);
-      window_ = parts_.template take<A>(needs_dh() ? all.fold_ * held_ * window_step() : 0);
-      rows_ = parts_.template take<H>(needs_dh() && !reads_in_place() ? held_ * rows_step() : 0);
+      window_ = parts_.template take<A>(needs_dh() ? hidden_.most_examples() * held_ * window_step() : 0);
+      rows_ = parts_.template take<H>(needs_dh() && !reads_in_place() ? std::max(rows, held_) * rows_step() : 0);
       zeros_ = parts_.template take<A>(kPanel<P>);
       tap_sums_ = parts_.template take<A>(wants_k() ? taps_.size() : 0);
       const std::size_t scratch_bytes =
           std::max({correlation_.scratch_bytes(), taps_.scratch_bytes(),
-                    backward(dh_rows(0, 0)).scratch_bytes()});
+                    backward(dh_rows(0, 0, 0)).scratch_bytes()});
       scratch_ = parts_.template take<A>(scratch_bytes / sizeof(A) + 1);
     }
 
@@ -131,7 +134,6 @@ class SeparableGradients {
     void run(std::int64_t chunk) {
       std::fill(zeros_, zeros_ + kPanel<P>, A{0});
       if (wants_k()) std::fill(tap_sums_, tap_sums_ + taps_.size(), A{0});
-      if (bias_sums() != nullptr) std::fill(bias_sums(), bias_sums() + all_.filters_, A{0});
       if (needs_dh()) pack_weights();
       if (all_.splits_ == 1) {
         const std::int64_t groups = all_.groups_, last = (chunk + 1) * groups / all_.chunks_;
@@ -151,12 +153,13 @@ class SeparableGradients {
     bool wants_k() const { return all_.out_.k != nullptr; }
     bool wants_w() const { return all_.out_.weights != nullptr; }
     bool needs_dh() const { return wants_x() || wants_k(); }
-    A* bias_sums() const {
-      return all_.out_.bias == nullptr || lane_ > 0 ? nullptr : sums_ + all_.weights_size();
+    // The last lanes have the bias with them: its products are with ones, in a column behind h.
+    bool wants_bias() const {
+      return all_.out_.bias != nullptr && lane_ + lanes_ == p_.lanes();
     }
-    A* tap_out() const { return sums_ + all_.weights_size() + all_.bias_size() + lane_; }
+    A* tap_out() const { return sums_ + all_.weights_size() + lane_; }
 
-    std::int64_t pairs_step() const { return ceil_div(lanes_, kWidth<P>) * kWidth<P>; }
+    std::int64_t pairs_step() const { return ceil_div(lanes_ + 1, kWidth<P>) * kWidth<P>; }
     std::int64_t weights_size() const { return factors<P>(all_.filters_) * kPanel<P>; }
     // Rows a power of two apart would compete for the same lines of a cache.
     std::int64_t window_step() const { return panels_ * kPanel<P> + kWidth<A>; }
@@ -188,14 +191,20 @@ class SeparableGradients {
           });
         }
         const std::int64_t count = hidden_.count(block);
-        each_example(group, [&](std::int64_t example, std::int64_t i) {
-          compute_dh(example, i, first, first + count, first);
+        if (p_.y_parts == nullptr && all_.blocks_ == 1)
+          // All rows of neighbouring examples: of one, as it were.
+          multiply(hidden_.first_batch(group) * count, hidden_.examples(group) * count, window_);
+        else
+          each_example(group, [&](std::int64_t example, std::int64_t i) {
+            compute_dh(example, i, first, first + count, first);
+          });
+        hidden_.each_fold(group, [&](std::int64_t fold, std::int64_t batch, std::int64_t examples) {
+          const Rows<const A> dh = dh_rows(group, batch, first);
+          if (wants_k() && n > 0)
+            taps_.add(batch, examples, first, first + n, dh, tap_sums_, scratch_);
+          if (wants_x())
+            write_x(fold, first, first + count, block == 0, block + 1 == all_.blocks_, dh);
         });
-        const Rows<const A> dh = dh_rows(group, first);
-        if (wants_k() && n > 0)
-          taps_.add(hidden_.first_batch(group), hidden_.examples(group), first, first + n, dh,
-                    tap_sums_, scratch_);
-        if (wants_x()) write_x(group, first, first + count, block == 0, block + 1 == all_.blocks_, dh);
         if (block + 1 < end) keep_halo(group, count);
       }
     }
@@ -220,9 +229,9 @@ class SeparableGradients {
     A* window_row(std::int64_t i, std::int64_t position, std::int64_t first) const {
       return window_ + (i * held_ + all_.halo_ + position - first) * window_step();
     }
-    Rows<const A> dh_rows(std::int64_t group, std::int64_t first) const {
+    Rows<const A> dh_rows(std::int64_t group, std::int64_t batch, std::int64_t first) const {
       std::int64_t positions = p_.output_length;
-      if (p_.y_parts != nullptr && all_.fold_ == 1) positions = p_.y_parts[group].count;
+      if (p_.y_parts != nullptr && all_.fold_ == 1) positions = p_.y_parts[batch].count;
       return {window_, positions, lanes_, window_step(), 1, hidden_.first_batch(group),
               first - all_.halo_, nullptr, held_};
     }
@@ -239,23 +248,27 @@ class SeparableGradients {
                     std::int64_t first) {
       const std::int64_t own = p_.y_parts == nullptr ? to : p_.y_parts[example].count;
       const std::int64_t n = std::clamp<std::int64_t>(own - from, 0, to - from);
-      const T* y = all_.y_ + (hidden_.origin(example) + from) * all_.filters_;
       A* const out = window_row(i, from, first);
-      if (n > 0) {
-        Matrix<H> a{rows_, rows_step(), kTerms<P>};
-        if constexpr (is_all<T, H>) {
-          if (reads_in_place()) a = {y, all_.filters_, kTerms<P>};
-        }
-        if (!reads_in_place())
-          for (std::int64_t r = 0; r < n; ++r) {
-            convert_row(y + r * all_.filters_, rows_ + r * rows_step(), all_.filters_);
-            if (all_.filters_ % 2 != 0) rows_[(r + 1) * rows_step() - 1] = H{0};
-          }
-        for (std::int64_t q = 0; q < panels_; ++q)
-          product(a, n, weights_ + q * weights_size(), factors<P>(all_.filters_),
-                  std::min(kPanel<P>, lanes_ - q * kPanel<P>), Sums<const A>{zeros_, 0}, Sums<A>{out + q * kPanel<P>, window_step()});
-      }
+      if (n > 0) multiply(hidden_.origin(example) + from, n, out);
       std::fill(out + n * window_step(), out + (to - from) * window_step(), A{0});
+    }
+
+    // Rows of y, from row `first` of all, times w^T.
+    void multiply(std::int64_t first, std::int64_t n, A* out) {
+      const std::int64_t filters = all_.filters_;
+      const T* const y = all_.y_ + first * filters;
+      Matrix<H> a{rows_, rows_step(), kTerms<P>};
+      if constexpr (is_all<T, H>) {
+        if (reads_in_place()) a = {y, filters, kTerms<P>};
+      }
+      for (std::int64_t r = 0; r < n && !reads_in_place(); ++r) {
+        convert_row(y + r * filters, rows_ + r * rows_step(), filters);
+        if (filters % 2 != 0) rows_[(r + 1) * rows_step() - 1] = H{0};
+      }
+      for (std::int64_t q = 0; q < panels_; ++q)
+        product(a, n, Panel<P>{weights_ + q * weights_size()}, factors<P>(filters),
+                std::min(kPanel<P>, lanes_ - q * kPanel<P>), Sums<const A>{zeros_, 0},
+                Sums<A>{out + q * kPanel<P>, window_step()});
     }
 
     Correlation<A, T, T> backward(const Rows<const A>& dh) const {
@@ -264,7 +277,7 @@ class SeparableGradients {
     }
 
     // The rows of x that need no later dh than of positions [.., to).
-    void write_x(std::int64_t group, std::int64_t from, std::int64_t to, bool is_first,
+    void write_x(std::int64_t fold, std::int64_t from, std::int64_t to, bool is_first,
                  bool is_last, const Rows<const A>& dh) {
       const std::int64_t rows = all_.to_x_.positions;
       const auto row = [&](std::int64_t position) {
@@ -276,7 +289,7 @@ class SeparableGradients {
           Rows<T>{all_.out_.x, p_.length, p_.channels, p_.channels, p_.multiplier, 0, 0, p_.x_parts}
               .of_lanes(lane_, lanes_);
       for (std::int64_t first = begin; first < end; first += correlation.block())
-        correlation.run_block(group, first, std::min(end, first + correlation.block()), out,
+        correlation.run_block(fold, first, std::min(end, first + correlation.block()), out,
                               scratch_);
     }
 
@@ -287,7 +300,10 @@ class SeparableGradients {
         if (all_.writes_in_place(columns))
           return {all_.out_.weights + lane_ * all_.filters_ + f, all_.filters_};
       }
-      return {sums_ + (panel * p_.lanes() + lane_) * kPanel<P>, kPanel<P>};
+      return {partial_sums(panel, lane_), kPanel<P>};
+    }
+    A* partial_sums(std::int64_t panel, std::int64_t lane) const {
+      return sums_ + (panel * all_.panel_rows() + lane) * kPanel<P>;
     }
 
     void clear_weights() {
@@ -297,6 +313,9 @@ class SeparableGradients {
             columns_written<P>(std::min(kPanel<P>, all_.filters_ - p * kPanel<P>));
         for (std::int64_t j = 0; j < lanes_; ++j)
           std::fill(to.data + j * to.step, to.data + j * to.step + columns, A{0});
+        if (!wants_bias()) continue;
+        A* const bias = partial_sums(p, p_.lanes());
+        std::fill(bias, bias + kPanel<P>, A{0});
       }
     }
 
@@ -304,52 +323,88 @@ class SeparableGradients {
     // them are one product.
     void add_weights(std::int64_t group, std::int64_t block, std::int64_t n) {
       hidden_.compute(group, block, n, h_, scratch_);
+      const std::int64_t examples = hidden_.examples(group);
+      for (std::int64_t r = 0; wants_bias() && r < examples * n; ++r)
+        h_[r * hidden_.step() + lanes_] = convert<H>(1.0f);
       std::int64_t begin = 0;
-      for (std::int64_t i = 0; i < hidden_.examples(group); ++i) {
+      for (std::int64_t i = 0; i < examples; ++i) {
         const std::int64_t own = hidden_.own(hidden_.first_batch(group) + i, block);
-        if (own == n && n % kTerms<P> == 0 && i + 1 < hidden_.examples(group)) continue;
+        if (own == n && n % kTerms<P> == 0 && i + 1 < examples && !reads_cotangents()) continue;
         add_examples(group, block, n, begin, i + 1);
         begin = i + 1;
       }
     }
 
+    // Whether y is multiplied where it lies: with one tile of rows, packing would be half the work.
+    bool reads_cotangents() const {
+      return is_all<T, P> && lanes_ + wants_bias() <= kTileRows && all_.filters_ >= kPanel<P>;
+    }
+
     // The same for examples [begin, end) of the group, all of which but the last have n positions.
     void add_examples(std::int64_t group, std::int64_t block, std::int64_t n, std::int64_t begin,
                       std::int64_t end) {
-      const std::int64_t last = hidden_.own(hidden_.first_batch(group) + end - 1, block);
+      const std::int64_t example = hidden_.first_batch(group) + end - 1;
+      const std::int64_t last = hidden_.own(example, block);
       const std::int64_t depth = (end - 1 - begin) * n + last, filters = all_.filters_;
       if (depth == 0) return;
       const H* const h = h_ + begin * n * hidden_.step();
-      if constexpr (kTerms<P> == 2) pack_columns(h, hidden_.step(), depth, lanes_, pairs_, pairs_step());
-      for (std::int64_t f = 0; f < filters; f += kPanel<P>) {
-        const std::int64_t columns = std::min(kPanel<P>, filters - f);
-        pack_cotangents(group, block, begin, end, f, columns);
-        const Sums<A> sums = weight_sums(f / kPanel<P>);
-        const Sums<const A> start = has_begun_ ? Sums<const A>{sums.data, sums.step}
-                                               : Sums<const A>{zeros_, 0};
-        if constexpr (kTerms<P> == 2)
-          product(Matrix<P>{pairs_, 1, pairs_step()}, lanes_, panel_, factors<P>(depth), columns,
-                  start, sums);
-        else
-          product(Matrix<H>{h, 1, hidden_.step()}, lanes_, panel_, depth, columns, start, sums);
+      if constexpr (kTerms<P> == 2)
+        pack_columns(h, hidden_.step(), depth, lanes_ + wants_bias(), pairs_, pairs_step());
+      std::int64_t f = 0;
+      if constexpr (is_all<T, P>) {
+        const T* const y = all_.y_ + (hidden_.origin(example) + hidden_.first(block)) * filters;
+        for (; reads_cotangents() && f + kPanel<P> <= filters; f += kPanel<P>)
+          add_panel(h, Panel<P>{y + f, filters}, depth, f, kPanel<P>);
+      }
+      const std::int64_t panel_size = factors<P>(depth) * kPanel<P>;
+      while (f < filters) {
+        const std::int64_t behind = std::min(filters, f + kPanelsAtOnce * kPanel<P>);
+        pack_cotangents(group, block, begin, end, f, behind, panel_size);
+        const P* panel = cotangents_;
+        for (; f < behind; f += kPanel<P>, panel += panel_size)
+          add_panel(h, Panel<P>{panel}, depth, f, std::min(kPanel<P>, behind - f));
+        f = behind;
       }
       has_begun_ = true;
     }
 
-    // Columns of y of the examples, one below the other, and their sums.
+    // Add the products of h and a panel of y, whose columns are [f, f + columns) of all.
+    void add_panel(const H* h, Panel<P> y, std::int64_t depth, std::int64_t f,
+                   std::int64_t columns) {
+      const Sums<A> sums = weight_sums(f / kPanel<P>);
+      const auto add = [&](std::int64_t lane, std::int64_t lanes, Sums<A> to) {
+        const Sums<const A> start = has_begun_ ? Sums<const A>{to.data, to.step}
+                                               : Sums<const A>{zeros_, 0};
+        if constexpr (kTerms<P> == 2)
+          product(Matrix<P>{pairs_ + lane, 1, pairs_step()}, lanes, y, factors<P>(depth), columns,
+                  start, to);
+        else
+          product(Matrix<H>{h + lane, 1, hidden_.step()}, lanes, y, depth, columns, start, to);
+      };
+      A* const bias = partial_sums(f / kPanel<P>, p_.lanes());
+      const bool follows = wants_bias() && sums.data + lanes_ * sums.step == bias;
+      add(0, lanes_ + follows, sums);
+      if (wants_bias() && !follows) add(lanes_, 1, {bias, kPanel<P>});
+    }
+
+    // Columns [f, last) of y of the examples, one below the other, in panels. Rows are read from end
+    // to end.
     void pack_cotangents(std::int64_t group, std::int64_t block, std::int64_t begin,
-                         std::int64_t end, std::int64_t f, std::int64_t columns) {
-      P* to = panel_;
+                         std::int64_t end, std::int64_t f, std::int64_t last,
+                         std::int64_t panel_size) {
+      constexpr std::int64_t terms = kTerms<P>;
+      const std::int64_t filters = all_.filters_;
+      P* to = cotangents_;
       for (std::int64_t i = begin; i < end; ++i) {
         const std::int64_t example = hidden_.first_batch(group) + i;
         const std::int64_t own = hidden_.own(example, block);
-        const T* y = all_.y_ + (hidden_.origin(example) + hidden_.first(block)) * all_.filters_ + f;
-        pack_columns(y, all_.filters_, own, columns, to);
-        to += factors<P>(own) * kPanel<P>;
-        if (bias_sums() == nullptr) continue;
-        for (std::int64_t r = 0; r < own; ++r)
-          for (std::int64_t j = 0; j < columns; ++j)
-            bias_sums()[f + j] += convert<A>(y[r * all_.filters_ + j]);
+        const T* y = all_.y_ + (hidden_.origin(example) + hidden_.first(block)) * filters;
+        for (std::int64_t r = 0; r < own; r += terms, y += terms * filters, to += kPanel<P>) {
+          P* panel = to;
+          for (std::int64_t g = f; g < last; g += kPanel<P>, panel += panel_size)
+            pack_columns(y + g, filters, std::min(terms, own - r), std::min(kPanel<P>, last - g),
+                         panel);
+        }
       }
     }
 
@@ -363,7 +418,7 @@ class SeparableGradients {
     Parts parts_;
     A* const sums_;
     H *h_, *rows_;
-    P *panel_, *pairs_, *weights_;
+    P *cotangents_, *pairs_, *weights_;
     A *window_, *zeros_, *tap_sums_, *scratch_;
     bool has_begun_ = false;  // The weights' sums hold something.
   };
@@ -372,23 +427,26 @@ class SeparableGradients {
     return in_place() && columns == columns_written<P>(columns);
   }
 
-  // One panel's chunks, added in their order.
-  void finish_panel(A* sums, std::int64_t panel) const {
-    const std::int64_t f = panel * kPanel<P>, columns = std::min(kPanel<P>, filters_ - f);
-    if (writes_in_place(columns)) return;
+  // The chunks' sums, added in their order.
+  void add_chunks(A* sums, std::int64_t size) const {
     for (std::int64_t chunk = 1; chunk < chunks_; ++chunk)
-      for (std::int64_t j = 0; j < p_.lanes() * kPanel<P>; ++j)
-        sums[j] += sums[chunk * sums_size() + j];
-    for (std::int64_t r = 0; r < p_.lanes(); ++r, sums += kPanel<P>)
-      convert_row(sums, out_.weights + r * filters_ + f, columns);
+      for (std::int64_t j = 0; j < size; ++j) sums[j] += sums[chunk * sums_size() + j];
   }
 
-  void finish_rest(A* sums) const {
-    const std::int64_t first = weights_size(), size = bias_size() + taps_size();
-    for (std::int64_t chunk = 1; chunk < chunks_; ++chunk)
-      for (std::int64_t j = 0; j < size; ++j) sums[first + j] += sums[chunk * sums_size() + first + j];
-    convert_row(sums + first, out_.bias, bias_size());
-    convert_row(sums + first + bias_size(), out_.k, taps_size());
+  void finish_panel(A* sums, std::int64_t panel) const {
+    const std::int64_t f = panel * kPanel<P>, columns = std::min(kPanel<P>, filters_ - f);
+    if (!writes_in_place(columns)) {
+      add_chunks(sums, panel_rows() * kPanel<P>);
+      for (std::int64_t r = 0; r < p_.lanes(); ++r)
+        convert_row(sums + r * kPanel<P>, out_.weights + r * filters_ + f, columns);
+    }
+    if (out_.bias != nullptr)
+      convert_row(sums + p_.lanes() * kPanel<P>, out_.bias + f, columns);
+  }
+
+  void finish_taps(A* sums) const {
+    add_chunks(sums, taps_size());
+    convert_row(sums, out_.k, taps_size());
   }
 
   const Problem p_;

@@ -15,7 +15,7 @@ class SeparableOutput {
   SeparableOutput(const Schedule& schedule, Rows<const T> x, Taps<T> kernel,
                   const Pointwise<const T*>& w, std::int64_t batch, const Part* parts)
       : schedule_(schedule), x_(x), kernel_(kernel),
-        correlation_(schedule, x, kernel, 1, batch, cached_positions<A>(x.lanes())),
+        correlation_(schedule, x, kernel, 1, batch, cached_positions<A>(x.lanes(), w.filters)),
         hidden_{correlation_, schedule.positions, x.lanes(), batch, parts}, w_(w) {}
 
   void run(T* y, Pool& pool) const {
@@ -69,7 +69,7 @@ class SeparableOutput {
     H* const hidden = static_cast<H*>(all.data());
     const std::int64_t blocks = correlation_.blocks();
     const Rows<H> rows_of_h{hidden, hidden_.positions, lanes, step, 1};
-    parallel_for(pool, correlation_.groups() * blocks, correlation_.scratch_bytes(),
+    parallel_for(pool, hidden_.groups() * blocks, correlation_.scratch_bytes(),
                  [&](std::int64_t item, void* scratch) {
                    const std::int64_t block = item % blocks;
                    hidden_.compute_into(rows_of_h, item / blocks, block, hidden_.count(block),
@@ -89,8 +89,8 @@ class SeparableOutput {
         pack_columns(w_.weights + first * filters + f, filters, depth, columns, panel);
         const Sums<const A> from = first == 0 ? Sums<const A>{start, 0}
                                               : Sums<const A>{sums, kPanel<P>};
-        product(Matrix<H>{hidden + first, step, kTerms<P>}, rows, panel, factors<P>(depth), columns,
-                from, Sums<A>{sums, kPanel<P>});
+        product(Matrix<H>{hidden + first, step, kTerms<P>}, rows, Panel<P>{panel}, factors<P>(depth),
+                columns, from, Sums<A>{sums, kPanel<P>});
       }
       for (std::int64_t b = 0; b < hidden_.batch; ++b) {
         const std::int64_t n = hidden_.parts == nullptr ? hidden_.positions : hidden_.parts[b].count;
@@ -114,7 +114,7 @@ class SeparableOutput {
       start_of(p, start + f);
     });
     const std::int64_t blocks = correlation_.blocks(), threads = pool.threads();
-    parallel_for(pool, correlation_.groups() * blocks, hidden_.scratch_bytes() + spill_bytes(),
+    parallel_for(pool, hidden_.groups() * blocks, hidden_.scratch_bytes() + sizeof(A) * spill_size(),
                  [&](std::int64_t item, void* scratch) {
                    // Likely the next item of this thread.
                    const std::int64_t next = item + threads;
@@ -126,7 +126,9 @@ class SeparableOutput {
   std::int64_t panel_size() const { return factors<P>(hidden_.lanes) * kPanel<P>; }
 
   // For the tiles of a panel that cannot be written where they belong.
-  std::size_t spill_bytes() const { return sizeof(A) * kPanel<P> * correlation_.block(); }
+  std::int64_t spill_size() const {
+    return kPanel<P> * hidden_.most_examples() * correlation_.block();
+  }
 
   void block(std::int64_t group, std::int64_t block, std::int64_t next_group,
              std::int64_t next_block, const P* weights, const A* starts, T* y,
@@ -135,16 +137,21 @@ class SeparableOutput {
     const std::int64_t most = hidden_.most(group, block);
     if (most == 0) return;
     A* const spill = static_cast<A*>(scratch);
-    A* const panels = spill + kPanel<P> * correlation_.block();
-    H* h = reinterpret_cast<H*>(panels + correlation_.scratch_bytes() / sizeof(A));
+    A* const panels = spill + spill_size();
+    H* const h = reinterpret_cast<H*>(panels + correlation_.scratch_bytes() / sizeof(A));
     hidden_.compute(group, block, most, h, panels);
-    for (std::int64_t i = 0; i < hidden_.examples(group); ++i, h += most * step) {
-      const std::int64_t example = hidden_.first_batch(group) + i, n = hidden_.own(example, block);
+    // Examples whose rows of y follow one another are one product.
+    const bool joined = hidden_.parts == nullptr && correlation_.blocks() == 1;
+    const std::int64_t examples = hidden_.examples(group);
+    for (std::int64_t i = 0; i < (joined ? 1 : examples); ++i) {
+      const std::int64_t example = hidden_.first_batch(group) + i;
+      const std::int64_t n = joined ? examples * most : hidden_.own(example, block);
+      const H* const rows = h + i * most * step;
       T* out = y + (hidden_.origin(example) + hidden_.first(block)) * filters;
       const P* panel = weights;
       for (std::int64_t f = 0; f < filters; f += kPanel<P>, panel += panel_size()) {
         if (i == 0) hidden_.prefetch(next_group, next_block, f, filters);
-        product_into(Matrix<H>{h, step, kTerms<P>}, n, panel, factors<P>(lanes),
+        product_into(Matrix<H>{rows, step, kTerms<P>}, n, Panel<P>{panel}, factors<P>(lanes),
                      std::min(kPanel<P>, filters - f), Sums<const A>{starts + f, 0},
                      Sums<T>{out + f, filters}, spill);
       }
