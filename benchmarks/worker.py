@@ -12,6 +12,7 @@ Workers are asked one at a time: while one is timed the others wait for their pi
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import importlib
@@ -206,6 +207,7 @@ class _Programs:
     def add(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
         built = self.call(task, *args, **kwargs)
         self.programs |= built
+        hand_back()
         return {name: dict(program.facts) for name, program in built.items()}
 
     def call(self, task: str, *args: Any, **kwargs: Any) -> Any:
@@ -225,7 +227,14 @@ class _Programs:
 
     def drop(self) -> None:
         self.programs = {}
-        gc.collect()
+        hand_back()
+
+
+def hand_back() -> None:
+    """Hand the memory that nothing holds any more back to the system, where the C library can."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # Only glibc has it.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _settle() -> None:

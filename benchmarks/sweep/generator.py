@@ -13,7 +13,7 @@ from typing import NamedTuple
 from benchmarks.workloads import Workload
 from flax_sepconv.ops.geometry import PaddingRule
 
-# One layer is at most so many multiply-adds, and so many elements an array (280 MB in float32).
+# A layer has at most so many multiply-adds, and so many elements an array (280 MB in float32).
 # The batch is cut to that; where a single series is too much, the sizes are drawn anew.
 MULTIPLY_ADDS = 2.5e9
 ELEMENTS = 70e6
@@ -57,6 +57,14 @@ KINDS = {
         length=Range(200, 2000),
         channels=Range(3, 12),
         filters=Range(64, 512, 32),
+        kernel_size=Range(5, 31),
+    ),
+    "first_wide": Kind(
+        "the same over long series, whose outputs are hundreds of megabytes",
+        batch=Range(64, 64),
+        length=Range(1000, 2000),
+        channels=Range(3, 12),
+        filters=Range(256, 512, 32),
         kernel_size=Range(5, 31),
     ),
     "block": Kind(

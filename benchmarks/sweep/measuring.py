@@ -5,6 +5,7 @@ What goes wrong with a contender is a fact of the row, and the others are measur
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,13 +36,20 @@ class Stopped(Exception):  # noqa: N818 - a fact of the row.
 
 
 def measure(workload: Workload, contenders: Iterable[Contender], seconds: float) -> Facts:
-    """Build, judge and time a layer; the record of all contenders."""
-    asked = {str(each.name): each for each in contenders}
-    facts = prepared(workload, asked)
-    timed(asked, facts, seconds)
-    for contender in asked.values():
-        with contextlib.suppress(Failed):
-            contender.drop()
+    """Build, judge and time a layer; the record of all contenders.
+
+    One type of numbers comes after the other, for all processes at once would hold some twenty
+    times the largest array.
+    """
+    facts: dict[str, Facts] = {}
+    for dtype, group in itertools.groupby(contenders, lambda each: each.name.dtype):
+        asked = {str(each.name): each for each in group}
+        found = prepared(workload, dtype, asked)
+        timed(asked, found, seconds)
+        for contender in asked.values():
+            with contextlib.suppress(Failed):
+                contender.drop()
+        facts |= found
     return {
         "workload": workload.name,
         "kind": kind_of(workload),
@@ -51,22 +59,17 @@ def measure(workload: Workload, contenders: Iterable[Contender], seconds: float)
     }
 
 
-def prepared(workload: Workload, asked: Mapping[str, Contender]) -> dict[str, Facts]:
-    """Build and judge the programs of all; their facts.
+def prepared(workload: Workload, dtype: str, asked: Mapping[str, Contender]) -> dict[str, Facts]:
+    """Build and judge the programs of all contenders in a type; their facts.
 
     A contender's facts are its programs, or "declined" or "failed" with the reason. A program that
     is wrong says so under "wrong", and is not timed.
     """
     facts: dict[str, Facts] = {}
-    dtype, expected = "", dict[str, np.ndarray]()
+    expected = layer(workload, dtype)
     for name, contender in asked.items():
-        if contender.name.peer == "floor":
-            right = reference.floor(floor.operands(workload))
-        else:
-            if contender.name.dtype != dtype:
-                dtype = contender.name.dtype
-                expected = layer(workload, dtype)
-            right = expected
+        is_floor = contender.name.peer == "floor"
+        right = reference.floor(floor.operands(workload)) if is_floor else expected
         try:
             programs = contender.build(workload)
             for program, its in programs.items():

@@ -47,8 +47,8 @@ def test_every_seed_covers_every_kind_within_bounds(seed):
 
 def test_the_draw_is_the_same_everywhere():
     assert [str(layer) for layer in generator.draw(7, 2)] == [
-        "B6 L2179 C320->96 K3 S1 D3 M1 causal",
-        "B116 L24 C14->16 K10 S1 D1 M1 same",
+        "B1 L4382 C352->224 K7 S1 D1 M1 same",
+        "B15 L95 C92->24 K6 S1 D1 M3 valid",
     ]
 
 
@@ -163,7 +163,7 @@ def test_bfloat16_is_judged_by_what_it_can_be():
     sums = exact["forward_backward"]
     lost = {"forward_backward": sums | {"d_bias": sums["d_bias"] * np.float32(1.1)}}
     judged = {
-        name: measuring.prepared(SMALL, {name: Fake(peer, numbers, "bfloat16")})[name]
+        name: measuring.prepared(SMALL, "bfloat16", {name: Fake(peer, numbers, "bfloat16")})[name]
         for name, peer, numbers in (
             ("rough", "ours", rough),
             ("off", "ours", off),
