@@ -13,6 +13,7 @@ SUITES = {
     "lengths": "ragged batches over whole ones",
     "limits": "what lengths, states and segments cost where all is whole",
     "step": "one step of streams over the matrix product in it",
+    "sweep": "layers drawn at random, in float32 and bfloat16, beside the same peers and more",
     "networks": "training steps of networks made of the layer",
     "scaling": "the layer divided over devices: bytes between them, memory, time",
     "aot": "the layer compiled for TPUs and an H100, where there is none",

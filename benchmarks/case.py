@@ -67,9 +67,10 @@ class Case:
         return Operands(x, depthwise, pointwise, bias, dy)
 
     def read(self, result: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Name the arrays that a program returned, in the layouts "BLC" and "keras"."""
+        """Name the arrays that a program returned, float32 and in the layouts "BLC" and "keras"."""
         w = self.workload
-        arrays = dict(zip(RESULTS, map(np.asarray, result), strict=False))
+        wide = (np.asarray(array, np.float32) for array in result)
+        arrays = dict(zip(RESULTS, wide, strict=False))
         if self.data == "BCL":
             for name in arrays.keys() & {"y", "dx"}:
                 arrays[name] = arrays[name].swapaxes(1, 2)

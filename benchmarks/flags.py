@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Container, Iterable
 from typing import NoReturn
 
-from benchmarks import workloads
+from benchmarks import worker, workloads
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +33,21 @@ def parser(suite: str, doc: str | None) -> Parser:
 def add_seconds(parser: Parser, seconds: float, what_for: str) -> None:
     """Add the flag of patience."""
     parser.add_argument("--seconds", type=float, default=seconds, help=f"{what_for} (%(default)s)")
+
+
+def add_memory(parser: Parser) -> None:
+    """Add the flag that says whether the workers keep their memory."""
+    parser.add_argument(
+        "--memory",
+        choices=("kept", "fresh"),
+        default="kept",
+        help="whether the C library of every worker keeps freed memory (%(default)s)",
+    )
+
+
+def memory_environment(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what tells workers to keep their memory or not."""
+    return {worker.MEMORY: arguments.memory}
 
 
 def add_platform(parser: Parser) -> None:

@@ -28,11 +28,12 @@ Facts = dict[str, dict[str, Any]]
 def measure(workload: Workload, workers: Mapping[str, Worker], seconds: float) -> dict[str, Any]:
     """Build, compare and time one workload; the record of every peer and program."""
     facts, declined = load(workload, workers)
-    compare(workload, {name: workers[name] for name in facts})
+    compare(workload, {name: workers[name] for name in facts}, facts)
     clocks = {
         (program, name): functools.partial(workers[name].times, program)
         for program in summary.PROGRAMS
         for name in facts
+        if program in facts[name]
     }
     samples = timing.interleaved(clocks, seconds)
     for worker in workers.values():
@@ -62,25 +63,30 @@ def load(
     return facts, declined
 
 
-def compare(workload: Workload, workers: Mapping[str, Worker]) -> None:
-    """End the run where a peer's numbers are not the layer's."""
+def compare(workload: Workload, workers: Mapping[str, Worker], facts: Mapping[str, Facts]) -> None:
+    """End the run where a peer's numbers are not the layer's; what it lacks it is not asked for."""
     layer = reference.layer(workload, Case(workload).operands())
     matmuls = reference.floor(floor.operands(workload))
     for name, worker in workers.items():
         expected = matmuls if name == "floor" else layer
-        for program in summary.PROGRAMS:
+        for program in facts[name]:
             found = reference.mistakes(workload, worker.numbers(program), expected)
             if found:
                 raise SystemExit(f"{workload.name}: {name}, {program}: {'; '.join(found)}")
 
 
 def run(
-    chosen: list[Workload], names: list[str], seconds: float, rates: dict[str, Any]
+    chosen: list[Workload],
+    names: list[str],
+    seconds: float,
+    rates: dict[str, Any],
+    environment: Mapping[str, str],
 ) -> Iterator[dict[str, Any]]:
     """Measure workload after workload, with all workers alive, and print as they come."""
     with contextlib.ExitStack() as stack:
         workers = {
-            name: stack.enter_context(Worker(name, PEERS[name].environment)) for name in names
+            name: stack.enter_context(Worker(name, {**PEERS[name].environment, **environment}))
+            for name in names
         }
         bar = stack.enter_context(tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty()))
         for workload in bar:
@@ -94,6 +100,7 @@ def run(
 def main(argv: list[str]) -> None:
     """Parse the flags, measure, print, and write."""
     parser = flags.parser("layers", __doc__)
+    flags.add_memory(parser)
     flags.add_seconds(parser, 0.25, "for one program of one peer")
     flags.add_output(parser, "layers.json")
     parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)} (all; ours always)")
@@ -115,12 +122,14 @@ def main(argv: list[str]) -> None:
     print(report.head(names, rates))
     record: dict[str, Any] = {
         **machine.facts(*sorted({package for name in names for package in PEERS[name].packages})),
+        "memory": arguments.memory,
         "absent": absent,
         "rates": rates,
     }
     record["rows"] = []
+    environment = flags.memory_environment(arguments)
     try:
-        for row in run(chosen, names, arguments.seconds, rates):
+        for row in run(chosen, names, arguments.seconds, rates, environment):
             record["rows"].append(row)
     finally:  # What was measured before an end that nobody planned is kept.
         if record["rows"]:

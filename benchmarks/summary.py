@@ -13,8 +13,7 @@ Row = Mapping[str, Any]
 
 def milliseconds(row: Row, peer: str, program: str) -> float | None:
     """Return a peer's median time, or None where it has none."""
-    facts = row["peers"].get(peer)
-    return facts[program]["milliseconds"] if facts else None
+    return row["peers"].get(peer, {}).get(program, {}).get("milliseconds")
 
 
 def best_rival(row: Row, program: str) -> str | None:

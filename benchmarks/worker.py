@@ -12,11 +12,13 @@ Workers are asked one at a time: while one is timed the others wait for their pi
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import importlib
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -29,11 +31,15 @@ from typing import Any, Self
 import numpy as np
 
 from benchmarks import timing
+from flax_sepconv import memory
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Before any import. An empty CUDA_VISIBLE_DEVICES keeps TensorFlow and PyTorch on the CPU as well.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+# The variable that has a worker keep freed memory, where it is "kept" (`flax_sepconv.memory`).
+MEMORY = "BENCHMARKS_MEMORY"
 
 # A process that a device driver holds does not end even when it is killed; nobody waits for it.
 ENDING_SECONDS = 10
@@ -142,6 +148,10 @@ class Worker:
         """Run a program so many times in a row and return the seconds of each."""
         return self._ask("times", program, count)
 
+    def page_faults(self, program: str) -> int:
+        """Run a program and return how many pages of memory the system gave for it."""
+        return self._ask("page_faults", program)
+
     def drop(self) -> None:
         """Let go of the programs and their memory."""
         self._ask("drop")
@@ -197,6 +207,7 @@ class _Programs:
     def add(self, task: str, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
         built = self.call(task, *args, **kwargs)
         self.programs |= built
+        hand_back()
         return {name: dict(program.facts) for name, program in built.items()}
 
     def call(self, task: str, *args: Any, **kwargs: Any) -> Any:
@@ -209,9 +220,27 @@ class _Programs:
     def times(self, program: str, count: int) -> list[float]:
         return timing.clock(self.programs[program].run, count)
 
+    def page_faults(self, program: str) -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        self.programs[program].run()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
     def drop(self) -> None:
         self.programs = {}
-        gc.collect()
+        hand_back()
+
+
+def hand_back() -> None:
+    """Hand the memory that nothing holds any more back to the system, where the C library can."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # Only glibc has it.
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _settle() -> None:
+    """Keep freed memory if asked to, before any framework starts threads."""
+    if os.environ.get(MEMORY) == "kept" and not memory.keep_memory():
+        raise SystemExit("memory cannot be kept here: the C library is not glibc, or refuses")
 
 
 def short(error: Exception) -> str:
@@ -244,4 +273,6 @@ def _serve(connection: Connection) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then ends us.
     # The tasks' `Program` must be the one of the module, not of this script.
-    importlib.import_module("benchmarks.worker")._serve(Connection(int(sys.argv[1])))
+    module = importlib.import_module("benchmarks.worker")
+    module._settle()
+    module._serve(Connection(int(sys.argv[1])))

@@ -63,7 +63,7 @@ LAYERS = {
         "functional",
         "transforms",
     ],
-    "around it": ["", "interop", "__main__", "training"],
+    "around it": ["", "memory", "interop", "__main__", "training"],
 }
 ORDER = [name for layer in LAYERS.values() for name in layer]
 CORE = {"jax", "jaxlib", "flax", "optax", "numpy"}
@@ -173,6 +173,6 @@ def test_no_file_is_too_long_to_read():
 
 def test_the_root_holds_the_layers_own_files():
     """The root of the package holds the layer's own files, and nothing else."""
-    own = {"__init__", "__main__", "linen", "bridge", "nnx", "functional", "spec"}
+    own = {"__init__", "__main__", "linen", "bridge", "nnx", "functional", "spec", "memory"}
     objects = {"activations", "constraints", "initializers", "regularizers"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == own | objects | {"transforms", "weights"}

@@ -1,7 +1,5 @@
 """What a worker offers of a network: a training step, a prediction, and what a step takes."""
 
-import ctypes
-import gc
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -9,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.worker import Program
+from benchmarks.worker import Program, hand_back
 
 CLEAR = pathlib.Path("/proc/self/clear_refs")
 
@@ -55,8 +53,7 @@ def read_step(result: tuple[Any, Any]) -> dict[str, np.ndarray]:
 
 def settle() -> float:
     """Hand free memory back to the system, let the peak start anew, return the resident bytes."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    hand_back()
     CLEAR.write_text("5")
     return status("VmRSS")
 

@@ -1,9 +1,11 @@
 """The layer in every framework: siblings whose `build(workload)` makes the same two programs.
 
 "forward" returns (y,); "forward_backward" returns (y, dx, d_depthwise_kernel, d_pointwise_kernel,
-d_bias) for a given dy. The layer has a bias and no activation; weights and inputs are the same
-numbers (`benchmarks.case`), on the device before anything is timed. Each peer runs in its own
-process (`benchmarks.worker`), with the threads that its framework takes by default.
+d_bias) for a given dy, and is missing where a runtime has no gradients (`INFERENCE`). Some take a
+`dtype` for all operands and results, in place of float32 (`NARROW`). The layer has a bias and no
+activation; weights and inputs are the same numbers (`benchmarks.case`), on the device before
+anything is timed. Each peer runs in its own process (`benchmarks.worker`), with the threads that
+its framework takes by default.
 """
 
 from collections.abc import Mapping
@@ -30,9 +32,13 @@ PEERS = {
     "tf_nn": Peer("tf.nn.separable_conv2d", ("tensorflow",)),
     "torch_ncl": Peer("PyTorch, data (B, C, L)", ("torch",)),
     "torch_nlc": Peer("PyTorch, data (B, L, C)", ("torch",)),
+    "onnxruntime": Peer("ONNX Runtime", ("onnx", "onnxruntime")),
+    "openvino": Peer("OpenVINO", ("onnx", "openvino")),
     "floor": Peer("pointwise matmuls alone", ("jax", "jaxlib")),
 }
 
-# The peers on JAX, and the best that there is elsewhere.
+# The peers on JAX, the best that there is elsewhere, and what runs trained networks only.
 STOCK = ("flax_stock", "keras_jax", "haiku", "equinox")
 RIVALS = ("keras_tf", "tf_nn", "torch_ncl", "torch_nlc")
+INFERENCE = ("onnxruntime", "openvino")
+NARROW = ("ours", "torch_ncl", "torch_nlc")

@@ -13,14 +13,15 @@ from benchmarks.worker import Program
 Layer = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def programs(case: Case, layer: Layer) -> dict[str, Program]:
+def programs(case: Case, layer: Layer, dtype: str = "float32") -> dict[str, Program]:
     """Compile the layer, and the layer with all its gradients.
 
     Args:
         case: the workload in the layer's layouts.
         layer: (x, depthwise_kernel, pointwise_kernel, bias) -> y.
+        dtype: of all operands.
     """
-    operands = list(map(jax.device_put, case.operands()))
+    operands = [jax.device_put(array.astype(dtype, copy=False)) for array in case.operands()]
     return {
         name: program(function, operands[: 4 if name == "forward" else 5], case.read)
         for name, function in functions(layer).items()

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -14,20 +15,27 @@ Layer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch
 Tensors = tuple[torch.Tensor, ...]
 
 
-def programs(case: Case, ways: dict[str, Layer]) -> dict[str, Program]:
+def programs(case: Case, ways: dict[str, Layer], dtype: str = "float32") -> dict[str, Program]:
     """Make the layer, and the layer with all its gradients, in the fastest of several ways.
 
     Args:
         case: the workload in the layer's layouts.
         ways: name -> (x, depthwise_kernel, pointwise_kernel, bias) -> y. The fastest way of each
             program is taken, and named in the facts.
+        dtype: of all operands.
     """
+
+    def read(result: Tensors) -> dict[str, np.ndarray]:
+        return case.read([tensor.float() for tensor in result])
+
     made = {}
-    for name, function in functions([torch.from_numpy(array) for array in case.operands()]).items():
+    wanted = getattr(torch, dtype)
+    operands = [torch.from_numpy(array).to(wanted) for array in case.operands()]
+    for name, function in functions(operands).items():
         runs = {way: functools.partial(function, layer) for way, layer in ways.items()}
         way = timing.fastest(runs)
         facts = {"compile_seconds": None, "memory_bytes": None, "way": way}
-        made[name] = Program(runs[way], case.read, facts)
+        made[name] = Program(runs[way], read, facts)
     return made
 
 

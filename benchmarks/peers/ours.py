@@ -13,9 +13,9 @@ from benchmarks.workloads import Workload
 from flax_sepconv.ops.lowerings import Implementation
 
 
-def build(workload: Workload) -> dict[str, Program]:
+def build(workload: Workload, dtype: str = "float32") -> dict[str, Program]:
     """Compile the layer for a workload."""
-    return in_jax.programs(Case(workload), layer_of(workload))
+    return in_jax.programs(Case(workload), layer_of(workload), dtype)
 
 
 def layer_of(

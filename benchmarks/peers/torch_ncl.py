@@ -9,9 +9,9 @@ from benchmarks.worker import Program
 from benchmarks.workloads import Workload
 
 
-def build(workload: Workload) -> dict[str, Program]:
+def build(workload: Workload, dtype: str = "float32") -> dict[str, Program]:
     """Make the layer for a workload."""
-    return in_torch.programs(*ways_of(workload))
+    return in_torch.programs(*ways_of(workload), dtype)
 
 
 def ways_of(workload: Workload) -> tuple[Case, dict[str, in_torch.Layer]]:

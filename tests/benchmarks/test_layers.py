@@ -141,16 +141,17 @@ def test_a_peer_that_is_off_ends_the_run():
     w = workload()
     right = {name: array.astype(np.float32) for name, array in _reference(w).items()}
     matmuls = reference.floor(floor.operands(w))
-    layers.compare(w, {"ours": Fake(right), "floor": Fake(matmuls)})
+    facts = {name: {"forward": {}} for name in ("ours", "floor", "torch_ncl")}
+    layers.compare(w, {"ours": Fake(right), "floor": Fake(matmuls)}, facts)
     for name in right:
         wrong = right | {name: right[name] * np.float32(1.001)}
         with pytest.raises(SystemExit, match=f"^made-0: torch_ncl, forward: {name} is off by"):
-            layers.compare(w, {"ours": Fake(right), "torch_ncl": Fake(wrong)})
+            layers.compare(w, {"ours": Fake(right), "torch_ncl": Fake(wrong)}, facts)
     nan = right | {"dx": right["dx"] * np.nan}
     with pytest.raises(SystemExit, match="dx is off by nan"):
-        layers.compare(w, {"ours": Fake(nan)})
+        layers.compare(w, {"ours": Fake(nan)}, facts)
     with pytest.raises(SystemExit, match=r"y has shape \(2, 7, 11\) instead of \(2, 11, 7\)"):
-        layers.compare(w, {"ours": Fake(right | {"y": right["y"].swapaxes(1, 2)})})
+        layers.compare(w, {"ours": Fake(right | {"y": right["y"].swapaxes(1, 2)})}, facts)
 
 
 def _reference(w):
@@ -250,7 +251,7 @@ def test_layers(tmp_path, capsys, monkeypatch):
 
 
 def test_an_interrupted_run_keeps_its_rows(tmp_path, monkeypatch):
-    def run(chosen, names, seconds, rates):
+    def run(chosen, names, seconds, rates, environment):
         measured = row(ours=1.0, flax_stock=2.0)
         bounds = roofline.bounds(chosen[0], rates)
         yield {**measured, "shape": "made", "declined": {}, "roofline": bounds}
