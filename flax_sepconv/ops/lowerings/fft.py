@@ -27,7 +27,7 @@ SHORTEST_FRAME = 256
 # On CPU as many channels are computed at once as have so many values: their spectra, which take as
 # much memory again, stay in caches and make room for the next ones'. Measured on 2 cores, B8 L8192
 # C256 K1025: 160 ms, and 230 ms with all channels at once, in 8 times the memory.
-VALUES_AT_ONCE = 2**21
+VALUES_AT_ONCE = 2**19
 
 
 class Fft(Lowering):
