@@ -66,6 +66,17 @@ class Geometry:
         last = min(self.kernel_size - 1, (self.pad_low + self.length - 1) // self.dilation)
         return range(first, last + 1)
 
+    @property
+    def meetings(self) -> int:
+        """How many pairs there are of an output step and an input step that a tap joins."""
+        count = 0
+        for tap in range(self.kernel_size):
+            first = self.pad_low - tap * self.dilation  # Output steps meet steps from here on.
+            begin = max(0, -(-first // self.stride))
+            end = min(self.output_length, -(-(first + self.length) // self.stride))
+            count += max(0, end - begin)
+        return count
+
     def of_taps(self, taps: range) -> "Geometry":
         """Return the geometry of neighbouring taps alone, for sequences as long as the rows.
 
