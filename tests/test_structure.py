@@ -36,6 +36,7 @@ LAYERS = {
         "ops.joint",
         "ops.reference",
         "ops.separable",
+        "ops.trimming",
         "ops.divided",
         "ops.state",
         "ops.arguments",

@@ -23,7 +23,7 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.depthwise import depthwise
 from flax_sepconv.ops.halo import rows_with_halo
-from flax_sepconv.ops.limits import output_lengths
+from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.separable import separable
 from flax_sepconv.ops.sharding import (
@@ -37,6 +37,7 @@ from flax_sepconv.ops.sharding import (
     mesh_of,
     spec_of,
 )
+from flax_sepconv.ops.trimming import reaches_too_far, trimmed
 
 Arrays = tuple[jax.Array, ...]
 
@@ -56,6 +57,14 @@ def compute(
         shards: how steps are divided, for x to be a device's own; the geometry and lengths are
             those of whole sequences.
     """
+    if stages.limits != "lengths":
+        kernel, stages = trimmed(kernel, stages)
+    elif shards is None and reaches_too_far(stages.geometry):
+        # Which output steps there are goes by all taps: sequences become rows first.
+        (lengths,), geometry = limits, stages.geometry
+        whole = replace(stages, geometry=rows_geometry(geometry), limits="whole")
+        y = compute(whole_rows(x, lengths, geometry), kernel, pointwise, (), whole)
+        return zero_tails(y, output_lengths(lengths, geometry))
     if shards is not None:
         rows = rows_with_halo(x, tuple(limits), stages.limits, stages.geometry, shards)
         local = replace(stages, geometry=rows.geometry, limits=rows.kind)

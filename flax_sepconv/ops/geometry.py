@@ -58,6 +58,41 @@ class Geometry:
         read = (self.output_length - 1) * self.stride + self.reach + 1
         return dataclasses.replace(self, length=read, pad_low=0, same=False)
 
+    @property
+    def taps_met(self) -> range:
+        """The taps from the first to the last that meet an input step at any output step."""
+        span = (self.output_length - 1) * self.stride
+        first = max(0, -((span - self.pad_low) // self.dilation))
+        last = min(self.kernel_size - 1, (self.pad_low + self.length - 1) // self.dilation)
+        return range(first, last + 1)
+
+    @property
+    def meetings(self) -> int:
+        """How many pairs there are of an output step and an input step that a tap joins."""
+        count = 0
+        for tap in range(self.kernel_size):
+            first = self.pad_low - tap * self.dilation  # Output steps meet steps from here on.
+            begin = max(0, -(-first // self.stride))
+            end = min(self.output_length, -(-(first + self.length) // self.stride))
+            count += max(0, end - begin)
+        return count
+
+    def of_taps(self, taps: range) -> "Geometry":
+        """Return the geometry of neighbouring taps alone, for sequences as long as the rows.
+
+        Where no tap is among them it is that of a tap that lies in front of the rows. Strides that
+        are never taken, and the dilation of a single tap, are 1.
+        """
+        low = self.pad_low - taps.start * self.dilation
+        return dataclasses.replace(
+            self,
+            kernel_size=max(1, len(taps)),
+            stride=self.stride if self.output_length > 1 else 1,
+            dilation=self.dilation if len(taps) > 1 else 1,
+            pad_low=low if taps else (self.output_length - 1) * self.stride + 1,
+            same=False,
+        )
+
 
 def output_length(
     length: int, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
@@ -118,4 +153,5 @@ def resolve(
         pad_low = same_pad_low(length, kernel_size, stride, dilation)
     else:
         pad_low = reach
+    dilation = dilation if kernel_size > 1 else 1
     return Geometry(length, kernel_size, stride, dilation, pad_low, steps, padding == "same")

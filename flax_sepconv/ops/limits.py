@@ -1,5 +1,6 @@
 """Where sequences begin and end in the rows of a batch: no tap reaches beyond."""
 
+import contextlib
 from dataclasses import replace
 from typing import Literal
 
@@ -11,11 +12,14 @@ from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.lengths import output_length, possible
 from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.sharding import mesh_of
 
 # "whole": each row is a sequence; "lengths": it is one up to a length of its own, integers (B,);
 # "segments": neighbouring steps of one id are a sequence, integers (B, L) (with strides 1, and as
 # many output steps as input steps). The primitives have these integers, int32, as an operand.
 Limit = Literal["whole", "lengths", "segments"]
+# Rows that begin at up to so many steps are selected among copies, in passes that XLA fuses.
+MOST_SELECTED = 16
 
 
 def output_lengths(lengths: jax.Array, geometry: Geometry) -> jax.Array:
@@ -58,6 +62,8 @@ def align_rows(x: jax.Array, lengths: jax.Array, geometry: Geometry) -> jax.Arra
     spread = paddings(geometry)[1]
     shifts = _shifts(lengths, geometry)
     steps = x.shape[1] - spread
+    if spread > MOST_SELECTED:
+        return cut_rows(x, spread - shifts[:, 0, 0], steps)
     rows = lax.slice_in_dim(x, spread, spread + steps, axis=1)
     for shift in range(1, spread + 1):
         first = spread - shift
@@ -71,6 +77,8 @@ def transpose_whole_rows(rows: jax.Array, lengths: jax.Array, geometry: Geometry
     rows = pad_steps(rows, -low, -high)
     if spread := paddings(geometry)[1]:
         shifts = _shifts(lengths, geometry)
+        if spread > MOST_SELECTED:
+            return zero_tails(cut_rows(rows, shifts[:, 0, 0], rows.shape[1] - spread), lengths)
         x = pad_steps(rows, 0, -spread)
         for shift in range(1, spread + 1):
             x = jnp.where(shifts == shift, pad_steps(rows, -shift, shift - spread), x)
@@ -123,8 +131,9 @@ def paddings(geometry: Geometry) -> tuple[int, int]:
     K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
     if not geometry.same or S == 1:
         return geometry.pad_low, 0
-    lows = [geometry_lib.same_pad_low(length, K, S, D) for length in range(1, S + 1)]
-    return min(lows), max(lows) - min(lows)
+    # They fall with the length, and begin anew behind each multiple of S.
+    most, least = (geometry_lib.same_pad_low(length, K, S, D) for length in (1, S))
+    return least, most - least
 
 
 def _shifts(lengths: jax.Array, geometry: Geometry) -> jax.Array:
@@ -132,6 +141,14 @@ def _shifts(lengths: jax.Array, geometry: Geometry) -> jax.Array:
     K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
     lows: jax.Array = geometry_lib.same_pad_low(possible(lengths, geometry.length), K, S, D)
     return (lows - paddings(geometry)[0])[:, None, None]
+
+
+def cut_rows(x: jax.Array, first: jax.Array, count: int) -> jax.Array:
+    """Take `count` steps of each row from its own first one on: (B, L, C) -> (B, count, C)."""
+    mesh = mesh_of(x)
+    # Its transpose makes zeros, which are on the mesh that is set here.
+    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
+        return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, count))(x, first)
 
 
 def pad_steps(x: jax.Array, low: int, high: int) -> jax.Array:

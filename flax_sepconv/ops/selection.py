@@ -13,10 +13,15 @@ from flax_sepconv.ops.exporting import Replaced, is_unwanted, resolve_name
 from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.limits import has_known_padding
 from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
+from flax_sepconv.ops.lowerings.fft import frames_of_rows
 from flax_sepconv.ops.sharding import may_be_divided
 
 CPU_REASON = (
     "on CPU the native kernels were measured fastest, for every contraction and kernel size tried"
+)
+CPU_FFT_REASON = (
+    "on CPU transforms were measured faster than the native kernels' products, from about 850 taps "
+    "up that each step meets"
 )
 CPU_WITHOUT_NATIVE_REASON = (
     "the fastest of XLA's own forms on CPU, for every contraction and kernel size tried; the "
@@ -56,6 +61,9 @@ OTHER_REASON = "not measured on this platform: the definition"
 GPU_SHIFTED_SUM_TAPS = {2: 8, 4: 4, 8: 4}
 TPU_SHIFTED_SUM_TAPS = 5
 TPU_SUBLANES = 8
+# Products in the native kernels that take as long as one value of what is transformed: 500 to 750
+# were measured, for every contraction and both stages (docs/design.md).
+FFT_PRODUCTS = 750
 
 
 class Selection(NamedTuple):
@@ -70,6 +78,8 @@ def select(contraction: Contraction) -> Selection:
     geometry, context = contraction.geometry, contraction.context
     platform = context.platform
     if platform == "cpu":
+        if _fft_wins(contraction):
+            return Selection("fft", CPU_FFT_REASON)
         if missing := native.reason_to_avoid(context):
             return Selection("shifted_sum", CPU_WITHOUT_NATIVE_REASON + missing)
         return Selection("native", CPU_REASON)
@@ -91,6 +101,22 @@ def select(contraction: Contraction) -> Selection:
             return Selection("grouped_conv", TPU_MULTIPLIER_REASON)
         return Selection("shifted_sum", TPU_SMALL_REASON)
     return Selection("grouped_conv", OTHER_REASON)
+
+
+def _fft_wins(contraction: Contraction) -> bool:
+    """Tell whether transforms take less time than the native kernels, on one CPU, in float32.
+
+    Of whole rows: where sequences end earlier the native kernels do less.
+    """
+    geometry = contraction.geometry
+    is_measured = contraction.limits == "whole" and contraction.operand_dtype == "float32"
+    is_known = isinstance(geometry.length, int) and has_known_padding(geometry)
+    if not (is_measured and is_known and contraction.context.is_one_device):
+        return False
+    if geometry.kernel_size < FFT_PRODUCTS * geometry.stride:
+        return False
+    frames = frames_of_rows(contraction)
+    return geometry.meetings > FFT_PRODUCTS * frames.count * frames.size
 
 
 def choose(contraction: Contraction) -> Lowering:

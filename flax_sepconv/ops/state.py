@@ -6,7 +6,6 @@ the rest is the convolution without padding: every derivative, through the state
 A stream that begins needs no steps before it: zeros are the padding of a causal convolution.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from flax import struct
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.ops.limits import cut_rows
 from flax_sepconv.ops.primitives import compiled
 from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 
@@ -164,7 +164,7 @@ def with_history(
     most = -(-T // S)
     spare = most * S - T
     joined = lax.pad(joined, jnp.zeros((), x.dtype), ((0, 0, 0), (0, spare, 0), (0, 0, 0)))
-    joined = _cut(joined, phase, reach + (most - 1) * S + 1)
+    joined = cut_rows(joined, phase, reach + (most - 1) * S + 1)
     if lengths is None and spare == 0:
         return joined, None
     return joined, jnp.maximum((T if lengths is None else lengths) - phase, 0) + reach
@@ -197,9 +197,9 @@ def _latest(before: jax.Array, x: jax.Array, lengths: jax.Array) -> jax.Array:
     """
     reach, T = before.shape[1], x.shape[1]
     if not (isinstance(T, int) and reach <= T):
-        return _cut(lax.concatenate([before, x], 1), lengths, reach)
-    own = _cut(x, jnp.maximum(lengths - reach, 0), reach)
-    return _cut(lax.concatenate([before, own], 1), jnp.minimum(lengths, reach), reach)
+        return cut_rows(lax.concatenate([before, x], 1), lengths, reach)
+    own = cut_rows(x, jnp.maximum(lengths - reach, 0), reach)
+    return cut_rows(lax.concatenate([before, own], 1), jnp.minimum(lengths, reach), reach)
 
 
 def _divided_like(x: jax.Array, *arrays: Any) -> tuple[Any, ...]:
@@ -210,14 +210,6 @@ def _divided_like(x: jax.Array, *arrays: Any) -> tuple[Any, ...]:
     batch, channels = axes_of(x, 0), axes_of(x, 2)
     shardings = {1: sharding_on(mesh, batch), 3: sharding_on(mesh, batch, None, channels)}
     return tuple(None if a is None else jax.reshard(a, shardings[a.ndim]) for a in arrays)
-
-
-def _cut(x: jax.Array, first: jax.Array, count: int) -> jax.Array:
-    """Take `count` steps of each row from its own first one on: (B, L, C) -> (B, count, C)."""
-    mesh = mesh_of(x)
-    # Its transpose makes zeros, which are on the mesh that is set here.
-    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
-        return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, count))(x, first)
 
 
 def reshaped(state: StreamState, batch: tuple[int, ...], last: bool) -> StreamState:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from flax_sepconv.ops.lowerings.fft import Fft
 from flax_sepconv.ops.lowerings.grouped_conv import GroupedConv
 from flax_sepconv.ops.lowerings.lowering import Lowering
 from flax_sepconv.ops.lowerings.mosaic import Mosaic
@@ -9,11 +10,12 @@ from flax_sepconv.ops.lowerings.native import Native
 from flax_sepconv.ops.lowerings.shifted_sum import ShiftedSum
 from flax_sepconv.ops.lowerings.triton import Triton
 
-Implementation = Literal["grouped_conv", "shifted_sum", "native", "triton", "mosaic"]
+Implementation = Literal["grouped_conv", "shifted_sum", "fft", "native", "triton", "mosaic"]
 
 LOWERINGS: dict[str, Lowering] = {
     "grouped_conv": GroupedConv(),
     "shifted_sum": ShiftedSum(),
+    "fft": Fft(),
     "native": Native(),
     "triton": Triton(),
     "mosaic": Mosaic(),

@@ -41,19 +41,15 @@ class ShiftedSum(Lowering):
     def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
         """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C).
 
-        Input step p receives tap i only where p + pad_low - i * D is a multiple of S: the S
-        residues of p are S sums of stride one, interleaved at the end.
+        Input step p receives tap i only where p + pad_low - i * D is a multiple of S: the steps
+        of a residue of p are a sum of stride one, and the residues are interleaved at the end.
         """
-        (K, C, M), geometry = kernel.shape, task.geometry
+        (K, _, M), geometry = kernel.shape, task.geometry
         S, D = geometry.stride, geometry.dilation
         phases = -(-geometry.length // S)
-        # Tap i meets step p of residue r at output step (p - r) / S + start, where it meets any.
-        met = [
-            (r, i, (r + geometry.pad_low - i * D) // S)
-            for r in range(S)
-            for i in range(K)
-            if (r + geometry.pad_low - i * D) % S == 0
-        ]
+        # Tap i meets step p of residue r at output step (p - r) / S + start.
+        residues = [(i * D - geometry.pad_low) % S for i in range(K)]
+        met = [(r, i, (r + geometry.pad_low - i * D) // S) for i, r in enumerate(residues)]
         first = min(start for _, _, start in met)
         last = max(start for _, _, start in met) + phases
         taps = kernel.astype(task.accumulator)
@@ -65,11 +61,8 @@ class ShiftedSum(Lowering):
                 own = _within(window, start, ends).astype(task.accumulator)
                 term = own * taps[i, :, m]
                 sums[r] = sums[r] + term if r in sums else term
-        nothing = jnp.zeros_like(term)  # For residues that no tap meets.
-        interleaved = jnp.stack([sums.get(r, nothing) for r in range(S)], 2).reshape(
-            y.shape[0], phases * S, C
-        )
-        return interleaved[:, : geometry.length].astype(task.dtype)
+        interleaved = _interleave(sums, S)
+        return lax.slice_in_dim(interleaved, 0, geometry.length, axis=1).astype(task.dtype)
 
     def kernel_gradient(self, task: Contraction, x: Array, y: Array, *limits: Array) -> Array:
         """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
@@ -115,6 +108,22 @@ def _planes(y: Array, M: int) -> list[Array]:
         return [y]
     split = y.reshape(*y.shape[:2], y.shape[-1] // M, M)
     return [lax.index_in_dim(split, m, axis=3, keepdims=False) for m in range(M)]
+
+
+def _interleave(planes: dict[int, Array], S: int) -> Array:
+    """Put (B, L, C) where every S-th step from its residue on is, and zeros where there is none."""
+    residues = sorted(planes)
+    edges = [0, *residues[1:], S]  # The first one brings the zeros in front of it.
+    parts = [
+        lax.pad(
+            planes[residue][:, :, None],
+            jnp.zeros((), planes[residue].dtype),
+            ((0, 0, 0), (0, 0, 0), (residue - begin, end - residue - 1, 0), (0, 0, 0)),
+        )
+        for residue, begin, end in zip(residues, edges, edges[1:], strict=False)
+    ]
+    B, steps, C = planes[residues[0]].shape
+    return lax.concatenate(parts, 2).reshape(B, steps * S, C)
 
 
 def _sum_together(terms: list[Array]) -> tuple[Array, ...]:
