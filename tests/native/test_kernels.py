@@ -145,7 +145,7 @@ def test_both_stages_together(case, F, bias, dtype):
         weights = ((1, case.C * case.M, F), (F,))[: 2 if bias else 1]
         operands, exact = draw(rng, dtype, *shapes(case, F), *weights)
         text = step.lower(*operands).as_text()
-        for target in ("separable_output", "pointwise_gradient"):
+        for target in ("separable_output", "separable_gradients"):
             assert text.count(f"@flax_sepconv_{target}(") == 1
         magnitudes = by_hand(*map(np.abs, exact))
         for actual, *rest in zip(step(*operands), by_hand(*exact), magnitudes, strict=True):

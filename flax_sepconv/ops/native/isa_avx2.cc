@@ -14,6 +14,7 @@ namespace sepconv::avx2 {
 #define SEPCONV_NAME "avx2"
 #define SEPCONV_VECTOR_BYTES 32
 #define SEPCONV_VECTORS 1
+#define SEPCONV_STREAM(to, v) _mm256_stream_ps(to, reinterpret_cast<__m256>(v))
 #include "contractions.h"
 }  // namespace sepconv::avx2
 

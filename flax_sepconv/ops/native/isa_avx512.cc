@@ -14,6 +14,7 @@ namespace sepconv::avx512 {
 #define SEPCONV_NAME "avx512"
 #define SEPCONV_VECTOR_BYTES 64
 #define SEPCONV_VECTORS 2
+#define SEPCONV_STREAM(to, v) _mm512_stream_ps(to, reinterpret_cast<__m512>(v))
 #include "contractions.h"
 }  // namespace sepconv::avx512
 

@@ -5,7 +5,6 @@
 #if defined(__x86_64__)
 
 #include <cpuid.h>
-#include <immintrin.h>
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
@@ -22,6 +21,7 @@ namespace sepconv::avx512_bf16 {
       _mm512_dpbf16_ps(reinterpret_cast<__m512>(sums),                        \
                        reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))), \
                        reinterpret_cast<__m512bh>(b)))
+#define SEPCONV_STREAM(to, v) _mm512_stream_ps(to, reinterpret_cast<__m512>(v))
 #include "contractions.h"
 }  // namespace sepconv::avx512_bf16
 

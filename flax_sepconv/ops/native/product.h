@@ -139,15 +139,34 @@ struct Sums {
   std::int64_t step;
 };
 
+// How results are written: into the caches, or past them, whole lines, where they are too many.
+enum class Write { kCached, kStreamed };
+
+template <Write write, typename A>
+SEPCONV_INLINE void write_vector(A* to, Vector<A> v) {
+  if constexpr (write == Write::kStreamed && can_stream<A>)
+    stream(to, v);
+  else
+    store<A>(to, v);
+}
+
 // out = start + a b for M rows of a (M x depth) and V vectors of columns of b.
-template <int M, int V, typename P, typename E, typename A>
+template <int M, int V, Write write, typename P, typename E, typename A>
 SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t depth,
                                  Sums<const A> start, Sums<A> out) {
   Vector<A> sums[M][V];
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) sums[i][v] = load<A>(start.data + i * start.step + v * kWidth<A>);
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) __builtin_prefetch(out.data + i * out.step + v * kWidth<A>, 1);
+  if (start.step == 0) {
+    for (int v = 0; v < V; ++v) {
+      const Vector<A> first = load<A>(start.data + v * kWidth<A>);
+      for (int i = 0; i < M; ++i) sums[i][v] = first;
+    }
+  } else {
+    for (int i = 0; i < M; ++i)
+      for (int v = 0; v < V; ++v) sums[i][v] = load<A>(start.data + i * start.step + v * kWidth<A>);
+  }
+  if constexpr (write == Write::kCached)
+    for (int i = 0; i < M; ++i)
+      for (int v = 0; v < V; ++v) __builtin_prefetch(out.data + i * out.step + v * kWidth<A>, 1);
   const E* column = a.data;
   for (std::int64_t d = 0; d < depth; ++d, column += a.column_step, b.data += b.step) {
     Vector<P> row[V];
@@ -159,39 +178,40 @@ SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t de
     }
   }
   for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) store<A>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
+    for (int v = 0; v < V; ++v)
+      write_vector<write>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
 }
 
-template <int V, typename P, typename E, typename A>
+template <int V, Write write, typename P, typename E, typename A>
 void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
                   Sums<const A> start, Sums<A> out) {
   for (; rows >= kTileRows; rows -= kTileRows) {
-    product_tile<kTileRows, V>(a, b, depth, start, out);
+    product_tile<kTileRows, V, write>(a, b, depth, start, out);
     a.data += kTileRows * a.row_step;
     start.data += kTileRows * start.step;
     out.data += kTileRows * out.step;
   }
   switch (rows) {
-    case 7: if constexpr (kTileRows > 7) return product_tile<7, V>(a, b, depth, start, out); break;
-    case 6: if constexpr (kTileRows > 6) return product_tile<6, V>(a, b, depth, start, out); break;
-    case 5: return product_tile<5, V>(a, b, depth, start, out);
-    case 4: return product_tile<4, V>(a, b, depth, start, out);
-    case 3: return product_tile<3, V>(a, b, depth, start, out);
-    case 2: return product_tile<2, V>(a, b, depth, start, out);
-    case 1: return product_tile<1, V>(a, b, depth, start, out);
+    case 7: if constexpr (kTileRows > 7) return product_tile<7, V, write>(a, b, depth, start, out); break;
+    case 6: if constexpr (kTileRows > 6) return product_tile<6, V, write>(a, b, depth, start, out); break;
+    case 5: return product_tile<5, V, write>(a, b, depth, start, out);
+    case 4: return product_tile<4, V, write>(a, b, depth, start, out);
+    case 3: return product_tile<3, V, write>(a, b, depth, start, out);
+    case 2: return product_tile<2, V, write>(a, b, depth, start, out);
+    case 1: return product_tile<1, V, write>(a, b, depth, start, out);
   }
 }
 
 // out = start + a b for any number of rows, and one panel b of which `columns` are wanted.
-template <typename P, typename E, typename A>
+template <Write write = Write::kCached, typename P, typename E, typename A>
 void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std::int64_t columns,
              Sums<const A> start, Sums<A> out) {
   do {
     const std::int64_t part = std::min(depth, kDepth);
     if (columns > kWidth<P>)
-      product_rows<kTileVectors>(a, rows, b, part, start, out);
+      product_rows<kTileVectors, write>(a, rows, b, part, start, out);
     else
-      product_rows<1>(a, rows, b, part, start, out);
+      product_rows<1, Write::kCached>(a, rows, b, part, start, out);
     a.data += part * a.column_step;
     b.data += part * b.step;
     start = {out.data, out.step};
@@ -199,11 +219,14 @@ void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std
   } while (depth > 0);
 }
 
-// The same, in the type of the result: by way of `spill` where tiles would write anything else.
+// The same, in the type of the result: by way of `spill` where tiles would write anything else. What
+// is streamed has rows of whole vectors, and follows no other part of its sums.
 template <typename P, typename E, typename A, typename T>
 void product_into(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
-                  std::int64_t columns, Sums<const A> start, Sums<T> out, A* spill) {
+                  std::int64_t columns, Sums<const A> start, Sums<T> out, A* spill, Write write) {
   if constexpr (std::is_same_v<A, T>) {
+    if (columns == kPanel<P> && write == Write::kStreamed)
+      return product<Write::kStreamed>(a, rows, b, depth, columns, start, out);
     if (columns == columns_written<P>(columns)) return product(a, rows, b, depth, columns, start, out);
   }
   const Sums<A> sums{spill, kPanel<P>};

@@ -4,6 +4,8 @@
 // panel, where these have at least so many: packing them first would take as long as a pass more.
 constexpr std::int64_t kWholeHidden = 1 << 23;
 constexpr std::int64_t kLargeWeights = 1 << 19;
+// Results of more bytes than these leave the caches before anyone reads them.
+constexpr std::int64_t kStreamedBytes = 1 << 24;
 
 template <typename T>
 class SeparableOutput {
@@ -138,6 +140,7 @@ class SeparableOutput {
     if (most == 0) return;
     A* const spill = static_cast<A*>(scratch);
     A* const panels = spill + spill_size();
+    const Write write = write_of(y);
     H* const h = reinterpret_cast<H*>(panels + correlation_.scratch_bytes() / sizeof(A));
     hidden_.compute(group, block, most, h, panels);
     // Examples whose rows of y follow one another are one product.
@@ -153,9 +156,17 @@ class SeparableOutput {
         if (i == 0) hidden_.prefetch(next_group, next_block, f, filters);
         product_into(Matrix<H>{rows, step, kTerms<P>}, n, Panel<P>{panel}, factors<P>(lanes),
                      std::min(kPanel<P>, filters - f), Sums<const A>{starts + f, 0},
-                     Sums<T>{out + f, filters}, spill);
+                     Sums<T>{out + f, filters}, spill, write);
       }
     }
+    if (write == Write::kStreamed) end_of_streams();
+  }
+
+  Write write_of(const T* y) const {
+    const std::int64_t bytes = hidden_.batch * hidden_.positions * w_.filters * sizeof(T);
+    const bool fits = can_stream<T> && hidden_.lanes <= kDepth && w_.filters % kWidth<A> == 0 &&
+                      reinterpret_cast<std::uintptr_t>(y) % sizeof(Vector<A>) == 0;
+    return fits && bytes >= kStreamedBytes ? Write::kStreamed : Write::kCached;
   }
 
   const Schedule& schedule_;

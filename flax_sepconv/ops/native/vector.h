@@ -25,6 +25,19 @@ SEPCONV_INLINE void store(A* to, Vector<A> v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+// Write a vector past the caches, where there is a way; `to` is aligned to vectors. Others see what
+// was written after `end_of_streams`.
+#if defined(SEPCONV_STREAM)
+template <typename A>
+constexpr bool can_stream = std::is_same_v<A, float>;
+SEPCONV_INLINE void stream(float* to, Vector<float> v) { SEPCONV_STREAM(to, v); }
+SEPCONV_INLINE void end_of_streams() { _mm_sfence(); }
+#else
+template <typename A>
+constexpr bool can_stream = false;
+inline void end_of_streams() {}
+#endif
+
 // The type that values of type T are multiplied and summed in.
 template <typename T>
 struct AccumulatorOf {
