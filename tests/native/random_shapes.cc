@@ -82,15 +82,33 @@ class Check {
     const Problem p = random_problem(random_, large);
     const std::int64_t filters = random_filters(random_, p, large);
     const bool bias = random_.percent(70);
-    name_ = "seed " + std::to_string(seed) + ": " + describe(p) +
-            " filters=" + std::to_string(filters) + (bias ? "" : " without bias");
-    watchdog.hear(name_);
+    name(seed, p, filters, bias, watchdog);
     all("float32", contractions(p, &Kernels::f32));
     all("float64", contractions(p, &Kernels::f64));
     all("bfloat16", contractions(p, &Kernels::bf16));
     all("bfloat16 to float32", contractions(p, &Kernels::bf16_to_f32));
     all("float16", contractions(p, &Kernels::f16));
     all("float16 to float32", contractions(p, &Kernels::f16_to_f32));
+    both_stages(p, filters, bias);
+  }
+
+  // Both stages of one problem.
+  Check(const Problem& p, std::int64_t filters, const std::vector<const Kernels*>& sets,
+        Pools& pools, Watchdog& watchdog, Tally& tally)
+      : random_(1), sets_(sets), pools_(pools), tally_(tally) {
+    name(1, p, filters, true, watchdog);
+    both_stages(p, filters, true);
+  }
+
+ private:
+  void name(std::uint64_t seed, const Problem& p, std::int64_t filters, bool bias,
+            Watchdog& watchdog) {
+    name_ = "seed " + std::to_string(seed) + ": " + describe(p) +
+            " filters=" + std::to_string(filters) + (bias ? "" : " without bias");
+    watchdog.hear(name_);
+  }
+
+  void both_stages(const Problem& p, std::int64_t filters, bool bias) {
     const std::int64_t wanted = random_.percent(60) ? 7 : random_.between(1, 7);
     all("float32", separable(p, filters, bias, wanted, &Kernels::separable_f32));
     all("float64", separable(p, filters, bias, wanted, &Kernels::separable_f64));
@@ -98,7 +116,6 @@ class Check {
     all("float16", separable(p, filters, bias, wanted, &Kernels::separable_f16));
   }
 
- private:
   template <typename T, typename R>
   void all(const char* types, const std::vector<Operation<T, R>>& operations) {
     for (const Operation<T, R>& operation : operations) {
@@ -205,6 +222,16 @@ void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchd
   }
 }
 
+// Shapes that random ones seldom are: large weights for few rows, several ranges of lanes, chunks
+// within an example, and results that are written past the caches.
+void check_wide(const std::vector<const Kernels*>& sets, Pools& pools, Watchdog& watchdog,
+                Tally& tally) {
+  Check({1, 37, 431, 1, 4, 1, 1, 3, 37}, 333, sets, pools, watchdog, tally);
+  Check({3, 11, 95, 3, 3, 1, 1, 1, 11}, 520, sets, pools, watchdog, tally);
+  Check({1, 2100, 5, 1, 40, 1, 2, 39, 2100}, 9, sets, pools, watchdog, tally);
+  Check({2, 700, 301, 1, 3, 1, 1, 1, 700}, 3, sets, pools, watchdog, tally);
+}
+
 // A lack of memory in some items reaches the caller, after all items, in whatever thread they ran.
 void check_lack_of_memory(ThreadPool& pool, Watchdog& watchdog) {
   watchdog.hear("items without memory");
@@ -239,6 +266,7 @@ int run(std::int64_t problems, std::uint64_t first_seed) {
   Watchdog watchdog;
   check_threads(sets, pools, watchdog, tally);
   check_lack_of_memory(pools.seven, watchdog);
+  check_wide(sets, pools, watchdog, tally);
   for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed) {
     check_limited(seed, sets, pools.one, pools.seven, watchdog);
     Check(seed, sets, pools, watchdog, tally);

@@ -353,8 +353,10 @@ class SeparableGradients {
       std::int64_t f = 0;
       if constexpr (is_all<T, P>) {
         const T* const y = all_.y_ + (hidden_.origin(example) + hidden_.first(block)) * filters;
-        for (; reads_cotangents() && f + kPanel<P> <= filters; f += kPanel<P>)
+        for (; reads_cotangents() && f + kPanel<P> <= filters; f += kPanel<P>) {
+          ask_for_cotangents(example, block + 1, f);
           add_panel(h, Panel<P>{y + f, filters}, depth, f, kPanel<P>);
+        }
       }
       const std::int64_t panel_size = factors<P>(depth) * kPanel<P>;
       while (f < filters) {
@@ -366,6 +368,14 @@ class SeparableGradients {
         f = behind;
       }
       has_begun_ = true;
+    }
+
+    // Ask for a part of the rows of y that are read next, as large as a panel is of all columns.
+    void ask_for_cotangents(std::int64_t example, std::int64_t block, std::int64_t f) const {
+      if (block == all_.blocks_) return;
+      const std::int64_t n = hidden_.own(example, block), filters = all_.filters_;
+      const T* const y = all_.y_ + (hidden_.origin(example) + hidden_.first(block)) * filters;
+      ask_for(y + n * f, n * kPanel<P>);
     }
 
     // Add the products of h and a panel of y, whose columns are [f, f + columns) of all.

@@ -77,31 +77,60 @@ class SeparableOutput {
                    hidden_.compute_into(rows_of_h, item / blocks, block, hidden_.count(block),
                                         static_cast<A*>(scratch));
                  });
-    const std::int64_t panels = panels_of<P>(filters), part = kDepth / 2 * kTerms<P>;
-    const std::int64_t packed = kPanel<P> * factors<P>(part), spill = kPanel<P> * rows;
-    const std::size_t bytes = sizeof(P) * packed + sizeof(A) * (kPanel<P> + spill);
-    parallel_for(pool, panels, bytes, [&](std::int64_t p, void* scratch) {
-      P* const panel = static_cast<P*>(scratch);
-      A* const start = reinterpret_cast<A*>(panel + packed);
-      A* const sums = start + kPanel<P>;
-      start_of(p, start);
-      const std::int64_t f = p * kPanel<P>, columns = std::min(kPanel<P>, filters - f);
+    // Several panels together, for longer reads, where there are enough of them for all threads.
+    const std::int64_t panels = panels_of<P>(filters);
+    const std::int64_t together = std::clamp<std::int64_t>(panels / (4 * pool.threads()), 1, 4);
+    const std::int64_t part = kDepth / 2 * kTerms<P>, size = kPanel<P> * factors<P>(part);
+    const std::size_t bytes = sizeof(P) * size + sizeof(A) * kPanel<P> * (1 + rows);
+    parallel_for(pool, ceil_div(panels, together), together * bytes, [&](std::int64_t item, void* scratch) {
+      P* const packed = static_cast<P*>(scratch);
+      A* const starts = reinterpret_cast<A*>(packed + together * size);
+      A* const sums = starts + together * kPanel<P>;
+      const std::int64_t f = item * together * kPanel<P>;
+      const std::int64_t last = std::min(filters, f + together * kPanel<P>);
       for (std::int64_t first = 0; first < lanes; first += part) {
         const std::int64_t depth = std::min(part, lanes - first);
-        pack_columns(w_.weights + first * filters + f, filters, depth, columns, panel);
-        const Sums<const A> from = first == 0 ? Sums<const A>{start, 0}
-                                              : Sums<const A>{sums, kPanel<P>};
-        product(Matrix<H>{hidden + first, step, kTerms<P>}, rows, Panel<P>{panel}, factors<P>(depth),
-                columns, from, Sums<A>{sums, kPanel<P>});
+        pack_weights(first, depth, f, last, packed, size);
+        for (std::int64_t g = f, i = 0; g < last; g += kPanel<P>, ++i) {
+          if (first == 0) start_of(g / kPanel<P>, starts + i * kPanel<P>);
+          A* const out = sums + i * rows * kPanel<P>;
+          const Sums<const A> from = first == 0 ? Sums<const A>{starts + i * kPanel<P>, 0}
+                                                : Sums<const A>{out, kPanel<P>};
+          product(Matrix<H>{hidden + first, step, kTerms<P>}, rows, Panel<P>{packed + i * size},
+                  factors<P>(depth), std::min(kPanel<P>, last - g), from, Sums<A>{out, kPanel<P>});
+        }
       }
-      for (std::int64_t b = 0; b < hidden_.batch; ++b) {
-        const std::int64_t n = hidden_.parts == nullptr ? hidden_.positions : hidden_.parts[b].count;
-        const A* from = sums + b * hidden_.positions * kPanel<P>;
-        T* to = y + hidden_.origin(b) * filters + f;
-        for (std::int64_t r = 0; r < n; ++r, from += kPanel<P>, to += filters)
-          convert_row(from, to, columns);
-      }
+      for (std::int64_t g = f, i = 0; g < last; g += kPanel<P>, ++i)
+        put_rows(sums + i * rows * kPanel<P>, g, std::min(kPanel<P>, last - g), y);
     });
+  }
+
+  // Rows [first, first + depth) of the weights, of columns [f, last), in panels of some size. Rows are
+  // read from end to end, and asked for in time: from one to the next it is far.
+  void pack_weights(std::int64_t first, std::int64_t depth, std::int64_t f, std::int64_t last,
+                    P* panels, std::int64_t size) const {
+    constexpr std::int64_t terms = kTerms<P>, ahead = 8;
+    for (std::int64_t r = 0; r < depth; r += terms, panels += kPanel<P>) {
+      const T* const row = w_.weights + (first + r) * w_.filters;
+      for (std::int64_t i = 0; i < terms; ++i)
+        if (first + r + i + ahead < hidden_.lanes)
+          ask_for(row + (i + ahead) * w_.filters + f, last - f);
+      P* panel = panels;
+      for (std::int64_t g = f; g < last; g += kPanel<P>, panel += size)
+        pack_columns(row + g, w_.filters, std::min(terms, depth - r), std::min(kPanel<P>, last - g),
+                     panel);
+    }
+  }
+
+  // Sums of columns [f, f + columns), in all rows that examples have.
+  void put_rows(const A* sums, std::int64_t f, std::int64_t columns, T* y) const {
+    for (std::int64_t b = 0; b < hidden_.batch; ++b) {
+      const std::int64_t n = hidden_.parts == nullptr ? hidden_.positions : hidden_.parts[b].count;
+      const A* from = sums + b * hidden_.positions * kPanel<P>;
+      T* to = y + hidden_.origin(b) * w_.filters + f;
+      for (std::int64_t r = 0; r < n; ++r, from += kPanel<P>, to += w_.filters)
+        convert_row(from, to, columns);
+    }
   }
 
   // Blocks of positions by packed weights.
