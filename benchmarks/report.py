@@ -44,7 +44,7 @@ def tail(means: dict[str, Any]) -> str:
     lines = ["", "geometric means" + " " * 25 + "".join(f"{name:>18}" for name in means)]
     programs = list(means.values())
     for peer in programs[0]["speed_up_over"]:
-        ratios = (program["speed_up_over"][peer] for program in programs)
+        ratios = (program["speed_up_over"].get(peer) for program in programs)
         lines.append(f"times faster than {peer:22}" + "".join(map(_wide, ratios)))
     for key in ("speed_up_over_best_rival", "ours_over_floor", "compile_over_flax_stock"):
         ratios = (program[key] for program in programs)

@@ -13,24 +13,25 @@ _SETTINGS = {
 def keep_memory() -> bool:
     """Have this process keep the memory that it frees, for what it allocates next.
 
-    On Linux the C library maps a large array anew for every result, and unmaps it when it is freed:
-    the system then has to clear each page of it again. Where results have many megabytes this takes
-    longer than computing them. After this call freed memory is used again, by all threads and all
-    libraries of the process.
+    On Linux the C library maps each array of more than 32 MB anew, and unmaps it when it is freed:
+    the system has to clear every page of every result. Where results have hundreds of megabytes
+    this can take longer than computing them. After this call freed memory is used again, by all
+    threads and all libraries of the process.
 
     Call it first thing in a program, before threads are started: threads that already have a heap
     of their own stay with it. What it costs: freed memory is not given back to the system before
-    the process ends, or calls `malloc_trim`; it stays at its peak, and somewhat above where blocks
-    of many sizes come and go. All threads wait for one lock to allocate more than small blocks.
+    the process ends, or calls glibc's `malloc_trim`. It stays at its peak, or at a few times that:
+    large blocks do not always fit into the gaps that others left. And all threads wait for one lock
+    to allocate more than small blocks.
 
     Returns:
-        Whether it is so from now on. False where the C library is not glibc (macOS, Windows, musl),
-        where another allocator stands in its place, or where glibc refuses; then nothing changes.
+        Whether it is so from now on. False, and nothing changes, where the C library is not glibc
+        (macOS, Windows, musl) or another allocator stands in its place; False also where glibc
+        refuses one of the settings.
 
     Example:
-        >>> import flax_sepconv.memory
-        >>> is_kept = flax_sepconv.memory.keep_memory()
-        >>> isinstance(is_kept, bool)
+        >>> from flax_sepconv import memory
+        >>> memory.keep_memory() in (True, False)
         True
     """
     library = _glibc()

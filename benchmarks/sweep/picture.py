@@ -32,7 +32,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         axes.set_title(drawing.TITLES[program])
     drawing.rows(panels, rows)
     drawing.legend(figure, panels, drawing.mean())
-    words = f"seed {record['seed']}, memory {record['memory']}; {drawing.conditions(record)}"
+    conditions = drawing.conditions(record).removeprefix("float32, ")
+    words = f"seed {record['seed']}, memory {record['memory']}; {conditions}"
     drawing.caption(figure, words)
     figure.savefig(path)
     print(f"drawn to {path}")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from flax_sepconv.memory import keep_memory
 from flax_sepconv.training import arguments, usage
 from flax_sepconv.training.console import guard, say, settle
 from flax_sepconv.training.settings import UserError
@@ -107,6 +108,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _command() -> NoReturn:
+    keep_memory()  # Where it cannot be, training is slower and else the same.
     guard()
     # Of a write that was begun and failed, where it is collected; the error itself was said.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)

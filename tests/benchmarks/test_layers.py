@@ -16,6 +16,7 @@ from benchmarks import (
     lowerings,
     machine,
     reference,
+    report,
     roofline,
     summary,
     timing,
@@ -206,6 +207,19 @@ def test_the_summary():
     alone = summary.summarize([row(ours=1.0)])["forward_backward"]
     assert alone["speed_up_over"] == {}
     assert alone["speed_up_over_best_rival"] is None
+
+
+def test_a_peer_without_gradients_has_a_forward_pass_alone():
+    measured = row(ours=1.0, onnxruntime=3.0, floor=1.0)
+    del measured["peers"]["onnxruntime"]["forward_backward"]
+    means = summary.summarize([measured])
+    assert means["forward"]["speed_up_over"] == {"onnxruntime": 3.0}
+    assert means["forward_backward"]["speed_up_over"] == {}
+    (line,) = (line for line in report.tail(means).splitlines() if "onnxruntime" in line)
+    assert line.split()[-2:] == ["3.00", "-"]
+    bounds = {program: {"bound_ms": 0.5} for program in summary.PROGRAMS}
+    text = report.row(measured | {"shape": "", "declined": {}, "roofline": bounds}, ["onnxruntime"])
+    assert [line.split()[1] for line in text.splitlines()[1:]] == ["3.00", "-"]
 
 
 def test_the_roofline():

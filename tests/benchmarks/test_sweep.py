@@ -323,7 +323,7 @@ class _Nobody:
     ("argv", "message"),
     [
         ("--layers 0", "--layers: must be positive, got 0"),
-        ("--kinds firsts", "--kinds: must be of first, block"),
+        ("--kinds firsts", "--kinds: must be of first, first_wide"),
         ("--peers nobody", "--peers: must be of ours"),
         ("--dtypes float16", "--dtypes: must be of float32, bfloat16, got float16"),
         ("--memory lost", "invalid choice: 'lost'"),

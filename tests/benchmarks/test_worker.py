@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.worker import Declined, Program, Worker, WorkerError
+from benchmarks.worker import MEMORY, Declined, Program, Worker, WorkerError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -71,6 +72,21 @@ def test_functions_are_called(worker):
     assert worker.call("tests.benchmarks.test_worker:double", 21) == 42
     with pytest.raises(WorkerError, match="ValueError: as it should"):
         worker.call("tests.benchmarks.test_worker:fail")
+
+
+def build_text(size):
+    return {"text": Program(lambda: b"x" * size, lambda result: {})}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can keep memory")
+def test_memory_is_kept_or_comes_fresh():
+    size = 100 * 2**20
+    pages = size // 4096
+    for memory, low, high in (("fresh", 0.9 * pages, 1.1 * pages), ("kept", 0, 0.1 * pages)):
+        with Worker(memory, {MEMORY: memory}) as worker:
+            worker.load("tests.benchmarks.test_worker:build_text", size)
+            worker.times("text", 2)
+            assert low <= worker.page_faults("text") <= high
 
 
 def sleep():
