@@ -31,7 +31,7 @@ def exported(function, K, M, constraints=("t >= 17",), platforms=PLATFORMS):
     return jax.export.deserialize(program.serialize())
 
 
-@pytest.mark.parametrize("implementation", [None, "grouped_conv"])
+@pytest.mark.parametrize("implementation", [None, "grouped_conv", "fft"])
 @pytest.mark.parametrize("padding", geometry.PADDINGS)
 @pytest.mark.parametrize(("K", "S", "D", "M"), WINDOWS)
 def test_output_and_gradients(K, S, D, M, padding, implementation):
