@@ -353,6 +353,7 @@ def test_a_run_outlives_its_candidates(started, tmp_path, capsys):
     assert {name for name, each in facts.items() if "quartiles" in each} == {
         "selected",
         "stock",
+        "fft",
         "mosaic",
     }
     assert facts["grouped_conv"]["failed"] == "RuntimeError: INTERNAL: no such algorithm"
