@@ -99,6 +99,7 @@ def measure(
         contraction=contraction,
         strides=workload.strides,
         dilation_rate=workload.dilation_rate,
+        padding=workload.padding,
         dtype=dtype,
     ).name
     if selected not in times:

@@ -208,11 +208,12 @@ def separable_conv1d(
         segment_ids: integers (..., L), or None. Where they change within a row, a sequence ends and
             another one begins, and no tap reaches across: with "same" or "causal" and strides 1,
             every sequence has the result that it has alone.
-        implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum" or "native"
-            ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or "native". None
-            takes what `select_implementation` says for where the program is lowered. Where
-            "grouped_conv" is named, the program that JAX traces has `lax.conv_general_dilated` and
-            `lax.dot_general` (but on meshes), which tools that quantize or convert look for.
+        implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum", "fft" or
+            "native" ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or
+            "native". None takes what `select_implementation` says for where the program is lowered.
+            Where "grouped_conv" is named, the program that JAX traces has
+            `lax.conv_general_dilated` and `lax.dot_general` (but on meshes), which tools that
+            quantize or convert look for.
         precision: of the contractions on the matrix units; None is the platform's default.
         preferred_element_type: dtype of the result, and of all sums where it is wider than the
             operands' (h is not rounded between the stages then, and float64 is computed in

@@ -91,6 +91,7 @@ def select_implementation(
     contraction: ContractionName = "output",
     strides: Size = 1,
     dilation_rate: Size = 1,
+    padding: Padding = "causal",
     dtype: DTypeLike = "float32",
     surroundings: Surroundings | None = None,
 ) -> Selection:
@@ -106,6 +107,8 @@ def select_implementation(
         contraction: "output", "input_gradient" or "kernel_gradient".
         strides: S, as in the operation.
         dilation_rate: D, as in the operation.
+        padding: as in the operation; it tells how many taps meet a step, which very long kernels
+            on CPU go by.
         dtype: of the operands.
         surroundings: None, or what sets the program apart: "exported" (lowered by `jax.export`),
             "partly manual" (inside a `shard_map` over some of the axes that divide a mesh),
@@ -127,7 +130,7 @@ def select_implementation(
         kernel_size=depthwise_kernel_shape[0],
         stride=positive_int("strides", strides),
         dilation=positive_int("dilation_rate", dilation_rate),
-        padding="causal",  # Which zeros are read makes no difference.
+        padding=choice("padding", padding, geometry_lib.PADDINGS),
     )
     stages = Stages("y", False, geometry, "whole", None, None, jnp.dtype(dtype))
     M, context = depthwise_kernel_shape[2], Context(platform, surroundings)

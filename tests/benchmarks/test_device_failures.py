@@ -273,7 +273,7 @@ def test_the_telling_rows_come_first(platform, fused):
     assert {row.candidates[:3] for row in last} == {("selected", "grouped_conv", "shifted_sum")}
     between = rows[12:-12]
     assert {row.workload.name for row in between} == set(candidates.SUITE) - set(telling)
-    assert all(len(row.candidates) == 8 for row in between)
+    assert all(len(row.candidates) == 9 for row in between)
 
 
 def test_without_a_bound_every_row_is_whole():
@@ -353,6 +353,7 @@ def test_a_run_outlives_its_candidates(started, tmp_path, capsys):
     assert {name for name, each in facts.items() if "quartiles" in each} == {
         "selected",
         "stock",
+        "fft",
         "mosaic",
     }
     assert facts["grouped_conv"]["failed"] == "RuntimeError: INTERNAL: no such algorithm"

@@ -121,6 +121,8 @@ def test_gradients_lower_for_every_platform(kind, is_set, call):
         ("grouped_conv", "auto", STEPS),
         ("shifted_sum", "explicit", BATCH),
         ("shifted_sum", "auto", STEPS),
+        ("fft", "explicit", BATCH),
+        ("fft", "auto", STEPS),
         (None, "explicit", BOTH),
     ],
 )
@@ -149,7 +151,7 @@ def test_all_forms_give_what_one_device_gives(M, S, is_set, name, kind, spec):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", None])
+@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", "fft", None])
 @pytest.mark.parametrize("spec", [BATCH, STEPS])
 def test_a_mesh_that_nobody_but_jit_knows(name, spec):
     """While JAX traces, nothing tells of it; two devices hold the same."""
@@ -166,7 +168,7 @@ def test_a_mesh_that_nobody_but_jit_knows(name, spec):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
 
 
-@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", None])
+@pytest.mark.parametrize("name", ["grouped_conv", "shifted_sum", "fft", None])
 def test_gradients_in_steps_over_parts_of_a_divided_batch(name):
     """The parts are divided over a part of the mesh's only axis; the other part repeats them."""
     mesh = jax.make_mesh((4,), ("d",), axis_types=(AxisType.Auto,))

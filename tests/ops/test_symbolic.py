@@ -53,6 +53,17 @@ def test_output_and_gradients(K, S, D, M, padding, implementation):
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_transforms_cut_unknown_lengths_into_frames():
+    f = functools.partial(ops.depthwise_conv1d, padding="same", implementation="fft")
+    B, L = jax.export.symbolic_shape("b, t")
+    types = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((B, L, C), (7, C, 2))]
+    program = jax.export.export(jax.jit(f), platforms=("cpu",))(*types)
+    for L in (5, 3000):
+        x, k = operands(2, L, 7, 2)[:2]
+        expected = oracle.depthwise(x, k, padding="same")
+        np.testing.assert_allclose(program.call(x, k), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("padding", geometry.PADDINGS)
 @pytest.mark.parametrize(("K", "S", "D", "M"), WINDOWS)
 def test_known_lengths_are_padded_by_the_lowering(K, S, D, M, padding):
