@@ -10,6 +10,8 @@
 #include "few_rows.h"
 #include "hidden.h"
 #include "separable_output.h"
+#include "gradients_plan.h"
+#include "gradients_item.h"
 #include "separable_gradients.h"
 
 template <typename T, typename R>
