@@ -43,7 +43,8 @@ void separable_output(const Problem& p, const T* x, const T* k, const Pointwise<
                       Pool& pool) {
   const Schedule schedule = output_schedule(p);
   const Rows<const T> in{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
-  SeparableOutput<T>(schedule, in, {k, p.taps, p.lanes()}, w, p.batch, p.y_parts).run(y, pool);
+  SeparableOutput<T>(schedule, in, {k, p.taps, p.lanes()}, w, p.batch, p.y_parts, pool.threads())
+      .run(y, pool);
 }
 
 template <typename T>

@@ -26,8 +26,12 @@ struct GradientsPlan {
     const std::int64_t reach = (p.taps - 1) * p.dilation / p.stride;
     halo = out.x == nullptr || blocks == 1 ? 0 : std::min(reach, p.output_length);
     const std::int64_t steps = p.batch * p.output_length, size = (p.lanes() + p.taps) * filters;
-    const std::int64_t most = std::max<std::int64_t>(512, 4 * halo);
-    chunks = std::clamp<std::int64_t>(std::min(steps / most, (1 << 24) / size), 1, 64);
+    // Sums of a chunk are written and read once more. Where these and the steps are few, so that
+    // there would be few chunks, they may be shorter.
+    std::int64_t least = 512;
+    if (steps < 4096 && size <= 1 << 18) least = size <= 1 << 15 ? 128 : 256;
+    chunks = std::min(steps / std::max(least, 8 * halo), (1 << 24) / size);
+    chunks = std::clamp<std::int64_t>(chunks, 1, 64);
     if (chunks > groups) {
       splits = std::min(chunks / groups, blocks);
       chunks = groups * splits;
@@ -42,7 +46,7 @@ struct GradientsPlan {
     const std::int64_t panels = std::lcm(p.multiplier, kPanel<P>);
     const std::int64_t unit = panels <= kItemLanes ? panels : p.multiplier;
     const std::int64_t even = ceil_div(p.lanes(), ceil_div(kItemsPerThread * threads, chunks));
-    const std::int64_t wanted = std::clamp(even, 2 * kPanel<P>, kItemLanes);
+    const std::int64_t wanted = std::clamp(even, kPanel<P>, kItemLanes);
     return std::min(p.lanes(), ceil_div(wanted, unit) * unit);
   }
 

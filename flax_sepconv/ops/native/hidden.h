@@ -13,6 +13,14 @@ std::int64_t cached_positions(std::int64_t lanes, std::int64_t filters) {
   return lanes < kVectors * kWidth<A> ? std::clamp<std::int64_t>(size / 4 / filters, 16, most) : most;
 }
 
+// As many, or fewer, so that so many threads have some blocks each.
+template <typename A>
+std::int64_t shared_positions(std::int64_t lanes, std::int64_t filters, std::int64_t positions,
+                              std::int64_t threads) {
+  const std::int64_t share = std::max<std::int64_t>(16, positions / (3 * threads) / 8 * 8);
+  return std::min(cached_positions<A>(lanes, filters), share);
+}
+
 // Blocks of positions of a group of examples, which lie one below the other. Where a block has all
 // positions and these are few, a group has several folds of examples, for products of more rows.
 template <typename T, typename H>

@@ -15,9 +15,11 @@ class SeparableOutput {
   using H = Hidden<T>;
 
   SeparableOutput(const Schedule& schedule, Rows<const T> x, Taps<T> kernel,
-                  const Pointwise<const T*>& w, std::int64_t batch, const Part* parts)
+                  const Pointwise<const T*>& w, std::int64_t batch, const Part* parts,
+                  std::int64_t threads)
       : schedule_(schedule), x_(x), kernel_(kernel),
-        correlation_(schedule, x, kernel, 1, batch, cached_positions<A>(x.lanes(), w.filters)),
+        correlation_(schedule, x, kernel, 1, batch,
+                     shared_positions<A>(x.lanes(), w.filters, batch * schedule.positions, threads)),
         hidden_{correlation_, schedule.positions, x.lanes(), batch, parts}, w_(w) {}
 
   void run(T* y, Pool& pool) const {
