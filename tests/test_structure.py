@@ -30,7 +30,13 @@ LAYERS = {
         "ops.halo",
         "ops.contraction",
     ],
-    "lowerings": ["ops.interception", "ops.lowerings", "ops.exporting", "ops.selection"],
+    "lowerings": [
+        "ops.interception",
+        "ops.lowerings",
+        "ops.exporting",
+        "ops.choices",
+        "ops.selection",
+    ],
     "the operation": [
         "ops.depthwise",
         "ops.joint",
@@ -41,6 +47,7 @@ LAYERS = {
         "ops.arguments",
         "ops.api",
         "ops.queries",
+        "ops.tuning",
         "ops",
     ],
     "Keras' objects": [

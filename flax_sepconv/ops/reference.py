@@ -4,8 +4,6 @@ h = depthwise(x, k) is no residual: where it is needed again it is computed agai
 sees both, once for both).
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +15,7 @@ from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.depthwise import depthwise
 from flax_sepconv.ops.limits import output_lengths
 from flax_sepconv.ops.masking import zero_tails
-from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
+from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on, vary_alike
 
 # Bytes of an array that a TPU would read from memory once more.
 TPU_LARGE = 2**26
@@ -61,29 +59,17 @@ def masked(stages: Stages, y: jax.Array, limits: tuple[jax.Array, ...]) -> jax.A
     return zero_tails(y, output_lengths(limits[0], stages.geometry))
 
 
-def tangent(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
-    """Compute how y moves with x, both kernels and, where there is one, the bias.
-
-    Args:
-        stages: of the output.
-        operands: x, k, w, then how each of them and the bias moves. Rows are whole.
-    """
-    x, kernel, weights, *dots = operands
-    primals = (x, kernel, weights, *(jnp.zeros_like(dot) for dot in dots[3:]))
-    dotted: list[jax.Array] = jax.jvp(_output_of(stages), primals, tuple(dots))[1]
-    return dotted
-
-
 def _gradients(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
     """Carry a cotangent back to x, both kernels and, where there is one, the bias."""
-    x, kernel, weights, y = operands
+    (x, kernel, weights, y), limits = stages.part(operands)
     biases = [jnp.zeros(weights.shape[1], weights.dtype)] if stages.bias else []
-    pullback = jax.vjp(_output_of(stages), x, kernel, weights, *biases)[1]
+    x, kernel, weights, y, *biases = vary_alike(x, kernel, weights, y, *biases)
+
+    def output(*operands: jax.Array) -> list[jax.Array]:
+        return compose(replace(stages, result="y"), *operands, *limits)
+
+    pullback = jax.vjp(output, x, kernel, weights, *biases)[1]
     return list(pullback([y.astype(stages.dtype)]))
-
-
-def _output_of(stages: Stages) -> Callable[..., list[jax.Array]]:
-    return functools.partial(compose, replace(stages, result="y"))
 
 
 def _sums_in_one(stages: Stages, h: jax.Array, y: jax.Array, platform: str | None) -> bool:

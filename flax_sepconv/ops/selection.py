@@ -2,11 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 
 from flax_sepconv.ops import native
+from flax_sepconv.ops.choices.deciding import decide, wrong_ones
+from flax_sepconv.ops.choices.table import DEFAULT
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
 from flax_sepconv.ops.exporting import Replaced, is_unwanted, resolve_name
@@ -49,6 +52,7 @@ TPU_MULTIPLIER_REASON = (
     "compiled for TPU (not run), the convolution writes the channels of several multipliers side "
     "by side, which shifted sums of them do with copies"
 )
+WRONG_REASON = "the best known of XLA's own forms, because {name} was wrong: {where}"
 SEGMENTS_REASON = "of XLA's own forms the one that knows segments"
 OTHER_REASON = "not measured on this platform: the definition"
 
@@ -93,8 +97,50 @@ def select(contraction: Contraction) -> Selection:
     return Selection("grouped_conv", OTHER_REASON)
 
 
-def choose(contraction: Contraction) -> Lowering:
+def select_on_device(contraction: Contraction, types: Sequence[Any]) -> Selection:
+    """Select by what was measured on the device, else by `select`; never what was wrong there.
+
+    Args:
+        contraction: of which no lowering is named.
+        types: of its operands.
+    """
+    found = decide(contraction, types, contraction.context)
+    if found and found.row.choice != DEFAULT:
+        return Selection(found.row.choice, str(found))
+    selected = _trusted(select(contraction), contraction)
+    return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
+
+
+def name_by_table(stages: Stages, types: Sequence[Any], context: Context) -> Stages:
+    """Name the lowering that was measured best for both stages, where none is named.
+
+    Args:
+        stages: what is to be computed.
+        types: of the operands, without what limits them, and of the results.
+        context: of the program.
+    """
+    found = decide(stages, types, context) if stages.implementation is None else None
+    if found is None or found.row.choice == DEFAULT:
+        return stages
+    return replace(stages, implementation=found.row.choice)
+
+
+def _trusted(selected: Selection, contraction: Contraction) -> Selection:
+    """Take one of XLA's own forms in place of what was wrong on the device."""
+    wrong = wrong_ones(contraction.context)
+    if selected.name not in wrong or contraction.limits == "segments":
+        return selected
+    others = (name for name in ("shifted_sum", "grouped_conv") if name not in wrong)
+    reason = WRONG_REASON.format(name=selected.name, where=wrong[selected.name])
+    return Selection(next(others, selected.name), reason)
+
+
+def choose(contraction: Contraction, types: Sequence[Any]) -> Lowering:
     """Return the lowering that is named, if it runs here, or the selected one.
+
+    Args:
+        contraction: what is to be computed.
+        types: of its operands.
 
     Raises:
         NotImplementedError: the named one cannot run here.
@@ -102,7 +148,7 @@ def choose(contraction: Contraction) -> Lowering:
     context = contraction.context
     name, replaced = resolve_name(contraction.implementation, context)
     if name is None:
-        name = select(contraction).name
+        name = select_on_device(contraction, types).name
     else:
         _check_named(name, context)
     if contraction.implementation is not None and replaced is not None:
@@ -153,7 +199,7 @@ def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
     name, _ = resolve_name(stages.implementation, context)
     if name is not None:
         _check_named(name, context)
-    lowering = LOWERINGS[name or select(first).name]
+    lowering = LOWERINGS[name or _trusted(select(first), first).name]
     is_here = (
         stages.result in lowering.stages
         and stages.limits in lowering.limits

@@ -82,7 +82,7 @@ STAGES = ["depthwise_conv1d k", "depthwise_conv1d x"]
 @pytest.mark.parametrize(
     ("implementation", "expected"),
     [
-        (None, [*STAGES, "dot_general", "separable_conv1d w", "separable_conv1d y"]),
+        (None, ["separable_conv1d xkw", "separable_conv1d y"]),
         ("native", [*STAGES, "dot_general", "separable_conv1d w", "separable_conv1d y"]),
         ("grouped_conv", [*["conv_general_dilated"] * 3, *["dot_general"] * 3]),
         ("shifted_sum", [*STAGES, "depthwise_conv1d y", *["dot_general"] * 3]),
