@@ -49,7 +49,7 @@ def test_scaling(tmp_path):
 
 def test_commands_of_the_pages_are_there():
     """What `python -m flax_sepconv` is shown with exists."""
-    from flax_sepconv.interop.command import main
+    from flax_sepconv.__main__ import main
 
     for page in DOCS.glob("*.md"):
         for command in re.findall(

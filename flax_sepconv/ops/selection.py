@@ -111,6 +111,21 @@ def select_on_device(contraction: Contraction, types: Sequence[Any]) -> Selectio
     return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
 
 
+def select_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) -> Selection:
+    """Select for both stages by what was measured of them, else by their first one.
+
+    Args:
+        stages: of which no lowering is named.
+        first: the output of the depthwise stage, in its context.
+        types: of the operands, without what limits them, and of the results.
+    """
+    found = decide(stages, types, first.context)
+    if found and found.row.choice != DEFAULT:
+        return Selection(found.row.choice, str(found))
+    selected = _trusted(select(first), first)
+    return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
+
+
 def name_by_table(stages: Stages, types: Sequence[Any], context: Context) -> Stages:
     """Name the lowering that was measured best for both stages, where none is named.
 

@@ -146,8 +146,19 @@ def _class(found: Mapping[str, Any]) -> ShapeClass:
 def to_json(table: Table) -> str:
     """Return the text of the file."""
     head = {"format": FORMAT, "devices": list(table.devices), "evidence": table.evidence}
-    made = {**head, **table.about, "rows": [dataclasses.asdict(row) for row in table.rows]}
-    return json.dumps(made, indent=1, allow_nan=False) + "\n"
+    told = json.dumps(_short({**head, **table.about}), indent=1, allow_nan=False)
+    rows = (json.dumps(_short(dataclasses.asdict(row)), allow_nan=False) for row in table.rows)
+    lines = ",\n  ".join(rows)
+    return f'{told[:-2]},\n "rows": [\n  {lines}\n ]\n}}\n'
+
+
+def _short(told: Any) -> Any:
+    """Round the figures in what is written to four digits."""
+    if isinstance(told, float):
+        return float(f"{told:.4g}")
+    if isinstance(told, Mapping):
+        return {name: _short(each) for name, each in told.items()}
+    return [_short(each) for each in told] if isinstance(told, list | tuple) else told
 
 
 def file_of(folder: pathlib.Path, device: str) -> pathlib.Path:

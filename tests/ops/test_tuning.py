@@ -1,0 +1,357 @@
+"""What `tune` measures, refuses, writes and says."""
+
+import contextlib
+import functools
+import io
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flax_sepconv as fsc
+from benchmarks import workloads
+from benchmarks.candidates import SUITE
+from flax_sepconv.__main__ import main
+from flax_sepconv.ops.choices import reading, table
+from flax_sepconv.ops.choices.devices import kind_of
+from flax_sepconv.ops.lowerings import LOWERINGS
+from flax_sepconv.ops.lowerings.lowering import Lowering
+from flax_sepconv.ops.tuning import measuring, session
+from flax_sepconv.ops.tuning.ceilings import Ceilings
+from flax_sepconv.ops.tuning.command import TuneError, shape
+from flax_sepconv.ops.tuning.models import problems_of
+from flax_sepconv.ops.tuning.problems import ACCELERATOR_SUITE, CPU_SUITE, STAGE_PROGRAMS, Problem
+from tests import oracle
+from tests.tables import SHAPE
+
+HERE = kind_of("cpu", None)
+CPU = jax.devices("cpu")[0]
+RATES = Ceilings(copy=1e10, matmul=1e11)
+QUICK = {"ceilings": RATES, "seconds": 1e-3}
+
+
+class Planted(Lowering):
+    """A shifted sum, which an error is planted in."""
+
+    limits = frozenset({"whole", "lengths", "segments"})
+
+    def __init__(self, **spoiled):
+        self.spoiled = spoiled
+
+    def contract(self, task, a, b, *limits):
+        if task.limits == "lengths":
+            return LOWERINGS["grouped_conv"].contract(task, a, b)
+        spoil = self.spoiled.get(task.name, lambda result: result)
+        return spoil(LOWERINGS["shifted_sum"].contract(task, a, b, *limits))
+
+
+def measure(problem=SHAPE, program="forward_backward", dtype="float32", **more):
+    return measuring.measure(problem, program, dtype, CPU, **(QUICK | more))
+
+
+def off(result):
+    """Return a result with one wrong entry."""
+    return result.at[(0,) * result.ndim].add(jnp.abs(result).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("limits", ["whole", "lengths"])
+def test_right_lowerings_are_judged_right(dtype, limits):
+    row = measure(SHAPE._replace(limits=limits), dtype=dtype)
+    assert not row.wrong()
+    timed = {name for name, facts in row.candidates.items() if "milliseconds" in facts}
+    assert timed >= {"default", "grouped_conv", "shifted_sum"}
+    assert ("stock" in timed) == (limits == "whole")
+    for name in ("triton", "mosaic"):
+        assert "cannot run here" in row.candidates[name]["declined"]
+    errors = row.candidates["shifted_sum"]["errors"]
+    assert list(errors) == ["y", "dx", "d_depthwise_kernel", "d_pointwise_kernel", "d_bias"]
+    assert 0 < max(errors.values()) < (1e-5 if dtype == "float32" else 2e-2)
+
+
+@pytest.mark.parametrize("program", STAGE_PROGRAMS)
+def test_the_depthwise_stage_is_measured_alone(program):
+    row = measure(SHAPE._replace(filters=0, strides=2, depth_multiplier=2), program)
+    assert row.of.program == program
+    assert not row.wrong()
+    assert row.candidates["stock"]["milliseconds"] > 0
+
+
+@pytest.mark.parametrize("contraction", STAGE_PROGRAMS)
+@pytest.mark.parametrize("spoil", [off, lambda r: r * 1.001, lambda r: r.at[-1].set(jnp.nan)])
+def test_a_planted_wrong_lowering_is_refused(monkeypatch, contraction, spoil):
+    """Whichever result is wrong, by however little more than rounding, and however fast."""
+    monkeypatch.setitem(LOWERINGS, "native", Planted(**{contraction: spoil}))
+    row = measure(names=["native"])
+    assert row.wrong() == ["native"]
+    assert "milliseconds" not in row.candidates["native"]
+    assert row.choice == "default"
+
+
+def test_a_lowering_that_fails_lets_the_others_go_on(monkeypatch):
+    def fail(result):
+        raise RuntimeError("the device caught fire\nat address 0")
+
+    monkeypatch.setitem(LOWERINGS, "native", Planted(output=fail))
+    row = measure()
+    assert row.candidates["native"] == {"failed": "the device caught fire"}
+    assert "milliseconds" in row.candidates["shifted_sum"]
+
+
+def test_only_what_is_clearly_faster_takes_the_defaults_place(monkeypatch):
+    calls = {"grouped_conv": 9, "shifted_sum": 8, "native": 1, "default": 1}
+
+    def quartiles(programs, seconds):
+        return {
+            n: [0.9 * calls.get(n, 9), calls.get(n, 9), 1.1 * calls.get(n, 9)] for n in programs
+        }
+
+    monkeypatch.setattr(measuring, "quartiles", quartiles)
+    assert measure().choice == "default"
+    calls["default"] = 1.15  # its lower quartile is within the other's
+    assert measure().choice == "default"
+    calls["default"] = 2
+    assert measure().choice == (
+        "native" if "milliseconds" in measure().candidates["native"] else "shifted_sum"
+    )
+
+
+def test_the_table_goes_by_the_default_as_if_there_were_none(tmp_path, monkeypatch):
+    """What is called the default is what rules say, whatever an earlier table said."""
+    monkeypatch.setenv(reading.VARIABLE, str(tmp_path))
+    lowered = []
+    monkeypatch.setattr(measuring, "lowered", lambda *a: lowered.append(true(*a)) or lowered[-1])
+    from tests import tables
+
+    true = __import__("flax_sepconv.ops.tuning.programs", fromlist=["lowered"]).lowered
+    tables.write(tmp_path, HERE, *tables.rows("grouped_conv"))
+    measure(names=[])
+    assert "stablehlo.convolution" not in lowered[0].text
+
+
+def test_a_run_writes_what_programs_then_go_by(tmp_path, monkeypatch):
+    """A wrong default is refused at every shape; and the command says how to report it."""
+    monkeypatch.setenv(reading.VARIABLE, str(tmp_path))
+    monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
+    planted = Planted(output=off)
+    planted.version = 7
+    monkeypatch.setitem(LOWERINGS, "native", planted)
+    said = []
+    cases = session.cases_of([(SHAPE, "float32")])
+    session.run(cases, CPU, seconds=1e-3, names=["native", "shifted_sum"], say=said.append)
+    text = "\n".join(said)
+    assert "native is WRONG: y is off by" in text
+    path = table.file_of(tmp_path, HERE)
+    assert "WRONG on this device, and never taken on it by default from now on: native" in text
+    assert f"the file {path} is the report" in text
+    row = table.read(path).rows[0]
+    assert row.kernels == {"native": 7, "shifted_sum": 1}
+    assert {"date", "versions"} <= set(row.made)
+    selected = fsc.ops.select_implementation((1, 9, 4), (3, 4, 1), platform="cpu")
+    assert selected.name == "shifted_sum"
+
+
+def test_a_device_that_computes_no_more_ends_the_run(tmp_path, monkeypatch):
+    def fail(result):
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setitem(LOWERINGS, "native", Planted(output=fail))
+    monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
+    monkeypatch.setattr(session, "computes", lambda device: False)
+    cases = session.cases_of([(SHAPE, "float32")])
+    with pytest.raises(session.DeviceLostError, match="what was measured is in"):
+        session.run(cases, CPU, tmp_path, seconds=1e-3, names=["native"], say=lambda line: None)
+    assert len(table.read(table.file_of(tmp_path, HERE)).rows) == 1
+
+
+def test_the_definition_is_that_of_the_oracle():
+    """Which shares no code with the package."""
+    p = SHAPE._replace(strides=2, dilation_rate=2, depth_multiplier=3, padding="same")
+    x, k, w, b, _ = p.operands("float32")
+    expected = oracle.separable_conv1d(x, k, w, b, strides=2, padding="same", dilation_rate=2)
+    np.testing.assert_allclose(p.expected("float32")["y"], expected, atol=1e-12)
+
+
+def problems(function, *inputs, **named):
+    found, left_out = problems_of(function, *inputs, **named)
+    return found, left_out
+
+
+def test_layers_of_a_linen_model():
+    """However deep: in scans, behind remat, called twice; the inputs may be types."""
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.remat(fsc.SeparableConv1D)(8, 3, padding="same")(x), None
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x, lengths, *, train):
+            x = fsc.SeparableConv1D(8, 5, strides=2, padding="same", depth_multiplier=2)(x)
+            twice = fsc.SeparableConv1D(8, 7, padding="causal", dtype="bfloat16")
+            x = twice(twice(x)).astype("float32")
+            scanned = nn.scan(
+                Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+            )
+            x, _ = scanned()(x, None)
+            return fsc.SeparableConv1D(4, 4, padding="valid")(x, lengths)
+
+    x = jax.ShapeDtypeStruct((6, 30, 3), "float32")
+    lengths = jax.ShapeDtypeStruct((6,), "int32")
+    variables = jax.eval_shape(
+        functools.partial(Model().init, train=True), jax.random.key(0), x, lengths
+    )
+    found, left_out = problems(Model().apply, variables, x, lengths, train=True)
+    assert not left_out
+    assert found == {
+        (Problem(6, 30, 3, 8, 5, 2, depth_multiplier=2), "float32"): 1,
+        (Problem(6, 15, 8, 8, 7, padding="causal"), "bfloat16"): 2,
+        (Problem(6, 15, 8, 8, 3), "float32"): 1,  # in the body of the scan
+        (Problem(6, 15, 8, 4, 4, padding="valid", limits="lengths"), "float32"): 1,
+    }
+
+
+def test_layers_of_an_nnx_model_and_the_depthwise_stage():
+    from flax import nnx
+
+    layer = fsc.nnx.SeparableConv1D(3, 8, 5, rngs=nnx.Rngs(0))
+
+    def both(x):
+        return layer(x), fsc.ops.depthwise_conv1d(x, jnp.ones((2, 3, 1)), padding="causal")
+
+    found, left_out = problems(jax.jit(both), jnp.ones((2, 20, 3)))
+    assert not left_out
+    assert list(found) == [
+        (Problem(2, 20, 3, 8, 5, padding="valid"), "float32"),
+        (Problem(2, 20, 3, 0, 2, padding="causal"), "float32"),
+    ]
+
+
+def test_what_is_not_measured_is_said():
+    x, k, w = jnp.ones((2, 20, 3)), jnp.ones((2, 3, 1)), jnp.ones((1, 3, 4))
+
+    def segments(x):
+        ids = jnp.zeros((2, 20), jnp.int32)
+        return fsc.ops.separable_conv1d(x, k, w, padding="same", segment_ids=ids)
+
+    def mixed(x):
+        return fsc.ops.separable_conv1d(x, k.astype("bfloat16"), w, padding="same")
+
+    for function, reason in ((segments, "such segments"), (mixed, "several dtypes")):
+        found, left_out = problems(function, x)
+        assert not found
+        assert reason in left_out[0]
+        with pytest.raises(ValueError, match="calls no separable"):
+            fsc.ops.tune(function, x)
+
+
+def test_tune_returns_the_table(tmp_path, capsys):
+    x, k, w, b, _ = SHAPE._replace(batch=1).operands("float32")
+    made = fsc.ops.tune(
+        functools.partial(fsc.ops.separable_conv1d, padding="same"),
+        *(x, k, w, b),
+        folder=tmp_path,
+        seconds=1e-3,
+    )
+    assert [row.of.program for row in made.rows] == ["forward", "forward_backward"]
+    assert (
+        table.read(table.file_of(tmp_path, HERE)).rows[0].problem
+        == "B1 L40 C8->16 K5 S1 D1 M1 same"
+    )
+    assert "best/copy" in capsys.readouterr().out
+
+
+def test_the_suites_are_those_of_the_benchmarks():
+    known = {each.name: each for each in workloads.load()}
+
+    def problem(w):
+        return Problem(*w[1:9], w.padding)
+
+    assert {problem(known[name]) for name in SUITE} == set(ACCELERATOR_SUITE)
+    cut = (known[name].within(workloads.ELEMENTS) for name in workloads.SELECTION)
+    assert {problem(each) for each in cut} == set(CPU_SUITE)
+
+
+def command(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["tune", *words])
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
+    quick = ["--seconds", "0.001", "--output", str(tmp_path)]
+    one = ["--shape", "B2 L40 C8->16 K5", "--dtypes", "bfloat16", "--lowerings", "shifted_sum"]
+    status, out, err = command(*one, *quick)
+    assert (status, err) == (0, "")
+    assert re.search(r"forward_backward bfloat16 B2 L40 C8->16 K5 S1 D1 M1 same +[\d.]+", out)
+    assert f"written to {table.file_of(tmp_path, HERE)} (2 rows)" in out
+    status, out, _ = command(*one, *quick, "--programs", "kernel_gradient")
+    assert "(3 rows)" in out
+
+
+def test_the_command_ends_with_1_where_something_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
+    monkeypatch.setitem(LOWERINGS, "native", Planted(output=off))
+    words = ["--shape", "B2 L40 C8 K5", "--dtypes", "float32", "--seconds", "0.001"]
+    status, out, _ = command(*words, "--output", str(tmp_path))
+    assert status == 1
+    assert "is the report" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--dtypes", "int8"], "--dtypes must be of bfloat16, float16, float32, got int8"),
+        (["--programs", "all"], "--programs must be of forward, "),
+        (["--lowerings", "magic"], "--lowerings must be of grouped_conv, "),
+        (["--platform", "abacus"], "--platform: "),
+        (["--seconds", "0"], "--seconds must be positive, got 0.0"),
+        (["--shape", "B2 L40 C8"], "--shape must name K, got 'B2 L40 C8'"),
+        (["--shape", "B2 L4 C8 K5 valid"], "the output would have no steps"),
+        (["--from-run", "nowhere"], "nowhere holds no run: there is no such folder"),
+    ],
+)
+def test_what_the_command_refuses(words, told):
+    status, _, err = command(*words)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert told in err
+
+
+def test_no_folder_to_write_to(monkeypatch):
+    monkeypatch.setenv(reading.VARIABLE, "")
+    status, _, err = command("--shape", "B2 L40 C8 K5", "--seconds", "0.001")
+    assert status == 2
+    assert "FLAX_SEPCONV_TUNED is empty" in err
+
+
+def test_shapes_are_read_as_they_are_printed():
+    for problem in (*CPU_SUITE, *ACCELERATOR_SUITE, SHAPE._replace(filters=0)):
+        assert shape(str(problem)) == problem
+    for text in ("", "B2 L40 C8->x K5", "B2->3 L40 C8 K5", "B0 L40 C8 K5", "x"):
+        with pytest.raises(TuneError, match="--shape must"):
+            shape(text)
+
+
+def test_the_layers_of_a_run(tmp_path, monkeypatch):
+    pytest.importorskip("aeon")
+    from tests.training_runs import make_run
+
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
+    tried = []
+    monkeypatch.setattr(session, "measure", lambda *a: tried.append(a[:3]) or measure(SHAPE, a[1]))
+    status, _, err = command("--from-run", str(tmp_path / "run"), "--output", str(tmp_path))
+    assert (status, err) == (0, "")
+    assert tried[0] == (
+        Problem(32, 100, 6, 8, 3, padding="causal", limits="lengths"),
+        "forward",
+        "float32",
+    )
+    assert {problem.limits for problem, *_ in tried} == {"lengths"}
