@@ -1,15 +1,17 @@
 """Which lowering computes what: the one that is named, or, by static facts, the best one known."""
 
+import contextlib
+import contextvars
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 
 from flax_sepconv.ops import native
-from flax_sepconv.ops.choices.deciding import decide, wrong_ones
-from flax_sepconv.ops.choices.table import DEFAULT
+from flax_sepconv.ops.choices.deciding import chosen, wrong_ones
+from flax_sepconv.ops.choices.reading import tried
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
 from flax_sepconv.ops.exporting import Replaced, is_unwanted, resolve_name
@@ -104,9 +106,9 @@ def select_on_device(contraction: Contraction, types: Sequence[Any]) -> Selectio
         contraction: of which no lowering is named.
         types: of its operands.
     """
-    found = decide(contraction, types, contraction.context)
-    if found and found.row.choice != DEFAULT:
-        return Selection(found.row.choice, str(found))
+    name, found = chosen(contraction, types, contraction.context)
+    if name is not None:
+        return Selection(name, str(found))
     selected = _trusted(select(contraction), contraction)
     return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
 
@@ -119,9 +121,9 @@ def select_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
         first: the output of the depthwise stage, in its context.
         types: of the operands, without what limits them, and of the results.
     """
-    found = decide(stages, types, first.context)
-    if found and found.row.choice != DEFAULT:
-        return Selection(found.row.choice, str(found))
+    name, found = chosen(stages, types, first.context)
+    if name is not None:
+        return Selection(name, str(found))
     selected = _trusted(select(first), first)
     return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
 
@@ -134,10 +136,22 @@ def name_by_table(stages: Stages, types: Sequence[Any], context: Context) -> Sta
         types: of the operands, without what limits them, and of the results.
         context: of the program.
     """
-    found = decide(stages, types, context) if stages.implementation is None else None
-    if found is None or found.row.choice == DEFAULT:
+    if stages.implementation is not None or stages.result == "w":
         return stages
-    return replace(stages, implementation=found.row.choice)
+    return replace(stages, implementation=chosen(stages, types, context)[0])
+
+
+_is_lowering: contextvars.ContextVar[bool] = contextvars.ContextVar("is_lowering", default=False)
+
+
+@contextlib.contextmanager
+def lowering() -> Iterator[None]:
+    """Bind primitives, whatever is named: no tool looks into what is traced to be lowered."""
+    token = _is_lowering.set(True)
+    try:
+        yield
+    finally:
+        _is_lowering.reset(token)
 
 
 def _trusted(selected: Selection, contraction: Contraction) -> Selection:
@@ -161,10 +175,9 @@ def choose(contraction: Contraction, types: Sequence[Any]) -> Lowering:
         NotImplementedError: the named one cannot run here.
     """
     context = contraction.context
-    name, replaced = resolve_name(contraction.implementation, context)
-    if name is None:
-        name = select_on_device(contraction, types).name
-    else:
+    named, replaced = resolve_name(contraction.implementation, context)
+    name = named or select_on_device(contraction, types).name
+    if named or tried():
         _check_named(name, context)
     if contraction.implementation is not None and replaced is not None:
         replaced.add(Replaced(contraction.implementation, context.platform, name))
@@ -180,6 +193,8 @@ def traced(implementation: str | None, *operands: Any) -> Lowering | None:
     looks for operations of XLA's (`is_intercepted`). Where that misses the primitive, a warning
     says so.
     """
+    if _is_lowering.get():
+        return None
     named = LOWERINGS[implementation] if implementation is not None else None
     intercepted = is_intercepted()
     if named is not None and named.is_traced and not may_be_divided(*operands):

@@ -42,7 +42,7 @@ from flax_sepconv.ops.primitives import (
     transpose_defined,
 )
 from flax_sepconv.ops.reference import compose, contract, hidden, masked
-from flax_sepconv.ops.selection import choose_for_both, name_by_table, traced
+from flax_sepconv.ops.selection import choose_for_both, lowering, name_by_table, traced
 from flax_sepconv.ops.sharding import is_divided_by_xla, reshard_to, vary_alike
 
 separable_p = Primitive("separable_conv1d")
@@ -92,17 +92,16 @@ def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[Any], *, stages: Stages
 ) -> tuple[list[jax.Array], list[Any]]:
     """Differentiate: through h by the composition, and in the rest, which is linear, by itself."""
+    dots, limits = stages.part(tangents)[0], stages.part(primals)[1]
+    if stages.result == "y" and _differentiates_at_once(stages, dots):
+        moved = vary_alike(*primals[:3], *map(ad.instantiate_zeros, dots), *limits)
+        is_ours = stages.implementation is None
+        out = _bind(replace(stages, differentiated=is_ours), *primals)
+        return out, tangent_p.bind(*moved, stages=stages)
     out = _bind(stages, *primals)
     if stages.result == "xkw":
-        dots = tuple(map(ad.instantiate_zeros, tangents))
-        return out, jax.jvp(functools.partial(compose, stages), tuple(primals), dots)[1]
-    dots = stages.part(tangents)[0]
-    if stages.result == "y" and _differentiates_at_once(stages, dots):
-        if stages.implementation is None:
-            out = _bind(replace(stages, differentiated=True), *primals)
-        limits = stages.part(primals)[1]
-        moved = vary_alike(*primals[:3], *map(ad.instantiate_zeros, dots), *limits)
-        return out, tangent_p.bind(*moved, stages=stages)
+        moving = tuple(map(ad.instantiate_zeros, tangents))
+        return out, jax.jvp(functools.partial(compose, stages), tuple(primals), moving)[1]
     return out, _moved(stages, primals, dots, out)
 
 
@@ -182,11 +181,11 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     stages = name_by_table(stages, types, context)
     dtype = types[0].dtype
     first = stages.first_stage(types[1].shape[2], dtype, dtype, context)
-    lowering = choose_for_both(stages, first, types)
+    joint = choose_for_both(stages, first, types)
     named = LOWERINGS[stages.implementation] if stages.implementation else None
     function: Callable[..., Any]
-    if lowering is not None:
-        function = functools.partial(lowering.separable, stages)
+    if joint is not None:
+        function = functools.partial(joint.separable, stages)
     elif named is not None and _is_for_whole_rows(named, stages, types):
         function = functools.partial(_between_masks, named, stages)
     elif stages.result == "xkw":
@@ -195,7 +194,8 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
         # One more channel divides as badly as it can.
         divided = platform == "tpu" and not context.is_one_device
         function = functools.partial(compose, stages, platform=None if divided else platform)
-    return mlir.lower_fun(function)(ctx, *operands)
+    with lowering():
+        return mlir.lower_fun(function)(ctx, *operands)
 
 
 def _is_for_whole_rows(lowering: Lowering, stages: Stages, types: Sequence[Any]) -> bool:

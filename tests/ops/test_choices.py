@@ -118,7 +118,7 @@ def test_what_is_chosen_computes_the_same(folder, choice):
 
     for function, given in ((layer, (x, k, w, b)), (ragged, (spoiled, k, w, b))):
         found = results(function, *given)
-        with reading.ignored():
+        with reading.trying("default"):
             expected = results(lambda *o, f=function: f(*o), *given)
         for a, e in zip(found, expected, strict=True):
             np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4)

@@ -16,6 +16,7 @@ import pytest
 import flax_sepconv as fsc
 from benchmarks import workloads
 from benchmarks.candidates import SUITE
+from benchmarks.choices import problem_of
 from flax_sepconv.__main__ import main
 from flax_sepconv.ops.choices import reading, table
 from flax_sepconv.ops.choices.devices import kind_of
@@ -133,8 +134,10 @@ def test_what_is_called_the_default_is_what_rules_say(tmp_path, monkeypatch):
     monkeypatch.setenv(reading.VARIABLE, str(tmp_path))
     tables.write(tmp_path, HERE, *tables.rows("grouped_conv"))
     own = programs.operands_of(SHAPE, "float32", CPU)
-    text = programs.lowered(programs.function_of(SHAPE, "forward", "default"), own).text
-    assert "stablehlo.convolution" not in text
+    function = programs.function_of(SHAPE, "forward", "default")
+    assert "stablehlo.convolution" not in programs.lowered(function, own).text
+    assert "stablehlo.convolution" in programs.lowered(function, own, "grouped_conv").text
+    assert "stablehlo.convolution" in jax.jit(function).lower(*own).as_text()
 
 
 def test_a_run_writes_what_programs_then_go_by(tmp_path, monkeypatch):
@@ -276,12 +279,9 @@ def test_tune_returns_the_table(tmp_path, capsys):
 def test_the_suites_are_those_of_the_benchmarks():
     known = {each.name: each for each in workloads.load()}
 
-    def problem(w):
-        return Problem(*w[1:9], w.padding)
-
-    assert {problem(known[name]) for name in SUITE} == set(ACCELERATOR_SUITE)
+    assert {problem_of(known[name]) for name in SUITE} == set(ACCELERATOR_SUITE)
     cut = (known[name].within(workloads.ELEMENTS) for name in workloads.SELECTION)
-    assert {problem(each) for each in cut} == set(CPU_SUITE)
+    assert {problem_of(each) for each in cut} == set(CPU_SUITE)
 
 
 def command(*words):

@@ -6,7 +6,7 @@ from typing import Any
 
 from flax_sepconv.ops.choices.classes import class_of_contraction, class_of_stages
 from flax_sepconv.ops.choices.devices import kind_of
-from flax_sepconv.ops.choices.reading import Found, refused, row_for
+from flax_sepconv.ops.choices.reading import Found, refused, row_for, tried
 from flax_sepconv.ops.choices.table import DEFAULT
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
@@ -32,6 +32,20 @@ def decide(task: Stages | Contraction, types: Sequence[Any], context: Context) -
     if found is None or found.row.choice == DEFAULT:
         return found
     return found if _runs(found.row.choice, task, types, context) else None
+
+
+def chosen(
+    task: Stages | Contraction, types: Sequence[Any], context: Context
+) -> tuple[str | None, Found | None]:
+    """Return the lowering that a row chooses, or None: rules select; and the row, if there is one.
+
+    Args:
+        task, types, context: as for `decide`.
+    """
+    if name := tried():
+        return (None if name == DEFAULT else name), None
+    found = decide(task, types, context)
+    return (found.row.choice if found and found.row.choice != DEFAULT else None), found
 
 
 def _runs(name: str, task: Stages | Contraction, types: Sequence[Any], context: Context) -> bool:

@@ -20,7 +20,7 @@ from flax_sepconv.ops.lowerings import LOWERINGS
 VARIABLE = "FLAX_SEPCONV_TUNED"
 SHIPPED = pathlib.Path(__file__).with_name("tables")
 
-_ignored: contextvars.ContextVar[bool] = contextvars.ContextVar("ignored", default=False)
+_tried: contextvars.ContextVar[str | None] = contextvars.ContextVar("tried", default=None)
 
 
 class Found(NamedTuple):
@@ -55,26 +55,34 @@ class _Choices(NamedTuple):
 
 def row_for(kind: str | None, of: ShapeClass | None) -> Found | None:
     """Return the row that decides for a class on a kind of device, or None."""
-    if kind is None or of is None or _ignored.get():
+    if kind is None or of is None:
         return None
     return _choices(os.environ.get(VARIABLE)).get(kind, _NOTHING).rows.get(of)
 
 
 def refused(kind: str | None) -> dict[str, Found]:
     """Return the lowerings that were wrong on a kind of device, and a row that says so of each."""
-    if kind is None or _ignored.get():
+    if kind is None or _tried.get():
         return {}
     return _choices(os.environ.get(VARIABLE)).get(kind, _NOTHING).wrong
 
 
 @contextlib.contextmanager
-def ignored() -> Iterator[None]:
-    """Lower programs as if there were no tables."""
-    token = _ignored.set(True)
+def trying(name: str) -> Iterator[None]:
+    """Lower programs as if there were no tables ("default"), or as if they all chose one lowering.
+
+    That one runs then, or raises NotImplementedError.
+    """
+    token = _tried.set(name)
     try:
         yield
     finally:
-        _ignored.reset(token)
+        _tried.reset(token)
+
+
+def tried() -> str | None:
+    """Return what `trying` was told, or None."""
+    return _tried.get()
 
 
 def user_folder(setting: str | None = None) -> pathlib.Path | None:

@@ -60,7 +60,7 @@ def measure(
     candidates = [DEFAULT, *([STOCK] if problem.limits == "whole" else []), *names]
     for name in candidates:
         with told() as fact:
-            own = lowered(function_of(problem, program, name), operands)
+            own = lowered(function_of(problem, program, name), operands, name)
             if twin := texts.get(own.text):
                 facts[name] = {"same_as": twin}
                 continue

@@ -7,7 +7,7 @@ follow one another without a copy, and nothing is allocated between them but tem
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,9 +16,8 @@ import numpy as np
 
 from flax_sepconv.ops.api import depthwise_conv1d, separable_conv1d
 from flax_sepconv.ops.choices.classes import Program
-from flax_sepconv.ops.choices.reading import ignored
+from flax_sepconv.ops.choices.reading import trying
 from flax_sepconv.ops.choices.table import DEFAULT
-from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.tuning.definition import Arrays
 from flax_sepconv.ops.tuning.problems import PARTS, Problem
 
@@ -48,9 +47,9 @@ def function_of(problem: Problem, program: Program, name: str) -> Function:
     Args:
         problem: the layer.
         program: what to return of it.
-        name: of a lowering, "default" or "stock".
+        name: of a candidate: "stock", or any other, which is known when the program is lowered.
     """
-    layer = _stock(problem) if name == STOCK else _ours(problem, name)
+    layer = _stock(problem) if name == STOCK else _ours(problem)
     count = 4 if problem.filters else 2
 
     def forward(*operands: jax.Array) -> tuple[jax.Array, ...]:
@@ -85,12 +84,11 @@ def _named(operands: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     return {"lengths": operands[5]} if len(operands) > 5 else {}
 
 
-def _ours(problem: Problem, name: str) -> Callable[..., jax.Array]:
+def _ours(problem: Problem) -> Callable[..., jax.Array]:
     settings: dict[str, Any] = {
         "strides": problem.strides,
         "padding": problem.padding,
         "dilation_rate": problem.dilation_rate,
-        "implementation": None if name == DEFAULT else cast(Implementation, name),
     }
     operation: Any = separable_conv1d if problem.filters else depthwise_conv1d
     return functools.partial(operation, **settings)
@@ -126,8 +124,8 @@ class Lowered(NamedTuple):
     compile: Callable[[], Calls]
 
 
-def lowered(function: Function, operands: list[jax.Array]) -> Lowered:
-    """Lower a program, as if there were no tables of choices.
+def lowered(function: Function, operands: list[jax.Array], name: str = DEFAULT) -> Lowered:
+    """Lower a program as it would be if a table chose that lowering, or if there were none.
 
     Returns:
         What compiles it and makes the first call, and returns a function that makes so many calls,
@@ -145,7 +143,7 @@ def lowered(function: Function, operands: list[jax.Array]) -> Lowered:
     def call(operands: list[jax.Array], results: Any) -> Any:
         return function(*operands)
 
-    with ignored():
+    with trying(name):
         made = call.lower(operands, results)
 
     def compiled() -> Calls:
