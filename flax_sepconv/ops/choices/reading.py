@@ -41,9 +41,9 @@ def _figure(facts: object) -> str | None:
     if not isinstance(facts, dict) or "wrong" in facts:
         return None
     if "milliseconds" in facts:
-        return f"{facts['milliseconds']:.3g} ms"
+        return f"{facts['milliseconds']:.4g} ms"
     roof = facts.get("roof_microseconds")
-    return f"at least {roof:.3g} us" if roof else None
+    return f"at least {roof:.4g} us" if roof else None
 
 
 class _Choices(NamedTuple):
