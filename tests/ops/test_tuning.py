@@ -26,6 +26,7 @@ from flax_sepconv.ops.tuning import measuring, programs, session
 from flax_sepconv.ops.tuning.ceilings import Ceilings
 from flax_sepconv.ops.tuning.command import TuneError, shape
 from flax_sepconv.ops.tuning.definition import RESULTS
+from flax_sepconv.ops.tuning.lost import LOST, Lost
 from flax_sepconv.ops.tuning.models import problems_of
 from flax_sepconv.ops.tuning.problems import ACCELERATOR_SUITE, CPU_SUITE, STAGE_PROGRAMS, Problem
 from tests import oracle, tables
@@ -170,9 +171,27 @@ def test_a_device_that_computes_no_more_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
     monkeypatch.setattr(session, "computes", lambda device: False)
     cases = session.cases_of([(SHAPE, "float32")])
+    quick = {"seconds": 1e-3, "names": ["native", "shifted_sum"], "say": lambda line: None}
     with pytest.raises(session.DeviceLostError, match="what was measured is in"):
-        session.run(cases, CPU, tmp_path, seconds=1e-3, names=["native"], say=lambda line: None)
+        session.run(cases, CPU, tmp_path, **quick)
+    monkeypatch.undo()
     assert len(table.read(table.file_of(tmp_path, HERE)).rows) == 1
+
+
+def test_what_ended_a_run_is_not_tried_again(tmp_path, monkeypatch):
+    """Whether it is known from the table, or the process was lost before it could be written."""
+    monkeypatch.setattr(session.ceilings, "measure", lambda *_: RATES)
+    monkeypatch.setitem(LOWERINGS, "planted", Planted(output=lambda result: pytest.fail("tried")))
+    path, of = table.file_of(tmp_path, HERE), SHAPE.of("forward", "float32")
+    marker = path.with_name(path.name + ".trying")
+    Lost(marker).begin(of, "planted")
+    cases, quick = [(SHAPE, "forward", "float32")], {"seconds": 1e-3, "say": lambda line: None}
+    for _ in range(2):
+        session.run(cases, CPU, tmp_path, names=["planted", "shifted_sum"], **quick)
+        (row,) = table.read(path).rows
+        assert row.candidates["planted"] == {"failed": LOST, "lost": True}
+        assert "milliseconds" in row.candidates["shifted_sum"]
+        assert not marker.exists()
 
 
 def test_the_definition_is_that_of_the_oracle():

@@ -15,6 +15,7 @@ from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.tuning import definition
 from flax_sepconv.ops.tuning.ceilings import Ceilings
 from flax_sepconv.ops.tuning.definition import Arrays
+from flax_sepconv.ops.tuning.lost import LOST, Lost
 from flax_sepconv.ops.tuning.problems import Problem
 from flax_sepconv.ops.tuning.programs import (
     STOCK,
@@ -41,6 +42,7 @@ def measure(
     ceilings: Ceilings,
     seconds: float,
     names: Sequence[str] = tuple(LOWERINGS),
+    lost: Lost | None = None,
 ) -> Row:
     """Judge and time one program by the default, Flax's own layers and the lowerings.
 
@@ -52,13 +54,19 @@ def measure(
         ceilings: its rates in the dtype.
         seconds: to time each for.
         names: of the lowerings to try.
+        lost: what is known of candidates that took a process with them.
     """
+    of, lost = problem.of(program, dtype), lost or Lost()
     operands = operands_of(problem, dtype, device)
     facts: dict[str, Facts] = {}
     programs: dict[str, Calls] = {}
     texts: dict[str, str] = {}
     candidates = [DEFAULT, *([STOCK] if problem.limits == "whole" else []), *names]
     for name in candidates:
+        if name in lost.known(of):
+            facts[name] = {"failed": LOST, "lost": True}
+            continue
+        lost.begin(of, name)
         with told() as fact:
             own = lowered(function_of(problem, program, name), operands, name)
             if twin := texts.get(own.text):
@@ -71,6 +79,7 @@ def measure(
                 fact |= judge(problem, program, dtype, device, folded(problem, program, run(1)))
             programs[name] = run
         facts[name] = fact
+    lost.end()
     timed = {name: run for name, run in programs.items() if "wrong" not in facts[name]}
     least = ceilings.least_seconds(problem, program, jnp.dtype(dtype).itemsize)
     for name, (low, median, high) in quartiles(timed, seconds).items():
@@ -85,7 +94,7 @@ def measure(
         if twin := fact.get("same_as"):
             facts[name] = fact | facts[twin]
     return Row(
-        of=problem.of(program, dtype),
+        of=of,
         problem=str(problem),
         choice=best(facts),
         candidates=facts,

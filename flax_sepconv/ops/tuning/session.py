@@ -1,5 +1,6 @@
 """A whole measurement: problem after problem, and the table of it."""
 
+import dataclasses
 import os
 import pathlib
 import platform
@@ -12,9 +13,10 @@ import numpy as np
 from flax_sepconv.ops.choices.classes import LAYER_PROGRAMS, Program
 from flax_sepconv.ops.choices.devices import kind_of
 from flax_sepconv.ops.choices.reading import VARIABLE, user_folder
-from flax_sepconv.ops.choices.table import Row, Table, file_of, merge
+from flax_sepconv.ops.choices.table import Row, Table, TableError, file_of, merge, read
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.tuning import ceilings, report
+from flax_sepconv.ops.tuning.lost import Lost
 from flax_sepconv.ops.tuning.measuring import measure
 from flax_sepconv.ops.tuning.models import problems_of
 from flax_sepconv.ops.tuning.problems import Problem
@@ -66,20 +68,44 @@ def run(
     }
     about = {**machine(device), "ceilings": report.facts_of(rates)}
     path = file_of(folder, kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    lost = Lost(path.with_name(path.name + ".trying"), _rows(path))
     say(report.HEAD)
     rows: list[Row] = []
     for problem, program, dtype in cases:
-        row = measure(problem, program, dtype, device, rates[dtype], seconds, names)
+        row = measure(problem, program, dtype, device, rates[dtype], seconds, names, lost)
+        is_lost = bool(report.troubles(row)) and not computes(device)
+        if is_lost:
+            row = _first_failure_alone(row)
         rows.append(row)
         say(report.line(row))
         table = merge(path, Table((kind,), "measured", (row,), about))
-        if report.troubles(row) and not computes(device):
+        if is_lost:
             raise DeviceLostError(
-                f"{kind} computes no more in this process; what was measured is in {path}"
+                f"{kind} computes no more in this process; what was measured is in {path}: run "
+                "it again, and it goes on without what ended it"
             )
     for told in (*report.declined(rows), report.summary(table, rows)):
         say(told)
     return table
+
+
+def _rows(path: pathlib.Path) -> tuple[Row, ...]:
+    try:
+        return read(path).rows if path.exists() else ()
+    except TableError:  # It is kept beside when the first row is written.
+        return ()
+
+
+def _first_failure_alone(row: Row) -> Row:
+    """Blame what failed first for the device; what came behind it says nothing of itself."""
+    facts = dict(row.candidates)
+    failed = [name for name, each in facts.items() if "failed" in each and "lost" not in each]
+    for name in failed[:1]:
+        facts[name] = {**facts[name], "lost": True}
+    for name in failed[1:]:
+        del facts[name]
+    return dataclasses.replace(row, candidates=facts)
 
 
 def machine(device: jax.Device) -> dict[str, Any]:
@@ -156,6 +182,7 @@ def tune(
 
     Example:
         >>> import tempfile
+        >>> from flax_sepconv.ops import separable_conv1d
         >>> def model(x, k, w):
         ...     return separable_conv1d(x, k, w, padding="same")
         >>> shapes = (2, 32, 8), (3, 8, 1), (1, 8, 4)
