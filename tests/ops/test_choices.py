@@ -136,6 +136,27 @@ def test_hand_written_kernels_become_the_default_where_they_were_measured(folder
     assert "tpu_custom_call" not in text_of(gradients, *other, platform="tpu")
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_the_kind_of_device_is_known(monkeypatch, divided):
+    """From what JAX tells a lowering rule, also inside a `shard_map`; not of another platform."""
+    kinds, true = [], context._device_kind
+    monkeypatch.setattr(
+        context, "_device_kind", lambda *given: kinds.append(true(*given)) or kinds[-1]
+    )
+    function = layer
+    if divided:
+        mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+        specs = (jax.P("d"), jax.P(), jax.P(), jax.P())
+        function = jax.shard_map(layer, mesh=mesh, in_specs=specs, out_specs=jax.P("d"))
+    text_of(function, *operands())
+    assert kinds
+    assert set(kinds) == {jax.devices()[0].device_kind}
+    kinds.clear()
+    if not divided:
+        text_of(function, *operands(), platform="tpu")
+        assert set(kinds) == {None}
+
+
 def test_a_lowering_that_declines_a_shape_of_the_class_is_not_taken(folder, monkeypatch):
     """Mosaic takes strides 1 alone."""
     shape = SHAPE._replace(channels=128, filters=128, strides=2)

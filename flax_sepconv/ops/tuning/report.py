@@ -1,15 +1,27 @@
 """What was measured, as text."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flax_sepconv.ops.choices.table import DEFAULT, Row, Table
 from flax_sepconv.ops.tuning.programs import STOCK
 
+# The load average from which others make times too long.
+BUSY = 0.5
+
 HEAD = (
     f"{'milliseconds':58}{'default':>10}{'best':>10}  {'':13}{'stock':>10}"
     f"{'best/copy':>11}{'best/matmul':>12}"
 )
+
+
+def busy() -> str | None:
+    """Say so where others use the machine."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load <= BUSY:
+        return None
+    return f"others are using this machine (load average {load:.1f}): times are not to be trusted"
 
 
 def line(row: Row) -> str:

@@ -70,6 +70,8 @@ def run(
     path = file_of(folder, kind)
     folder.mkdir(parents=True, exist_ok=True)
     lost = Lost(path.with_name(path.name + ".trying"), _rows(path))
+    if busy := report.busy():
+        say(busy)
     say(report.HEAD)
     rows: list[Row] = []
     for problem, program, dtype in cases:
@@ -181,15 +183,14 @@ def tune(
         DeviceLostError: a lowering left the device in a state in which it computes no more.
 
     Example:
-        >>> import tempfile
+        >>> import contextlib, io, tempfile
         >>> from flax_sepconv.ops import separable_conv1d
         >>> def model(x, k, w):
         ...     return separable_conv1d(x, k, w, padding="same")
         >>> shapes = (2, 32, 8), (3, 8, 1), (1, 8, 4)
         >>> operands = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = tune(model, *operands, folder=folder, seconds=0.01)  # doctest: +ELLIPSIS
-        milliseconds ...
+        >>> with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+        ...     table = tune(model, *operands, folder=folder, seconds=0.01)
         >>> [row.of.program for row in table.rows]
         ['forward', 'forward_backward']
     """
