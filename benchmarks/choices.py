@@ -21,7 +21,7 @@ from benchmarks.workloads import Workload
 from flax_sepconv.ops.choices import reading
 from flax_sepconv.ops.choices.classes import Program
 from flax_sepconv.ops.choices.table import DEFAULT, Row, Table, file_of, to_json
-from flax_sepconv.ops.lowerings import LOWERINGS
+from flax_sepconv.ops.lowerings import LOWERINGS, PORTABLE
 from flax_sepconv.ops.tuning.problems import ACCELERATOR_SUITE, Problem
 
 # As JAX names the devices of targets.
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
         prog="python -m benchmarks choices", description=__doc__, formatter_class=raw
     )
     parser.add_argument("folders", nargs="*", metavar="[NAME=]DIR", help="where aot wrote to")
-    parser.add_argument("--force", choices=tuple(LOWERINGS), help="for aot: choose it everywhere")
+    parser.add_argument("--force", choices=PORTABLE, help="for aot: choose it everywhere")
     parser.add_argument(
         "--output", type=pathlib.Path, default=reading.SHIPPED, help="a folder (%(default)s)"
     )
