@@ -17,6 +17,7 @@ SUITES = {
     "networks": "training steps of networks made of the layer",
     "scaling": "the layer divided over devices: bytes between them, memory, time",
     "aot": "the layer compiled for TPUs and an H100, where there is none",
+    "choices": "the tables of choices that ship for accelerators, from what aot compiled",
     "device": "the layer on the TPU or GPU that is there",
     "correctness": "every lowering on the device that is there, judged by NumPy float64",
 }

@@ -7,9 +7,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from benchmarks.workloads import Workload
-
-# What the two programs of a peer return, in this order; `forward` returns the first alone.
-RESULTS = ("y", "dx", "d_depthwise_kernel", "d_pointwise_kernel", "d_bias")
+from flax_sepconv.ops.tuning.definition import RESULTS
 
 Each = TypeVar("Each")
 

@@ -27,6 +27,7 @@ def main(compiler: str) -> None:
     selected = fsc.ops.select_implementation((2, 11, 3), (4, 3, 1), platform="cpu")
     assert selected.name == {"with": "native", "without": "shifted_sum"}[compiler], selected
     assert (compiler == "without") == ("it was not built" in selected.reason), selected
+    check_tables()
     check_interop()
     print(f"flax_sepconv from the wheel runs on jax {jax.__version__}: {selected.name}")
 
@@ -38,6 +39,16 @@ def check_configs() -> None:
     ours = pathlib.Path(__file__).parents[1] / "configs"
     assert set(configs.shipped()) == {file.stem for file in ours.glob("*.py")}
     assert all("site-packages" in str(file) for file in configs.shipped().values())
+
+
+def check_tables() -> None:
+    """The tables of choices come with the package, and are read."""
+    import flax_sepconv as fsc
+
+    given = (32, 4096, 512), (5, 512, 1)
+    asked = {"platform": "tpu", "filters": 512, "dtype": "bfloat16", "device_kind": "TPU v4"}
+    reason = fsc.ops.select_implementation(*given, contraction="gradients", **asked).reason
+    assert "compiled, not run on TPU v4" in reason, reason
 
 
 def check_interop() -> None:

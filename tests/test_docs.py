@@ -47,9 +47,25 @@ def test_scaling(tmp_path):
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
+def test_tuning(tmp_path):
+    """All blocks in order, in a process of its own, with none but the package's tables."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "tuning.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    (tmp_path / "page.py").write_text("\n\n".join(blocks))
+    ours = {"PYTHONPATH": str(DOCS.parent), "JAX_PLATFORMS": "cpu"}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "page.py"],
+        cwd=tmp_path,
+        env=os.environ | ours | {"FLAX_SEPCONV_TUNED": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+
+
 def test_commands_of_the_pages_are_there():
     """What `python -m flax_sepconv` is shown with exists."""
-    from flax_sepconv.interop.command import main
+    from flax_sepconv.__main__ import main
 
     for page in DOCS.glob("*.md"):
         for command in re.findall(

@@ -48,3 +48,12 @@ def test_what_is_tried_with_other_versions_is_there():
 
 def test_the_version_has_the_form_that_installers_compare():
     assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?(\.dev\d+)?", flax_sepconv.__version__)
+
+
+def test_shipped_tables_of_choices_are_in_the_wheel():
+    from flax_sepconv.ops.choices import reading
+
+    (pattern,) = PYPROJECT["tool"]["setuptools"]["package-data"]["flax_sepconv.ops.choices"]
+    folder = ROOT / "flax_sepconv" / "ops" / "choices"
+    assert folder / "tables" == reading.SHIPPED
+    assert set(folder.glob(pattern)) == set(reading.SHIPPED.iterdir()) != set()

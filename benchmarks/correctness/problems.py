@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmarks import reference
 from benchmarks.case import Case, Operands
-from benchmarks.device.sampling import ROUNDING
 from benchmarks.workloads import Workload
 from flax_sepconv.ops.geometry import PaddingRule
+from flax_sepconv.ops.tuning.definition import ROUNDING
 
 # Of several layers on a CPU.
 CPU_LENGTH = 128

@@ -14,14 +14,9 @@ import numpy as np
 from benchmarks import reference
 from benchmarks.case import RESULTS, Case, Operands
 from benchmarks.workloads import Workload
+from flax_sepconv.ops.tuning.definition import ROUNDING
 
-# What factors and results may lose where they have fewer bits than float32. By default GPUs round
-# the factors of float32 products to TF32 and TPUs to bfloat16; jax and PyTorch are both let do so.
-ROUNDING = {
-    "bfloat16": {"cpu": 2**-8, "gpu": 2**-8, "tpu": 2**-8},
-    "float32": {"cpu": 0.0, "gpu": 2**-11, "tpu": 2**-8},
-}
-DTYPES = tuple(ROUNDING)
+DTYPES = ("bfloat16", "float32")
 
 
 def distinct(workload: Workload) -> Workload:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from flax_sepconv.interop import formats
@@ -23,9 +23,14 @@ _FORMATS = "\n".join(
 _EXIT = "exit status: 0 done, 1 --check found a difference, 2 an error, which one line tells"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit status."""
-    given = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, more: Sequence[Callable[[Any], None]] = ()) -> int:
+    """Run a command; return the exit status.
+
+    Args:
+        argv: the words of the command line.
+        more: each adds another command.
+    """
+    given = _parser(more).parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -171,7 +176,7 @@ def _pair(text: str) -> tuple[str, tuple[str | int, ...]]:
     return path, tuple(modules)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(more: Sequence[Callable[[Any], None]]) -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m flax_sepconv",
@@ -239,4 +244,6 @@ def _parser() -> argparse.ArgumentParser:
             metavar="EPS",
             help="torch: the eps of folded norms, which a state dict does not tell (else 1e-5)",
         )
+    for add in more:
+        add(commands)
     return parser

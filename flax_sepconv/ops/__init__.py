@@ -10,6 +10,7 @@ from flax_sepconv.ops.api import (
 from flax_sepconv.ops.queries import output_length, select_implementation
 from flax_sepconv.ops.selection import Selection
 from flax_sepconv.ops.state import StreamState
+from flax_sepconv.ops.tuning.session import tune
 
 __all__ = [
     "Selection",
@@ -20,4 +21,5 @@ __all__ = [
     "select_implementation",
     "separable_conv1d",
     "separable_conv1d_step",
+    "tune",
 ]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from jax.interpreters import mlir
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 Surroundings = Literal["exported", "partly manual", "without mesh", "explicit mesh"]
 
@@ -42,12 +42,14 @@ class Context:
         is_divided: whether XLA divides the program among the devices of a mesh. Else, without
             surroundings, it is one device's: for one, or inside a `shard_map` over all axes.
         summation: how convolutions may sum.
+        device_kind: JAX's name of the devices' kind, where the program is lowered for known ones.
     """
 
     platform: str
     surroundings: Surroundings | None = None
     is_divided: bool = False
     summation: Summation = AT_ONCE
+    device_kind: str | None = None
 
     @classmethod
     def of(cls, ctx: mlir.LoweringRuleContext, platform: str) -> "Context":
@@ -69,7 +71,12 @@ class Context:
         summation = AT_ONCE
         if not (is_divided and platform in PARTITIONING_PLATFORMS):
             summation = _summation(axes, devices, surroundings)
-        return cls(platform, surroundings, is_divided, summation)
+        kind = None if surroundings == "exported" else _device_kind(axes, platform)
+        return cls(platform, surroundings, is_divided, summation, kind)
+
+    def on_one_device(self) -> "Context":
+        """Return the context of what one of the devices computes, where XLA divides a program."""
+        return Context(self.platform, device_kind=self.device_kind)
 
     @property
     def is_one_device(self) -> bool:
@@ -84,6 +91,22 @@ class Context:
         (https://github.com/jax-ml/jax/issues/38196).
         """
         return self.is_divided and self.platform in PARTITIONING_PLATFORMS
+
+
+def _device_kind(axes: Any, platform: str) -> str | None:
+    """Return the kind of the devices that a program is lowered for: a topology's, it may be.
+
+    None where they are of another platform: what `jax.jit(...).lower` is told to lower for.
+    """
+    mesh = getattr(axes, "mesh", None)
+    devices = getattr(axes, "device_assignment", None)
+    if devices is None and isinstance(mesh, Mesh):
+        devices = mesh.devices.flat
+    told: Any = next(iter(devices), None) if devices is not None else None
+    if told is None:
+        told = getattr(mesh or getattr(axes, "abstract_mesh", None), "abstract_device", None)
+    names = ("gpu", platform) if platform in ("cuda", "rocm") else (platform,)
+    return told.device_kind if told is not None and told.platform in names else None
 
 
 def _has_explicit_types(ctx: mlir.LoweringRuleContext) -> bool:

@@ -78,6 +78,7 @@ class Stages:
         bias: whether there is one.
         geometry, limits, precision, implementation: as for `Contraction`.
         dtype: of the results.
+        differentiated: whether all gradients of this output are computed too.
     """
 
     result: StagesResult
@@ -87,6 +88,7 @@ class Stages:
     precision: lax.PrecisionLike
     implementation: str | None
     dtype: jnp.dtype
+    differentiated: bool = False
 
     def first_stage(
         self,

@@ -229,16 +229,17 @@ def _lower(
     """Lower the contraction by what is chosen now that the platform is known."""
     context = Context.of(ctx, platform)
     in_context = replace(contraction, context=context)
-    function: Callable[..., Any] = functools.partial(_compute, choose(in_context), in_context)
+    lowering = choose(in_context, ctx.avals_in)
+    function: Callable[..., Any] = functools.partial(_compute, lowering, in_context)
     if context.is_partitioned:
-        local = functools.partial(_local, contraction, one_device(platform))
+        local = functools.partial(_local, contraction, one_device(context))
         name, M, limits = contraction.name, contraction.multiplier, contraction.limits
         function = partitioned(name, local, M, limits, ctx.avals_in)
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 
 
-def one_device(platform: str) -> Contract:
-    """Return a function that computes any contraction in a program that is one device's.
+def one_device(context: Context) -> Contract:
+    """Return a function that computes any contraction in a program that is one of the devices'.
 
     What XLA divides it has traced when it is divided, in threads where `jax.enable_x64` is not what
     it is here: primitives, which trace when they are lowered, cannot stand in for it.
@@ -246,8 +247,8 @@ def one_device(platform: str) -> Contract:
 
     def contract(contraction: Contraction, a: Any, b: Any, *limits: Any) -> jax.Array:
         dtype = jnp.promote_types(a.dtype, b.dtype)
-        task = replace(contraction, operand_dtype=dtype, context=Context(platform))
-        return _compute(choose(task), task, a, b, *limits)
+        task = replace(contraction, operand_dtype=dtype, context=context.on_one_device())
+        return _compute(choose(task, (a, b)), task, a, b, *limits)
 
     return contract
 

@@ -103,8 +103,9 @@ def _lower_gradients(
     ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
 ) -> Any:
     function: Callable[..., Any] = functools.partial(gradients, contraction)
-    if Context.of(ctx, platform).is_partitioned:
-        local = functools.partial(_local, contraction, one_device(platform))
+    context = Context.of(ctx, platform)
+    if context.is_partitioned:
+        local = functools.partial(_local, contraction, one_device(context))
         M, limits = contraction.multiplier, contraction.limits
         function = partitioned("gradients", local, M, limits, ctx.avals_in)
     return mlir.lower_fun(function)(ctx, *operands)

@@ -1,12 +1,17 @@
 """Which lowering computes what: the one that is named, or, by static facts, the best one known."""
 
+import contextlib
+import contextvars
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 
 from flax_sepconv.ops import native
+from flax_sepconv.ops.choices.deciding import chosen, wrong_ones
+from flax_sepconv.ops.choices.reading import tried
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages
 from flax_sepconv.ops.exporting import Replaced, is_unwanted, resolve_name
@@ -54,6 +59,7 @@ TPU_MULTIPLIER_REASON = (
     "compiled for TPU (not run), the convolution writes the channels of several multipliers side "
     "by side, which shifted sums of them do with copies"
 )
+WRONG_REASON = "the best known of XLA's own forms, because {name} was wrong: {where}"
 SEGMENTS_REASON = "of XLA's own forms the one that knows segments"
 OTHER_REASON = "not measured on this platform: the definition"
 
@@ -119,17 +125,85 @@ def _fft_wins(contraction: Contraction) -> bool:
     return geometry.meetings > FFT_PRODUCTS * frames.count * frames.size
 
 
-def choose(contraction: Contraction) -> Lowering:
+def select_on_device(contraction: Contraction, types: Sequence[Any]) -> Selection:
+    """Select by what was measured on the device, else by `select`; never what was wrong there.
+
+    Args:
+        contraction: of which no lowering is named.
+        types: of its operands.
+    """
+    name, found = chosen(contraction, types, contraction.context)
+    if name is not None:
+        return Selection(name, str(found))
+    selected = _trusted(select(contraction), contraction)
+    return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
+
+
+def select_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) -> Selection:
+    """Select for both stages by what was measured of them, else by their first one.
+
+    Args:
+        stages: of which no lowering is named.
+        first: the output of the depthwise stage, in its context.
+        types: of the operands, without what limits them, and of the results.
+    """
+    name, found = chosen(stages, types, first.context)
+    if name is not None:
+        return Selection(name, str(found))
+    selected = _trusted(select(first), first)
+    return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
+
+
+def name_by_table(stages: Stages, types: Sequence[Any], context: Context) -> Stages:
+    """Name the lowering that was measured best for both stages, where none is named.
+
+    Args:
+        stages: what is to be computed.
+        types: of the operands, without what limits them, and of the results.
+        context: of the program.
+    """
+    if stages.implementation is not None or stages.result not in ("y", "xkw"):
+        return stages
+    return replace(stages, implementation=chosen(stages, types, context)[0])
+
+
+_is_lowering: contextvars.ContextVar[bool] = contextvars.ContextVar("is_lowering", default=False)
+
+
+@contextlib.contextmanager
+def lowering() -> Iterator[None]:
+    """Bind primitives, whatever is named: no tool looks into what is traced to be lowered."""
+    token = _is_lowering.set(True)
+    try:
+        yield
+    finally:
+        _is_lowering.reset(token)
+
+
+def _trusted(selected: Selection, contraction: Contraction) -> Selection:
+    """Take one of XLA's own forms in place of what was wrong on the device."""
+    wrong = wrong_ones(contraction.context)
+    if selected.name not in wrong or contraction.limits == "segments":
+        return selected
+    others = (name for name in ("shifted_sum", "grouped_conv") if name not in wrong)
+    reason = WRONG_REASON.format(name=selected.name, where=wrong[selected.name])
+    return Selection(next(others, selected.name), reason)
+
+
+def choose(contraction: Contraction, types: Sequence[Any]) -> Lowering:
     """Return the lowering that is named, if it runs here, or the selected one.
+
+    Args:
+        contraction: what is to be computed.
+        types: of its operands.
 
     Raises:
         NotImplementedError: the named one cannot run here.
     """
     context = contraction.context
-    name, replaced = resolve_name(contraction.implementation, context)
-    if name is None:
-        name = select(contraction).name
-    else:
+    named, replaced = resolve_name(contraction.implementation, context)
+    name = named or select_on_device(contraction, types).name
+    if named or tried():
         _check_named(name, context)
     if contraction.implementation is not None and replaced is not None:
         replaced.add(Replaced(contraction.implementation, context.platform, name))
@@ -145,6 +219,8 @@ def traced(implementation: str | None, *operands: Any) -> Lowering | None:
     looks for operations of XLA's (`is_intercepted`). Where that misses the primitive, a warning
     says so.
     """
+    if _is_lowering.get():
+        return None
     named = LOWERINGS[implementation] if implementation is not None else None
     intercepted = is_intercepted()
     if named is not None and named.is_traced and not may_be_divided(*operands):
@@ -179,7 +255,7 @@ def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
     name, _ = resolve_name(stages.implementation, context)
     if name is not None:
         _check_named(name, context)
-    lowering = LOWERINGS[name or select(first).name]
+    lowering = LOWERINGS[name or _trusted(select(first), first).name]
     is_here = (
         stages.result in lowering.stages
         and stages.limits in lowering.limits

@@ -12,7 +12,7 @@ by computing them together.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,11 +21,17 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
+from flax_sepconv.ops.choices.deciding import whole
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Stages, StagesResult
 from flax_sepconv.ops.interception import is_intercepted
-from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
-from flax_sepconv.ops.lowerings import LOWERINGS
+from flax_sepconv.ops.limits import (
+    output_lengths,
+    rows_geometry,
+    transpose_whole_rows,
+    whole_rows,
+)
+from flax_sepconv.ops.lowerings import LOWERINGS, Lowering
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.primitives import (
     fold,
@@ -35,7 +41,7 @@ from flax_sepconv.ops.primitives import (
     transpose_defined,
 )
 from flax_sepconv.ops.reference import compose, contract, hidden, masked
-from flax_sepconv.ops.selection import choose_for_both, traced
+from flax_sepconv.ops.selection import choose_for_both, lowering, name_by_table, traced
 from flax_sepconv.ops.sharding import is_divided_by_xla, reshard_to, vary_alike
 
 separable_p = Primitive("separable_conv1d")
@@ -98,7 +104,6 @@ def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[Any], *, stages: Stages
 ) -> tuple[list[jax.Array], list[Any]]:
     """Differentiate: through h by the composition, and in the rest, which is linear, by itself."""
-    out = _bind(stages, *primals)
     (x, kernel, *rest), limits = stages.part(primals)
     (x_dot, kernel_dot, *rest_dot), _ = stages.part(tangents)
     if stages.result == "y":
@@ -106,7 +111,11 @@ def _jvp(
         moves = tuple(not isinstance(dot, ad.Zero) for dot in dots)
         moved = (dot for dot, does in zip(dots, moves, strict=True) if does)
         operands = vary_alike(x, kernel, rest[0], *moved, *limits)
-        return out, tangent_p.bind(*operands, movement=Movement(stages, moves))
+        movement = Movement(stages, moves)
+        is_ours = stages.implementation is None and movement.result == "xkw"
+        out = _bind(replace(stages, differentiated=is_ours), *primals)
+        return out, tangent_p.bind(*operands, movement=movement)
+    out = _bind(stages, *primals)
     if stages.result != "w":
         all_dots = tuple(map(ad.instantiate_zeros, tangents))
         return out, jax.jvp(functools.partial(_defined, stages), tuple(primals), all_dots)[1]
@@ -166,16 +175,42 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     """Lower to a call that computes both stages together where there is one, or to both."""
     context = Context.of(ctx, platform)
     types: Any = (*stages.part(ctx.avals_in)[0], *ctx.avals_out)
+    stages = name_by_table(stages, types, context)
     dtype = types[0].dtype
     first = stages.first_stage(types[1].shape[2], dtype, dtype, context)
-    lowering = choose_for_both(stages, first, types)
-    if lowering is not None:
-        function = functools.partial(lowering.separable, stages)
+    joint = choose_for_both(stages, first, types)
+    named = LOWERINGS[stages.implementation] if stages.implementation else None
+    function: Callable[..., Any]
+    if joint is not None:
+        function = functools.partial(joint.separable, stages)
+    elif named is not None and _is_for_whole_rows(named, stages, types):
+        function = functools.partial(_between_masks, named, stages)
     else:
         # One more channel divides as badly as it can.
         divided = platform == "tpu" and not context.is_one_device
         function = functools.partial(_defined, stages, platform=None if divided else platform)
-    return mlir.lower_fun(function)(ctx, *operands)
+    with lowering():
+        return mlir.lower_fun(function)(ctx, *operands)
+
+
+def _is_for_whole_rows(lowering: Lowering, stages: Stages, types: Sequence[Any]) -> bool:
+    """Tell whether a lowering computes both stages together, but knows no lengths."""
+    is_masked = stages.limits == "lengths" and "lengths" not in lowering.limits
+    is_joint = is_masked and stages.result in lowering.stages
+    return is_joint and lowering.supports(whole(stages), types)
+
+
+def _between_masks(lowering: Lowering, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    """Compute a result for sequences that end by one for whole rows."""
+    (x, *rest), (lengths,) = stages.part(operands)
+    geometry = stages.geometry
+    rows, ends = whole_rows(x, lengths, geometry), output_lengths(lengths, geometry)
+    if stages.result == "y":
+        (y,) = lowering.separable(whole(stages), rows, *rest)
+        return [zero_tails(y, ends)]
+    kernel, weights, y = rest
+    dx, *others = lowering.separable(whole(stages), rows, kernel, weights, zero_tails(y, ends))
+    return [transpose_whole_rows(dx, lengths, geometry), *others]
 
 
 register(separable_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_transpose)

@@ -17,6 +17,8 @@ class Lowering:
     stages together, or both. One that `is_traced` has the method `traced` too.
 
     Attributes:
+        version: of what it computes and how, raised when that changes: tables of choices that were
+            measured with another one do not count.
         limits: those that it knows itself. With "lengths" that it does not know it is given masked,
             whole rows, and what it returns is masked; "segments" are left to others.
         is_portable: whether it is made of XLA's operations alone, which every process can run.
@@ -25,6 +27,7 @@ class Lowering:
         stages: the results of both stages that `separable` computes, under the same limits.
     """
 
+    version: int = 1
     limits: frozenset[Limit] = frozenset({"whole"})
     is_portable: bool = False
     is_traced: bool = False

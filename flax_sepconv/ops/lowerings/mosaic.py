@@ -1,7 +1,7 @@
 """Both stages, and all their gradients, in Mosaic (`flax_sepconv/ops/mosaic/`), through Pallas.
 
-For TPUs. Compiled for them and checked by interpretation, not yet run on one: it is taken only by
-name. There is no depthwise stage alone.
+For TPUs. Compiled for them and checked by interpretation, not yet run on one: it is taken by name,
+or where a table of choices has measured it. There is no depthwise stage alone.
 """
 
 from collections.abc import Sequence

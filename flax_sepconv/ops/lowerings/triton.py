@@ -1,7 +1,7 @@
 """Both stages, and the depthwise stage alone, in Triton (`flax_sepconv/ops/triton/`), by Pallas.
 
 For NVIDIA GPUs. Compiled for them and checked by interpretation, not yet run on one: it is taken
-only by name. Sums are float32.
+by name, or where a table of choices has measured it. Sums are float32.
 """
 
 from collections.abc import Sequence

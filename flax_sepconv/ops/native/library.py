@@ -6,6 +6,7 @@ one that does not fit is left out, with the reason.
 """
 
 import ctypes
+import functools
 import pathlib
 import re
 import sys
@@ -60,6 +61,18 @@ def register(path: pathlib.Path = PATH) -> str | None:
     for name, capsule in known.items():
         jax.ffi.register_ffi_target(f"flax_sepconv_{name}", capsule, platform="cpu")
     return None
+
+
+@functools.cache
+def instruction_set(path: pathlib.Path = PATH) -> str | None:
+    """Return the name of the instruction set that the kernels run with ("avx512"), if any do."""
+    try:
+        tell = ctypes.CDLL(str(path)).sepconv_instruction_set
+    except (OSError, AttributeError):
+        return None
+    tell.restype = ctypes.c_char_p
+    name: bytes = tell()
+    return name.decode()
 
 
 def installed_version() -> Version | None:
