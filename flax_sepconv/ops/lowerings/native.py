@@ -38,6 +38,7 @@ class Native(Lowering):
 
     limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
     stages: frozenset[StagesResult] = frozenset(get_args(StagesResult))
+    version: int = 2
 
     def declines(self, context: Context) -> str | None:
         """Say why it cannot run in a program, or None."""

@@ -11,6 +11,9 @@
 #include "hidden.h"
 #include "separable_output.h"
 #include "gradients_plan.h"
+#include "item_lanes.h"
+#include "dh_window.h"
+#include "weight_sums.h"
 #include "gradients_item.h"
 #include "separable_gradients.h"
 

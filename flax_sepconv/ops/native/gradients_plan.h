@@ -28,9 +28,10 @@ struct GradientsPlan {
     const std::int64_t steps = p.batch * p.output_length, size = (p.lanes() + p.taps) * filters;
     // Sums of a chunk are written and read once more. Where these and the steps are few, so that
     // there would be few chunks, they may be shorter.
-    std::int64_t least = 512;
-    if (steps < 4096 && size <= 1 << 18) least = size <= 1 << 15 ? 128 : 256;
-    chunks = std::min(steps / std::max(least, 8 * halo), (1 << 24) / size);
+    std::int64_t least = std::max<std::int64_t>(512, 4 * halo);
+    if (steps < 4096 && size <= 1 << 18)
+      least = std::min(least, std::max<std::int64_t>(size <= 1 << 15 ? 128 : 256, 8 * halo));
+    chunks = std::min(steps / least, (1 << 24) / size);
     chunks = std::clamp<std::int64_t>(chunks, 1, 64);
     if (chunks > groups) {
       splits = std::min(chunks / groups, blocks);
