@@ -1,6 +1,7 @@
 """Tables of choices: what they decide, what they must not, and what is made of damaged ones."""
 
 import dataclasses
+import re
 import threading
 import warnings
 
@@ -236,7 +237,7 @@ DAMAGES = {
     "time is none": lambda text: text.replace('"milliseconds": 1.0', '"milliseconds": NaN'),
     "size is a text": lambda text: text.replace('"batch": 2', '"batch": "2"'),
     "program is unknown": lambda text: text.replace('"forward"', '"backward"'),
-    "kernels are no numbers": lambda text: text.replace('"native": 1', '"native": "1"'),
+    "kernels are no numbers": lambda text: re.sub(r'"native": (\d+)', r'"native": "\1"', text),
 }
 
 
