@@ -67,7 +67,8 @@ def _gradients_through_h(stages: Stages, *operands: jax.Array) -> list[jax.Array
     wanted = {name: primals[name] for name in stages.result}
 
     def through_h(moved: dict[str, jax.Array]) -> jax.Array:
-        h = hidden(output, *(primals | moved).values(), limits)
+        both = primals | moved
+        h = hidden(output, both["x"], both["k"], limits)
         return contract(output, h, weights)[0]
 
     (gradients,) = jax.vjp(through_h, wanted)[1](masked(stages, y, limits).astype(stages.dtype))

@@ -122,7 +122,9 @@ def test_what_is_not_asked_for_is_not_computed(asked):
     f = operation(CASE)
     step = jax.jit(jax.grad(lambda *a: (f(*a) ** 2).sum(), asked))
     lowered = step.lower(*draw(CASE).values())
-    (results,) = re.findall(r"@flax_sepconv_separable_gradients\(.*?-> \((.*?)\)", lowered.as_text())
+    (results,) = re.findall(
+        r"@flax_sepconv_separable_gradients\(.*?-> \((.*?)\)", lowered.as_text()
+    )
     empty = [part.strip().startswith("tensor<0x") for part in results.split(",")]
     pointwise = not {2, 3} & set(asked)
     assert empty == [0 not in asked, 1 not in asked, pointwise, pointwise]

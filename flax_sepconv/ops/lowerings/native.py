@@ -1,7 +1,7 @@
 """The kernels in C++ (`flax_sepconv/ops/native/`), called through XLA's FFI.
 
-For CPUs. 16-bit floats are summed in float32. Products and sums of the accumulator's dtype are exact
-enough for any precision.
+For CPUs. 16-bit floats are summed in float32. Products and sums of the accumulator's dtype are
+exact enough for any precision.
 """
 
 from collections.abc import Sequence
