@@ -57,6 +57,8 @@ def compute(
         shards: how steps are divided, for x to be a device's own; the geometry and lengths are
             those of whole sequences.
     """
+    if stages.limits == "lengths" and shards is None:
+        stages = replace(stages, geometry=stages.geometry.without_far_strides())
     if stages.limits != "lengths":
         kernel, stages = trimmed(kernel, stages)
     elif shards is None and reaches_too_far(stages.geometry):

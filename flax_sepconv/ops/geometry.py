@@ -58,6 +58,16 @@ class Geometry:
         read = (self.output_length - 1) * self.stride + self.reach + 1
         return dataclasses.replace(self, length=read, pad_low=0, same=False)
 
+    def without_far_strides(self) -> "Geometry":
+        """Return the same geometry with a stride that sequences have room for, where L is known.
+
+        Sequences of up to L steps, each with one output step or none, have the same ones with any
+        stride from L up. Kernels take memory for a stride, and 32 bits do not hold every one.
+        """
+        most = self.length + max(0, self.pad_low - self.reach)
+        is_known = isinstance(most, int) and self.output_length == 1
+        return dataclasses.replace(self, stride=most) if is_known and self.stride > most else self
+
     @property
     def taps_met(self) -> range:
         """The taps from the first to the last that meet an input step at any output step."""

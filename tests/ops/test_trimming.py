@@ -103,8 +103,21 @@ def test_output_and_gradients(case, lowering):
     assert memory is None or memory.temp_size_in_bytes < 2**20
 
 
+# Strides that would take gigabytes, and that 32 bits do not hold.
+FAR_STRIDES = tuple(
+    Case(2, 9, 2, 3, M=2, S=S, D=D, padding=padding)
+    for S, D, padding in [
+        (10, 1, "same"),
+        (2**31 - 1, 1, "same"),
+        (2**31 - 1, 4, "valid"),
+        (2**40, 2, "causal"),
+        (2**40, FAR, "same"),
+    ]
+)
+
+
 @pytest.mark.parametrize("lowering", [None, "shifted_sum"])
-@every_case
+@pytest.mark.parametrize("case", ABSURD + FAR_STRIDES, ids=lambda case: case.id)
 def test_lengths(case, lowering):
     lengths = np.array([case.L, case.L // 2])
 
