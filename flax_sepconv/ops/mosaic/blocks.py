@@ -7,7 +7,7 @@ does not concern, and computes the taps of one strip beside the matrix product o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -126,8 +126,13 @@ def call(
     grid: tuple[int, int],
     name: str,
     interpret: bool,
+    sums: bool,
 ) -> list[jax.Array]:
-    """Run a kernel, program after program: sums over all of them stay on chip."""
+    """Run a kernel, program after program: with `sums`, those over all of them stay on chip.
+
+    Without, a chip with two cores (v4, v5p) may divide the programs between them.
+    """
+    semantics: Literal["arbitrary", "parallel"] = "arbitrary" if sums else "parallel"
     varying = jax.typeof(operands[0]).manual_axis_type
     made: list[jax.Array] = pl.pallas_call(
         kernel,
@@ -140,7 +145,7 @@ def call(
         out_specs=[spec for *_, spec in results],
         scratch_shapes=list(scratch),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=MEMORY + 4 * 2**20
+            dimension_semantics=(semantics, semantics), vmem_limit_bytes=MEMORY + 4 * 2**20
         ),
         name=name,
         interpret=interpret,

@@ -80,6 +80,7 @@ def separable(
         grid=(B, cut.blocks),
         name="separable_output",
         interpret=interpret,
+        sums=False,
     )
     return y
 

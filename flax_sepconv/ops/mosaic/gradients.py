@@ -98,6 +98,7 @@ def gradients(
         grid=(B, cut.blocks),
         name="separable_gradients",
         interpret=interpret,
+        sums=True,
     )
     return (
         dx,
