@@ -62,6 +62,8 @@ def separable(
     elif named is not None and not named.stages:
         # What is asked for by name and has no way to compute both together stays two operations.
         (y,) = compose(stages, x, kernel, *pointwise, *limits)
+        if not stages.bias:  # y is zero behind the ends, but what its cotangent holds there is not.
+            y = masked(stages, y, limits)
     elif named is not None and stages.limits == "lengths" and stages.limits not in named.limits:
         (lengths,), geometry = limits, stages.geometry
         whole = replace(stages, geometry=rows_geometry(geometry), limits="whole")
