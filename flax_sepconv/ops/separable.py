@@ -61,11 +61,14 @@ def separable(
     if not is_intercepted() or traced(stages.implementation, x, kernel) is None:
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
+    composed = False
     if is_divided_by_xla(x, kernel):
+        composed = True
         # Two operations, for h to be kept: XLA would not see that what it needs was exchanged.
         platform = "cuda" if jax.default_backend() == "gpu" else None
         (y,) = compose(stages, x, kernel, *pointwise, *limits, platform=platform)
     elif named is not None and not named.stages:
+        composed = True
         # What is asked for by name and has no way to compute both together stays two operations.
         (y,) = compose(stages, x, kernel, *pointwise, *limits)
     elif named is not None and stages.limits == "lengths" and stages.limits not in named.limits:
@@ -75,7 +78,8 @@ def separable(
         y = zero_tails(y, output_lengths(lengths, geometry))
     else:
         (y,) = _bind(stages, x, kernel, *pointwise, *limits)
-    return y
+    # Behind the ends y is zero without a bias, but its cotangent may be anything.
+    return masked(stages, y, tuple(limits)) if composed and not stages.bias else y
 
 
 def _bind(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
