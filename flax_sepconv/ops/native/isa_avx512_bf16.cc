@@ -22,6 +22,9 @@ namespace sepconv::avx512_bf16 {
                        reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))), \
                        reinterpret_cast<__m512bh>(b)))
 #define SEPCONV_STREAM(to, v) _mm512_stream_ps(to, reinterpret_cast<__m512>(v))
+#define SEPCONV_ROUND(to, v)                           \
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),  \
+                      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v))))
 #include "contractions.h"
 }  // namespace sepconv::avx512_bf16
 

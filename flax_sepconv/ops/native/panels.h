@@ -112,6 +112,7 @@ SEPCONV_INLINE void spread(const T* from, A* to, std::int64_t columns, N repeats
 // The sums over repeats.
 template <typename A, typename R, typename N>
 SEPCONV_INLINE void gather(const A* from, R* to, std::int64_t columns, N repeats) {
+  if (repeats == 1) return convert_row(from, to, columns);
   for (std::int64_t c = 0; c < columns; ++c) {
     A sum = from[c * repeats];
     for (std::int64_t m = 1; m < repeats; ++m) sum += from[c * repeats + m];

@@ -144,7 +144,7 @@ enum class Write { kCached, kStreamed };
 
 template <Write write, typename A>
 SEPCONV_INLINE void write_vector(A* to, Vector<A> v) {
-  if constexpr (write == Write::kStreamed && can_stream<A>)
+  if constexpr (write == Write::kStreamed && std::is_same_v<A, float>)
     stream(to, v);
   else
     store<A>(to, v);
@@ -219,6 +219,19 @@ void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std
   } while (depth > 0);
 }
 
+// Write a panel's row past the caches, in the type of the result.
+template <typename P, typename A, typename T>
+SEPCONV_INLINE void stream_row(const A* from, T* to) {
+  alignas(64) T row[kPanel<P>];
+  convert_row(from, row, kPanel<P>);
+  constexpr std::int64_t step = sizeof(Vector<float>) / sizeof(T);
+  for (std::int64_t j = 0; j < kPanel<P>; j += step) {
+    Vector<float> v;
+    __builtin_memcpy(&v, row + j, sizeof v);
+    stream(to + j, v);
+  }
+}
+
 // The same, in the type of the result: by way of `spill` where tiles would write anything else. What
 // is streamed has rows of whole vectors, and follows no other part of its sums.
 template <typename P, typename E, typename A, typename T>
@@ -231,6 +244,10 @@ void product_into(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth
   }
   const Sums<A> sums{spill, kPanel<P>};
   product(a, rows, b, depth, columns, start, sums);
-  for (std::int64_t r = 0; r < rows; ++r)
-    convert_row(spill + r * kPanel<P>, out.data + r * out.step, columns);
+  for (std::int64_t r = 0; r < rows; ++r, spill += kPanel<P>, out.data += out.step) {
+    if (columns == kPanel<P> && write == Write::kStreamed)
+      stream_row<P>(spill, out.data);
+    else
+      convert_row(spill, out.data, columns);
+  }
 }

@@ -28,13 +28,12 @@ SEPCONV_INLINE void store(A* to, Vector<A> v) {
 // Write a vector past the caches, where there is a way; `to` is aligned to vectors. Others see what
 // was written after `end_of_streams`.
 #if defined(SEPCONV_STREAM)
-template <typename A>
-constexpr bool can_stream = std::is_same_v<A, float>;
-SEPCONV_INLINE void stream(float* to, Vector<float> v) { SEPCONV_STREAM(to, v); }
+constexpr bool kCanStream = true;
+SEPCONV_INLINE void stream(void* to, Vector<float> v) { SEPCONV_STREAM(static_cast<float*>(to), v); }
 SEPCONV_INLINE void end_of_streams() { _mm_sfence(); }
 #else
-template <typename A>
-constexpr bool can_stream = false;
+constexpr bool kCanStream = false;
+inline void stream(void*, Vector<float>) {}
 inline void end_of_streams() {}
 #endif
 
@@ -112,5 +111,10 @@ SEPCONV_INLINE float16 convert<float16>(float value) {
 
 template <typename To, typename From>
 SEPCONV_INLINE void convert_row(const From* from, To* to, std::int64_t n) {
-  for (std::int64_t j = 0; j < n; ++j) to[j] = convert<To>(from[j]);
+  std::int64_t j = 0;
+#if defined(SEPCONV_ROUND)
+  if constexpr (std::is_same_v<To, bfloat16> && std::is_same_v<From, float>)
+    for (; j + kWidth<float> <= n; j += kWidth<float>) SEPCONV_ROUND(to + j, load(from + j));
+#endif
+  for (; j < n; ++j) to[j] = convert<To>(from[j]);
 }
