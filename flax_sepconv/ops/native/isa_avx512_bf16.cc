@@ -25,6 +25,9 @@ namespace sepconv::avx512_bf16 {
 #define SEPCONV_ROUND(to, v)                           \
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),  \
                       reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v))))
+#define SEPCONV_ROUND_TWO(low, high)                                         \
+  reinterpret_cast<Vector<float>>(_mm512_cvtne2ps_pbh(                       \
+      reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)))
 #include "contractions.h"
 }  // namespace sepconv::avx512_bf16
 

@@ -150,10 +150,26 @@ SEPCONV_INLINE void write_vector(A* to, Vector<A> v) {
     store<A>(to, v);
 }
 
+// Write neighbouring vectors of sums, in the type of the result; two of float may be rounded to one
+// vector of bfloat16.
+template <Write write, int V, typename R, typename A>
+SEPCONV_INLINE void write_row(R* to, const Vector<A> (&sums)[V]) {
+  if constexpr (std::is_same_v<R, A>) {
+    for (int v = 0; v < V; ++v) write_vector<write>(to + v * kWidth<A>, sums[v]);
+  } else {
+    static_assert(rounds<R> && V == 2);
+    const Vector<float> both = rounded(sums[0], sums[1]);
+    if constexpr (write == Write::kStreamed)
+      stream(to, both);
+    else
+      __builtin_memcpy(to, &both, sizeof both);
+  }
+}
+
 // out = start + a b for M rows of a (M x depth) and V vectors of columns of b.
-template <int M, int V, Write write, typename P, typename E, typename A>
+template <int M, int V, Write write, typename P, typename E, typename A, typename R>
 SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t depth,
-                                 Sums<const A> start, Sums<A> out) {
+                                 Sums<const A> start, Sums<R> out) {
   Vector<A> sums[M][V];
   if (start.step == 0) {
     for (int v = 0; v < V; ++v) {
@@ -177,14 +193,12 @@ SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t de
       for (int v = 0; v < V; ++v) add_product(sums[i][v], value, row[v]);
     }
   }
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v)
-      write_vector<write>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
+  for (int i = 0; i < M; ++i) write_row<write, V, R, A>(out.data + i * out.step, sums[i]);
 }
 
-template <int V, Write write, typename P, typename E, typename A>
+template <int V, Write write, typename P, typename E, typename A, typename R>
 void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
-                  Sums<const A> start, Sums<A> out) {
+                  Sums<const A> start, Sums<R> out) {
   for (; rows >= kTileRows; rows -= kTileRows) {
     product_tile<kTileRows, V, write>(a, b, depth, start, out);
     a.data += kTileRows * a.row_step;
@@ -219,19 +233,6 @@ void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std
   } while (depth > 0);
 }
 
-// Write a panel's row past the caches, in the type of the result.
-template <typename P, typename A, typename T>
-SEPCONV_INLINE void stream_row(const A* from, T* to) {
-  alignas(64) T row[kPanel<P>];
-  convert_row(from, row, kPanel<P>);
-  constexpr std::int64_t step = sizeof(Vector<float>) / sizeof(T);
-  for (std::int64_t j = 0; j < kPanel<P>; j += step) {
-    Vector<float> v;
-    __builtin_memcpy(&v, row + j, sizeof v);
-    stream(to + j, v);
-  }
-}
-
 // The same, in the type of the result: by way of `spill` where tiles would write anything else. What
 // is streamed has rows of whole vectors, and follows no other part of its sums.
 template <typename P, typename E, typename A, typename T>
@@ -242,12 +243,14 @@ void product_into(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth
       return product<Write::kStreamed>(a, rows, b, depth, columns, start, out);
     if (columns == columns_written<P>(columns)) return product(a, rows, b, depth, columns, start, out);
   }
+  if constexpr (rounds<T>) {
+    if (columns == kPanel<P> && depth <= kDepth)
+      return write == Write::kStreamed
+                 ? product_rows<kTileVectors, Write::kStreamed>(a, rows, b, depth, start, out)
+                 : product_rows<kTileVectors, Write::kCached>(a, rows, b, depth, start, out);
+  }
   const Sums<A> sums{spill, kPanel<P>};
   product(a, rows, b, depth, columns, start, sums);
-  for (std::int64_t r = 0; r < rows; ++r, spill += kPanel<P>, out.data += out.step) {
-    if (columns == kPanel<P> && write == Write::kStreamed)
-      stream_row<P>(spill, out.data);
-    else
-      convert_row(spill, out.data, columns);
-  }
+  for (std::int64_t r = 0; r < rows; ++r)
+    convert_row(spill + r * kPanel<P>, out.data + r * out.step, columns);
 }

@@ -109,6 +109,19 @@ SEPCONV_INLINE float16 convert<float16>(float value) {
   return {static_cast<std::uint16_t>(found | (all >> 16 & 0x8000))};
 }
 
+// Whether two vectors of float become one of the type at once, and how.
+#if defined(SEPCONV_ROUND_TWO)
+template <typename R>
+constexpr bool rounds = std::is_same_v<R, bfloat16>;
+SEPCONV_INLINE Vector<float> rounded(Vector<float> low, Vector<float> high) {
+  return SEPCONV_ROUND_TWO(low, high);
+}
+#else
+template <typename R>
+constexpr bool rounds = false;
+inline Vector<float> rounded(Vector<float> low, Vector<float>) { return low; }
+#endif
+
 template <typename To, typename From>
 SEPCONV_INLINE void convert_row(const From* from, To* to, std::int64_t n) {
   std::int64_t j = 0;
