@@ -106,7 +106,8 @@ def _device_kind(axes: Any, platform: str) -> str | None:
     if told is None:
         told = getattr(mesh or getattr(axes, "abstract_mesh", None), "abstract_device", None)
     names = ("gpu", platform) if platform in ("cuda", "rocm") else (platform,)
-    return told.device_kind if told is not None and told.platform in names else None
+    # JAX 0.10.0 does not tell the platform of a mesh without devices.
+    return told.device_kind if getattr(told, "platform", None) in names else None
 
 
 def _has_explicit_types(ctx: mlir.LoweringRuleContext) -> bool:
