@@ -20,9 +20,7 @@ from benchmarks.sweep.contenders import Contender
 from benchmarks.sweep.generator import kind_of, multiply_adds
 from benchmarks.worker import Declined
 from benchmarks.workloads import Workload
-
-# What factors and results lose where they have fewer bits than float32.
-ROUNDING = {"float32": 0.0, "bfloat16": 2.0**-8}
+from flax_sepconv.ops.tuning.definition import ROUNDING
 
 Facts = dict[str, Any]
 
@@ -101,7 +99,7 @@ def judged(
     rounding it: that is said under "imprecise".
     """
     name = contender.name
-    found = reference.mistakes(workload, numbers, right, ROUNDING[name.dtype])
+    found = reference.mistakes(workload, numbers, right, ROUNDING[name.dtype]["cpu"])
     lax = name.dtype != "float32" and name.peer != "ours"
     finite = np.isfinite(numbers.get("d_bias", np.nan)).all()
     imprecise = [each for each in found if lax and finite and each.startswith("d_bias is off")]

@@ -132,11 +132,7 @@ def select_on_device(contraction: Contraction, types: Sequence[Any]) -> Selectio
         contraction: of which no lowering is named.
         types: of its operands.
     """
-    name, found = chosen(contraction, types, contraction.context)
-    if name is not None:
-        return Selection(name, str(found))
-    selected = _trusted(select(contraction), contraction)
-    return selected._replace(reason=f"{selected.reason}; {found}") if found else selected
+    return _select_by_tables(contraction, contraction, types)
 
 
 def select_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) -> Selection:
@@ -147,7 +143,13 @@ def select_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
         first: the output of the depthwise stage, in its context.
         types: of the operands, without what limits them, and of the results.
     """
-    name, found = chosen(stages, types, first.context)
+    return _select_by_tables(stages, first, types)
+
+
+def _select_by_tables(
+    task: Stages | Contraction, first: Contraction, types: Sequence[Any]
+) -> Selection:
+    name, found = chosen(task, types, first.context)
     if name is not None:
         return Selection(name, str(found))
     selected = _trusted(select(first), first)

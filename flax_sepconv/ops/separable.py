@@ -123,19 +123,45 @@ def _jvp(
     if stages.result != "w":
         all_dots = tuple(map(ad.instantiate_zeros, tangents))
         return out, jax.jvp(functools.partial(_defined, stages), tuple(primals), all_dots)[1]
+    dots = [None if isinstance(dot, ad.Zero) else dot for dot in (x_dot, kernel_dot, *rest_dot)]
+    # What is behind the ends in y must not meet h's zeros.
+    other = masked(stages, rest[0], limits)
+    terms = _moved(stages, (x, kernel, other), dots, limits)
+    return out, [_add(terms, i, value) for i, value in enumerate(out)]
+
+
+def _moved(
+    stages: Stages,
+    primals: tuple[jax.Array, Any, jax.Array],
+    dots: Sequence[Any],
+    limits: tuple[jax.Array, ...],
+) -> list[list[jax.Array]]:
+    """Tell how the results move, term by term: with h, and with what is linear behind it.
+
+    Args:
+        stages: of the results "y" or "w".
+        primals: x, k, and w or the cotangent.
+        dots: how x, k and what is behind them move; None where it does not.
+        limits: of the rows.
+    """
+    x, kernel, other = primals
+    x_dot, kernel_dot, *rest_dot = dots
     h_dots = [
         hidden(stages, a, b, limits)
-        for a, b, dot in ((x_dot, kernel, x_dot), (x, kernel_dot, kernel_dot))
-        if not isinstance(dot, ad.Zero)
+        for a, b in ((x_dot, kernel), (x, kernel_dot))
+        if a is not None and b is not None
     ]
-    terms: list[list[Any]] = []
-    if h_dots:
-        # No bias: nothing but h moves. What is behind ends in y must not meet h's zeros.
-        other = masked(stages, rest[0], limits)
+    terms: list[list[jax.Array]] = []
+    if h_dots:  # No bias: nothing but h moves.
         terms.append(contract(replace(stages, bias=False), sum(h_dots[1:], h_dots[0]), other))
-    if not all(isinstance(dot, ad.Zero) for dot in rest_dot):
-        terms.append(_bind(stages, x, kernel, *map(ad.instantiate_zeros, rest_dot), *limits))
-    return out, [_add(terms, i, value) for i, value in enumerate(out)]
+    if any(dot is not None for dot in rest_dot):
+        shapes = (other.shape, other.shape[1:])
+        linear = (
+            jnp.zeros(shape, other.dtype) if dot is None else dot
+            for dot, shape in zip(rest_dot, shapes, strict=False)
+        )
+        terms.append(_bind(stages, x, kernel, *linear, *limits))
+    return terms
 
 
 def _add(terms: list[list[Any]], index: int, like: jax.Array) -> Any:
@@ -244,22 +270,7 @@ def _tangent(movement: Movement, *operands: jax.Array) -> list[jax.Array]:
     stages = movement.stages
     (x, kernel, weights, *moved), limits = stages.part(operands)
     dots = [moved.pop(0) if does else None for does in movement.moves]
-    h_dots = [
-        hidden(stages, a, b, limits)
-        for a, b in ((dots[0], kernel), (x, dots[1]))
-        if a is not None and b is not None
-    ]
-    terms = []
-    if h_dots:
-        h_dot = sum(h_dots[1:], h_dots[0])
-        terms += contract(replace(stages, bias=False), h_dot, weights)
-    if any(dot is not None for dot in dots[2:]):
-        shapes = (weights.shape, weights.shape[1:])
-        pointwise = (
-            jnp.zeros(shape, weights.dtype) if dot is None else dot
-            for dot, shape in zip(dots[2:], shapes, strict=False)
-        )
-        terms += _bind(stages, *vary_alike(x, kernel, *pointwise, *limits))
+    terms = [y for (y,) in _moved(stages, (x, kernel, weights), dots, limits)]
     return [sum(terms[1:], terms[0])]
 
 
