@@ -24,19 +24,26 @@ def weights(case, dtype=np.float32, filters=F):
     return x, k, p, rng.standard_normal(filters).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def value_and_vjp(f, cotangent, *arrays):
+    """Evaluate and differentiate in one program: op by op each costs a compilation."""
+    y, vjp = jax.vjp(f, *arrays)
+    return y, vjp(cotangent)
+
+
 @every_lowering
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 @pytest.mark.parametrize("filters", [1, F])
 def test_output_and_gradients_in_float32(case, lowering, filters):
     x, k, p, bias = weights(case, filters=filters)
     f = functools.partial(ops.separable_conv1d, implementation=lowering, **case.settings)
-    y, vjp = jax.vjp(jax.jit(f), x, k, p, bias)
     expected = oracle.separable(x, k, p, bias, **case.oracle)
+    cotangent = np.random.default_rng(8).standard_normal(expected.shape).astype(np.float32)
+    y, gradients = value_and_vjp(f, cotangent, x, k, p, bias)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
     assert y.dtype == np.float32
-    cotangent = np.random.default_rng(8).standard_normal(y.shape).astype(np.float32)
     by_hand = oracle.separable_vjp(x, k, p, cotangent, **case.oracle)
-    for actual, gradient in zip(vjp(cotangent), by_hand, strict=True):
+    for actual, gradient in zip(gradients, by_hand, strict=True):
         np.testing.assert_allclose(actual, gradient, rtol=1e-4, atol=1e-4)
 
 
@@ -100,14 +107,9 @@ def test_low_precision_accumulates_in_float32(K, dtype, lowering):
     exact = [np.asarray(a, np.float64) for a in arrays]
     f = functools.partial(ops.separable_conv1d, implementation=lowering, **case.settings)
 
-    @jax.jit
-    def run(cotangent, *arrays):
-        y, vjp = jax.vjp(f, *arrays)
-        return y, vjp(cotangent)
-
     expected = oracle.separable(*exact, **case.oracle)
     cotangent = jnp.asarray(np.random.default_rng(8).standard_normal(expected.shape), dtype)
-    y, gradients = run(cotangent, *arrays)
+    y, gradients = value_and_vjp(f, cotangent, *arrays)
     assert y.dtype == dtype
     assert np.abs(np.asarray(y, np.float64) - expected).max() <= ulp(dtype) * np.abs(expected).max()
     by_hand = oracle.separable_vjp(*exact[:3], np.asarray(cotangent, np.float64), **case.oracle)
@@ -160,13 +162,14 @@ def test_preferred_element_type(dtype, preferred, lowering):
             (f, arrays, expected, functools.partial(oracle.separable_vjp, x, k, p)),
             (first, arrays[:2], h, functools.partial(oracle.depthwise_vjp, x, k)),
         ):
-            y, vjp = jax.vjp(operation, *operands)
+            draw = np.random.default_rng(1).standard_normal(wanted.shape)
+            cotangent = jnp.asarray(draw, preferred)
+            y, of_operands = value_and_vjp(operation, cotangent, *operands)
             assert y.dtype == preferred
             close(y, wanted, 8 * ulp(preferred))
             # Gradients take the operands' dtype; from wider sums they are rounded to it once.
-            cotangent = jnp.asarray(np.random.default_rng(1).standard_normal(y.shape), preferred)
             gradients = gradient_of(np.asarray(cotangent, np.float64), **CASE.oracle)
-            for actual, gradient in zip(vjp(cotangent), gradients, strict=True):
+            for actual, gradient in zip(of_operands, gradients, strict=True):
                 assert actual.dtype == dtype
                 close(actual, gradient, (0.51 if ulp(preferred) < ulp(dtype) else 4) * ulp(dtype))
 
