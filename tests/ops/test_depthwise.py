@@ -1,6 +1,7 @@
 """Every case x every lowering x every transformation, against NumPy float64."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ every_lowering = pytest.mark.parametrize("lowering", LOWERINGS)
 # Rules of derivatives and of `vmap` are the primitive's, the same ones for every lowering.
 but_fft = [name for name in LOWERINGS if name != "fft"]
 most_lowerings = pytest.mark.parametrize("lowering", but_fft)
+# So where a rule meets every case, the lowerings take turns.
+every_case_in_turn = pytest.mark.parametrize(
+    ("case", "lowering"),
+    [
+        pytest.param(case, lowering, id=f"{case.id}-{lowering}")
+        for case, lowering in zip(CASES, itertools.cycle(but_fft))
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,41 +70,59 @@ def matrix_of(case, k):
 @every_case
 def test_output_and_both_gradients(case, lowering):
     f, x, k, y, expected = setup(case, lowering)
-    actual, vjp = jax.vjp(jax.jit(f), x, k)
+
+    @jax.jit
+    def run(x, k, y):
+        actual, vjp = jax.vjp(f, x, k)
+        return actual, vjp(y)
+
+    actual, gradients = run(x, k, y)
     close(actual, expected)
     assert actual.dtype == np.float64
-    for gradient, by_hand in zip(vjp(y), oracle.depthwise_vjp(x, k, y, **case.oracle), strict=True):
+    for gradient, by_hand in zip(
+        gradients, oracle.depthwise_vjp(x, k, y, **case.oracle), strict=True
+    ):
         close(gradient, by_hand)
         assert gradient.dtype == np.float64
 
 
-@most_lowerings
-@every_case
+@every_case_in_turn
 def test_forward_mode_and_linearization(case, lowering):
     f, x, k, _, expected = setup(case, lowering)
     dx, dk = case.arrays(seed=2)
     tangent = oracle.depthwise(dx, k, **case.oracle) + oracle.depthwise(x, dk, **case.oracle)
-    out, out_tangent = jax.jvp(f, (x, k), (dx, dk))
+
+    @jax.jit
+    def run(x, k, dx, dk):
+        return jax.jvp(f, (x, k), (dx, dk)), jax.linearize(f, x, k)[1](dx, dk)
+
+    (out, out_tangent), linear = run(x, k, dx, dk)
     close(out, expected)
     close(out_tangent, tangent)
-    _, linear = jax.linearize(f, x, k)
-    close(linear(dx, dk), tangent)
+    close(linear, tangent)
 
 
-@most_lowerings
-@every_case
+@every_case_in_turn
 def test_linear_transpose(case, lowering):
     f, x, k, y, _ = setup(case, lowering)
     dx, dk = oracle.depthwise_vjp(x, k, y, **case.oracle)
-    close(jax.linear_transpose(lambda x: f(x, k), x)(y)[0], dx)
-    close(jax.linear_transpose(lambda k: f(x, k), k)(y)[0], dk)
-    # The transposes are linear too, and transpose back to the operation.
-    back = jax.linear_transpose(lambda y: jax.linear_transpose(lambda x: f(x, k), x)(y)[0], y)
-    close(back(x)[0], oracle.depthwise(x, k, **case.oracle))
+
+    @jax.jit
+    def run(x, k, y):
+        def transpose_x(y):
+            return jax.linear_transpose(lambda x: f(x, k), x)(y)[0]
+
+        # The transposes are linear too, and transpose back to the operation.
+        (back,) = jax.linear_transpose(transpose_x, y)(x)
+        return transpose_x(y), jax.linear_transpose(lambda k: f(x, k), k)(y)[0], back
+
+    of_x, of_k, back = run(x, k, y)
+    close(of_x, dx)
+    close(of_k, dk)
+    close(back, oracle.depthwise(x, k, **case.oracle))
 
 
-@most_lowerings
-@every_case
+@every_case_in_turn
 def test_hessians(case, lowering):
     f, x, k, y, expected = setup(case, lowering)
 
@@ -105,10 +132,9 @@ def test_hessians(case, lowering):
     A = matrix_of(case, k)
     by_hand = A.T @ (6 * y.ravel() * expected.ravel() * A.T).T
     shape = k.shape + k.shape
-    forward_over_reverse = jax.jit(jax.hessian(loss))(k)
-    np.testing.assert_allclose(forward_over_reverse, by_hand.reshape(shape), atol=1e-9)
-    reverse_twice = jax.jit(jax.jacrev(jax.jacrev(loss)))(k)
-    np.testing.assert_allclose(reverse_twice, by_hand.reshape(shape), atol=1e-9)
+    both = jax.jit(lambda k: (jax.hessian(loss)(k), jax.jacrev(jax.jacrev(loss))(k)))(k)
+    for hessian in both:  # forward over reverse, and reverse twice
+        np.testing.assert_allclose(hessian, by_hand.reshape(shape), atol=1e-9)
 
 
 @every_lowering
