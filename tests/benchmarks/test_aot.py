@@ -197,6 +197,7 @@ def test_results_are_written_whole(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
+@pytest.mark.usefixtures("other_compilers")
 @pytest.mark.parametrize("target", TARGETS)
 def test_compiling(target, tmp_path):
     """With the target's own compiler, where it is installed."""

@@ -70,6 +70,7 @@ def test_programs_for_cpu_move_what_they_must():
     check(moved(), fills=True)
 
 
+@pytest.mark.usefixtures("other_compilers")
 @pytest.mark.parametrize("target", ["v5e", "h100"])
 def test_programs_for_accelerators_move_what_they_must(target, tmp_path):
     for package in TARGETS[target].packages:

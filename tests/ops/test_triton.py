@@ -281,6 +281,7 @@ def test_lowers_to_triton():
     assert counts["separable_gradients 300"] == "2"
 
 
+@pytest.mark.usefixtures("other_compilers")
 def test_compiles_for_an_h100_without_spilling():
     pytest.importorskip("jax_cuda12_plugin", reason="compiles with jax-cuda12-plugin")
     printed = run("""
