@@ -1,5 +1,7 @@
 """What several modules of these tests share."""
 
+import gc
+
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -23,3 +25,10 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_garbage():
+    """Collect what the runs of a module leave under its filters of warnings, not the next one's."""
+    yield
+    gc.collect()
