@@ -120,8 +120,12 @@ def gradients_memory(cut: Plan, geometry: Geometry, C: int, F: int, itemsize: in
     seen = cut.steps + 2 * cut.halo
     moved = 2 * (seen * (own + F) + cut.steps * own)
     sums = own * F + SUBLANES * (geometry.kernel_size * own + F)
-    held = 2 * seen * own + (cut.strip + 2 * cut.halo) * own
-    return itemsize * (moved + own * F) + 4 * (sums + held)
+    rows = cut.strip + 2 * cut.halo
+    held = 2 * seen * own + rows * own
+    if itemsize == 4:  # Products of float32 are made of parts, which are kept beside it.
+        held += own * F
+    # A strip of the cotangent is put together with its halo.
+    return itemsize * (moved + own * F + rows * F) + 4 * (sums + held)
 
 
 def _cuts(geometry: Geometry, C: int, F: int, steps: int) -> Iterator[Plan]:
