@@ -96,8 +96,8 @@ def test_gradients(shape, padding, dtype):
     [
         ("programs", plans.Chip(2, 2**26), (2, 1, 3)),
         ("long reach", plans.Chip(2, 2**26), (2, 1, 2)),  # Of three: one finds nothing left.
-        ("wide", plans.Chip(1, 700_000), (1, 3, 2)),
-        ("wide", plans.Chip(2, 700_000), (2, 3, 1)),
+        ("wide", plans.Chip(1, 850_000), (1, 3, 2)),
+        ("wide", plans.Chip(2, 850_000), (2, 3, 1)),
         ("short", plans.Chip(8, 2**26), (3, 1, 1)),
     ],
 )
