@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 class Target(NamedTuple):
     """An accelerator; `topology` and `accelerator` are its compiler's names for the smallest host.
 
-    `gigahertz` is None where no listing tells instructions apart by clock cycles.
+    `gigahertz` is None where no listing tells instructions apart by clock cycles; `cores` is the
+    compiler's name for how the cores of a chip are one device, where it must be told.
     """
 
     title: str
@@ -20,6 +21,7 @@ class Target(NamedTuple):
     gigahertz: float | None
     gigabytes_per_second: float
     teraflops: float
+    cores: str | None = None
 
     @property
     def is_tpu(self) -> bool:
@@ -53,7 +55,10 @@ class Target(NamedTuple):
         from jax.experimental import topologies
 
         if self.is_tpu:
-            topology = topologies.get_topology_desc(platform="tpu", topology_name=self.topology)
+            told = {"chip_config_name": self.cores} if self.cores else {}
+            topology = topologies.get_topology_desc(
+                platform="tpu", topology_name=self.topology, **told
+            )
         else:
             description = pathlib.Path(__file__).with_name("h100.txtpb").read_text()
             topology = topologies.get_topology_desc(
@@ -63,7 +68,7 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    "v4": Target("TPU v4", "v4:2x2x1", "v4-8", 1.05, 1228, 275),
+    "v4": Target("TPU v4", "v4:2x2x1", "v4-8", 1.05, 1228, 275, "megacore"),
     "v5e": Target("TPU v5e", "v5e:2x2", "v5litepod-4", 1.5, 819, 197),
     "v5p": Target("TPU v5p", "v5p:2x2x1", "v5p-8", 1.75, 2765, 459),
     "v6e": Target("TPU v6e", "v6e:2x2", "v6e-4", 1.75, 1640, 918),

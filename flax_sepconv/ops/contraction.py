@@ -79,6 +79,7 @@ class Stages:
         geometry, limits, precision, implementation: as for `Contraction`.
         dtype: of the results.
         differentiated: whether all gradients of this output are computed too.
+        context: of the program; known to a lowering that computes both stages together.
     """
 
     result: StagesResult
@@ -89,6 +90,7 @@ class Stages:
     implementation: str | None
     dtype: jnp.dtype
     differentiated: bool = False
+    context: Context = UNKNOWN
 
     def first_stage(
         self,

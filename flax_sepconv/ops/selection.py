@@ -264,6 +264,7 @@ def choose_for_both(stages: Stages, first: Contraction, types: Sequence[Any]) ->
         and has_known_padding(stages.geometry)
         and context.is_one_device
     )
+    stages = replace(stages, context=context)
     return lowering if is_here and lowering.supports(stages, types) else None
 
 

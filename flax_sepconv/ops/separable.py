@@ -210,11 +210,12 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     first = stages.first_stage(types[1].shape[2], dtype, dtype, context)
     joint = choose_for_both(stages, first, types)
     named = LOWERINGS[stages.implementation] if stages.implementation else None
+    placed = replace(stages, context=context)
     function: Callable[..., Any]
     if joint is not None:
-        function = functools.partial(joint.separable, stages)
-    elif named is not None and _is_for_whole_rows(named, stages, types):
-        function = functools.partial(_between_masks, named, stages)
+        function = functools.partial(joint.separable, placed)
+    elif named is not None and _is_for_whole_rows(named, placed, types):
+        function = functools.partial(_between_masks, named, placed)
     else:
         # One more channel divides as badly as it can.
         divided = platform == "tpu" and not context.is_one_device

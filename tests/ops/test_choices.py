@@ -286,6 +286,14 @@ def test_verdicts_about_other_kernels_do_not_count(folder):
         assert "wrong" not in asked(platform="cpu").reason
 
 
+def test_other_kernels_that_declined_change_nothing(folder):
+    old = tables.VERSIONS | {"mosaic": tables.VERSIONS["mosaic"] + 1}
+    made = row("grouped_conv", kernels=old)
+    declined = dict(made.candidates) | {"mosaic": {"declined": "it is for TPUs"}}
+    tables.write(folder, HERE, dataclasses.replace(made, candidates=declined))
+    assert asked(platform="cpu").name == "grouped_conv"  # A warning would be an error.
+
+
 def test_an_empty_setting_turns_all_tables_off(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "SHIPPED", tmp_path)
     tables.write(tmp_path, "Fake GPU", *rows("triton"))

@@ -1,5 +1,8 @@
 """The fused Mosaic kernels, interpreted on CPU, against NumPy float64."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +91,61 @@ def test_gradients(shape, padding, dtype):
         close(gradient, expected, terms=steps, dtype=dtype)
 
 
+@pytest.mark.parametrize(
+    ("shape", "chip", "grid"),
+    [
+        ("programs", plans.Chip(2, 2**26), (2, 1, 3)),
+        ("long reach", plans.Chip(2, 2**26), (2, 1, 2)),  # Of three: one finds nothing left.
+        ("wide", plans.Chip(1, 850_000), (1, 3, 2)),
+        ("wide", plans.Chip(2, 850_000), (2, 3, 1)),
+        ("short", plans.Chip(8, 2**26), (3, 1, 1)),
+    ],
+)
+def test_cores_and_groups_of_channels(shape, chip, grid):
+    (x, k, w, b, dy), geometry = operands(SHAPES[shape], "same", "float32")
+    settings = {"chip": chip, "precision": "highest", "interpret": True}
+    differentiate = functools.partial(gradients, geometry=geometry, bias=True, **settings)
+    assert grids(differentiate, x, k, w, dy) == [grid]
+    filtered = oracle.separable(*map(wide, (x, k, w[None], b)), D=SHAPES[shape][-1], padding="same")
+    y = separable(x, k, w, b, geometry, "float32", **settings)
+    close(y, filtered, terms=x.shape[2], dtype="float32")
+    arrays = map(wide, (x, k, w[None], dy))
+    dx, dk, dw, db = oracle.separable_vjp(*arrays, D=SHAPES[shape][-1], padding="same")
+    steps = x.shape[0] * x.shape[1]
+    for gradient, expected in zip(differentiate(x, k, w, dy), (dx, dk, dw[0], db), strict=True):
+        close(gradient, expected, terms=steps, dtype="float32")
+
+
+def grids(function, *operands):
+    """Return the grids of a function's kernels."""
+    equations = jax.make_jaxpr(function)(*operands).eqns
+    return [
+        each.params["grid_mapping"].grid
+        for each in equations
+        if each.primitive.name == "pallas_call"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "cores"),
+    [("TPU v4", 2), ("TPU v5p", 2), ("TPU v5", 2), ("TPU v5 lite", 1), ("TPU v6 lite", 1)],
+)
+def test_largest_programs_fit_the_kind_of_device(kind, cores):
+    """4096 channels: the weights alone, and their gradients, take more than a v4 has."""
+    chip = plans.CHIPS[kind]
+    assert chip.cores == cores
+    geometry = resolve(4096, 4, 1, 1, "causal")
+    cut = plans.plan_gradients(geometry, 4096, 4096, 2, chip)
+    assert plans.gradients_memory(cut, geometry, 4096, 4096, 2) <= chip.memory
+    whole = dataclasses.replace(cut, groups=1)
+    assert plans.gradients_memory(whole, geometry, 4096, 4096, 2) > chip.memory
+    if kind == "TPU v4":
+        with pytest.raises(NotImplementedError, match="MiB on chip for 4096 channels"):
+            plans.plan_output(geometry, 4096, 4096, 2, chip)
+    else:
+        plans.plan_output(geometry, 4096, 4096, 2, chip)
+
+
 def test_wider_result():
     (x, k, w, b, _), geometry = operands(SHAPES["short"], "same", "bfloat16")
     y = separable(x, k, w, b, geometry, jnp.float32, interpret=True)
@@ -126,7 +184,7 @@ def test_under_float64_default():
         ({"dtype": "float16"}, "operands of one dtype, bfloat16 or float32; got float16"),
         ({"kernel_dtype": "float32"}, "operands of one dtype, .*; got bfloat16, float32"),
         ({"B": 0}, r"no empty arrays; got \(0, 500, 128\)"),
-        ({"C": 4096, "F": 4096}, "MiB on chip"),
+        ({"C": 1024, "F": 16384}, r"would need \d+\.\d MiB on chip .* 16384 filters, of 14"),
     ],
 )
 def test_declines(changes, reason):

@@ -57,7 +57,7 @@ def _runs(name: str, task: Stages | Contraction, types: Sequence[Any], context: 
         return False
     if isinstance(task, Stages) and task.result in lowering.stages:
         try:
-            lowering.supports(whole(task), types)
+            lowering.supports(replace(whole(task), context=context), types)
         except NotImplementedError:
             return False
     return True

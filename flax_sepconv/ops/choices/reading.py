@@ -146,11 +146,13 @@ def _add(choices: _Choices, table: Table) -> None:
 
 
 def _stale(row: Row) -> set[str]:
-    """Name the lowerings of a row that are not what was tried."""
+    """Name the lowerings of a row that are not what was tried; one that declined was not."""
     return {
         name
         for name, version in row.kernels.items()
-        if name in LOWERINGS and LOWERINGS[name].version != version
+        if name in LOWERINGS
+        and LOWERINGS[name].version != version
+        and "declined" not in row.candidates.get(name, {})
     }
 
 

@@ -5,7 +5,7 @@ or where a table of choices has measured it. There is no depthwise stage alone.
 """
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jax import Array
 
@@ -13,9 +13,14 @@ from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
 from flax_sepconv.ops.lowerings.lowering import Lowering
 
+if TYPE_CHECKING:
+    from flax_sepconv.ops.mosaic.plan import Chip
+
 
 class Mosaic(Lowering):
     """Kernels for TPUs. Pallas is imported where it is used."""
+
+    version: int = 2
 
     stages: frozenset[StagesResult] = frozenset({"y", "xkw"})
 
@@ -36,9 +41,13 @@ class Mosaic(Lowering):
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:
         """Tell that both stages can be computed together; raise where they cannot, to say why."""
-        from flax_sepconv.ops.mosaic.plan import check
+        from flax_sepconv.ops.mosaic.plan import check, plan_gradients, plan_output
 
-        check(stages.geometry, *types[:3])
+        x, kernel, weights = types[:3]
+        check(stages.geometry, x, kernel, weights)
+        (C, F), chip = weights.shape[-2:], _chip(stages.context)
+        plan = plan_output if stages.result == "y" else plan_gradients
+        plan(stages.geometry, C, F, x.dtype.itemsize, chip)
         return True
 
     def separable(self, stages: Stages, *operands: Array) -> list[Array]:
@@ -47,13 +56,20 @@ class Mosaic(Lowering):
         from flax_sepconv.ops.mosaic.gradients import gradients
 
         x, kernel, weights, *rest = operands
-        geometry, precision = stages.geometry, stages.precision
+        geometry, dtype, precision = stages.geometry, stages.dtype, stages.precision
+        chip = _chip(stages.context)
         if stages.result == "y":
             bias = rest[0] if stages.bias else None
-            return [
-                separable(x, kernel, weights, bias, geometry, stages.dtype, precision=precision)
-            ]
+            y = separable(x, kernel, weights, bias, geometry, dtype, chip=chip, precision=precision)
+            return [y]
         results = gradients(
-            x, kernel, weights, rest[0], geometry, bias=stages.bias, precision=precision
+            x, kernel, weights, rest[0], geometry, bias=stages.bias, chip=chip, precision=precision
         )
         return [result for result in results if result is not None]
+
+
+def _chip(context: Context) -> "Chip":
+    """Return what a program may use of the devices that it is lowered for."""
+    from flax_sepconv.ops.mosaic.plan import CHIPS, UNKNOWN
+
+    return CHIPS.get(context.device_kind or "", UNKNOWN)

@@ -6,6 +6,7 @@ tap loads what it meets. All positions in it are static: so the compiler sees wh
 does not concern, and computes the taps of one strip beside the matrix product of another.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -15,37 +16,96 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from flax_sepconv.ops.mosaic.plan import LANES, MEMORY, Plan
+from flax_sepconv.ops.mosaic.plan import LANES, Plan
 
 
-def specs(plan: Plan, width: int, length: int) -> list[pl.BlockSpec]:
-    """Return how programs (b, j) see an array (B, length, width): steps before, own, and after.
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """How a call's programs, in the order of its grid, go through what is to be done.
 
-    Indices stay within the array; what lies outside it is for `Block` to replace.
+    Attributes:
+        plan: how steps and channels are shared out.
+        batch: B, elements.
+        cores: that share the programs of each group of channels; each has as many, and the last one
+            may have one that finds nothing left.
     """
-    T, H = plan.steps, plan.halo
-    last, last_halo = (length - 1) // T, (length - 1) // H
 
-    def halo(index: Callable[[Any], Any]) -> pl.BlockSpec:
-        return pl.BlockSpec(
-            (None, H, width), lambda b, j: (b, jnp.clip(index(j), 0, last_halo), _zero())
-        )
+    plan: Plan
+    batch: int
+    cores: int = 1
 
-    return [
-        halo(lambda j: j * (T // H) - 1),
-        pl.BlockSpec((None, T, width), lambda b, j: (b, jnp.minimum(j, last), _zero())),
-        halo(lambda j: (j + 1) * (T // H)),
-    ]
+    @property
+    def each(self) -> int:
+        """Programs of a core for each group of channels."""
+        return -(-self.batch * self.plan.blocks // self.cores)
 
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Cores, groups of channels, and programs of each."""
+        return self.cores, self.plan.groups, self.each
 
-def own(plan: Plan, width: int) -> pl.BlockSpec:
-    """Return how programs (b, j) see their own steps of a result (B, L, width)."""
-    return pl.BlockSpec((None, plan.steps, width), lambda b, j: (b, j, _zero()))
+    @property
+    def is_even(self) -> bool:
+        """Whether every core has as much to do."""
+        return self.cores * self.each == self.batch * self.plan.blocks
 
+    def number(self, core: Any, i: Any) -> Any:
+        """Return which of all programs is a core's i-th one."""
+        return core * jnp.int32(self.each) + i
 
-def whole(*shape: int) -> pl.BlockSpec:
-    """Return how all programs see the same array."""
-    return pl.BlockSpec(shape, lambda b, j: (_zero(),) * len(shape))
+    def place(self, core: Any, i: Any) -> tuple[Any, Any]:
+        """Return the element of the batch and the block of steps of a core's i-th program."""
+        last = jnp.int32(self.batch * self.plan.blocks - 1)
+        blocks, number = jnp.int32(self.plan.blocks), jnp.minimum(self.number(core, i), last)
+        return lax.div(number, blocks), lax.rem(number, blocks)
+
+    def specs(self, width: int, length: int, grouped: bool = False) -> list[pl.BlockSpec]:
+        """Return how programs see an array (B, length, width): steps before, own, and after.
+
+        Indices stay within the array; what lies outside it is for `Block` to replace.
+        """
+        T, H = self.plan.steps, self.plan.halo
+        last, last_halo = (length - 1) // T, (length - 1) // H
+
+        def halo(index: Callable[[Any], Any]) -> pl.BlockSpec:
+            return self._spec(H, width, lambda j: jnp.clip(index(j), 0, last_halo), grouped)
+
+        return [
+            halo(lambda j: j * (T // H) - 1),
+            self._spec(T, width, lambda j: jnp.minimum(j, last), grouped),
+            halo(lambda j: (j + 1) * (T // H)),
+        ]
+
+    def own(self, width: int, grouped: bool = False) -> pl.BlockSpec:
+        """Return how programs see their own steps of a result (B, L, width)."""
+        return self._spec(self.plan.steps, width, lambda j: j, grouped)
+
+    def _spec(
+        self, steps: int, width: int, index: Callable[[Any], Any], grouped: bool
+    ) -> pl.BlockSpec:
+        """Return how programs see blocks of steps; where it is grouped, of their own channels."""
+
+        def at(core: Any, g: Any, i: Any) -> tuple[Any, Any, Any]:
+            b, j = self.place(core, i)
+            return b, index(j), g if grouped else _zero()
+
+        return pl.BlockSpec((None, steps, width // (self.plan.groups if grouped else 1)), at)
+
+    def kept(self, *shape: int, by_core: bool = False, axis: int | None = None) -> pl.BlockSpec:
+        """Return how programs see an array that stays on chip.
+
+        Args:
+            shape: of the array, or of each core's where it begins with an axis of these.
+            by_core: whether it does.
+            axis: of the channels, where programs see those of their group alone.
+        """
+        sizes = tuple(n // self.plan.groups if a == axis else n for a, n in enumerate(shape))
+
+        def at(core: Any, g: Any, i: Any) -> tuple[Any, ...]:
+            index = tuple(g if a == axis else _zero() for a in range(len(shape)))
+            return (core, *index) if by_core else index
+
+        return pl.BlockSpec((None,) * by_core + sizes, at, pipeline_mode=pl.Buffered(1))
 
 
 def _zero() -> jax.Array:
@@ -68,13 +128,14 @@ class Block:
     """The own steps of program j and its halos, out of an array of `length` steps.
 
     Args:
-        refs: what `specs` gives.
+        refs: what `Walk.specs` gives.
         plan: how steps are shared out.
         length: of the array; steps outside of it read zero.
+        j: which block of the array's steps it is.
     """
 
-    def __init__(self, refs: Sequence[Any], plan: Plan, length: int):
-        self.refs, self.plan, self.length = refs, plan, length
+    def __init__(self, refs: Sequence[Any], plan: Plan, length: int, j: Any):
+        self.refs, self.plan, self.length, self.j = refs, plan, length, j
         self.exact = plan.blocks * plan.steps <= length
 
     def strip(self, r: int) -> jax.Array:
@@ -90,7 +151,7 @@ class Block:
 
     def _clean(self, values: jax.Array, first: int) -> jax.Array:
         """Replace what is not in the array (and may be anything, NaN too) by zero."""
-        start = pl.program_id(1) * self.plan.steps + first
+        start = self.j * self.plan.steps + first
         steps = start + lax.broadcasted_iota(jnp.int32, (values.shape[0], 1), 0)
         inside = (steps >= 0) & (steps < self.length)
         return jnp.where(inside, values.astype(jnp.float32), 0.0).astype(values.dtype)
@@ -123,16 +184,28 @@ def call(
     results: Sequence[tuple[tuple[int, ...], Any, pl.BlockSpec]],
     scratch: Sequence[Any],
     *,
-    grid: tuple[int, int],
+    grid: tuple[int, int, int],
+    independent: int,
+    limit: int,
     name: str,
     interpret: bool,
-    sums: bool,
 ) -> list[jax.Array]:
-    """Run a kernel, program after program: with `sums`, those over all of them stay on chip.
+    """Run a kernel, program after program.
 
-    Without, a chip with two cores (v4, v5p) may divide the programs between them.
+    Args:
+        kernel: what a program does.
+        operands, in_specs: and how programs see them.
+        results: shapes and dtypes, and how programs see them.
+        scratch: what a program has on chip besides.
+        grid: of programs.
+        independent: the first so many axes of the grid, along which programs share nothing that
+            stays on chip: a chip with two cores (v4, v5p) divides these between them.
+        limit: bytes of memory on chip that the compiler may use.
+        name: of the kernel.
+        interpret: whether to run on CPU.
     """
-    semantics: Literal["arbitrary", "parallel"] = "arbitrary" if sums else "parallel"
+    semantics: list[Literal["arbitrary", "parallel"]] = ["parallel"] * independent
+    semantics += ["arbitrary"] * (len(grid) - independent)
     varying = jax.typeof(operands[0]).manual_axis_type
     made: list[jax.Array] = pl.pallas_call(
         kernel,
@@ -145,7 +218,7 @@ def call(
         out_specs=[spec for *_, spec in results],
         scratch_shapes=list(scratch),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=(semantics, semantics), vmem_limit_bytes=MEMORY + 4 * 2**20
+            dimension_semantics=tuple(semantics), vmem_limit_bytes=limit
         ),
         name=name,
         interpret=interpret,

@@ -5,22 +5,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 
 from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.mosaic.blocks import (
     Block,
+    Walk,
     call,
     columns,
     met,
-    own,
     padded,
     place,
     place_halos,
-    specs,
-    whole,
 )
-from flax_sepconv.ops.mosaic.plan import LANES, Plan, check, plan
+from flax_sepconv.ops.mosaic.plan import LANES, UNKNOWN, Chip, Plan, check, plan_output
 
 # Tiles of channels that are contracted at once: they fill a matrix unit of 256 x 256 (v6e).
 TOGETHER = 2
@@ -34,21 +33,25 @@ def separable(
     geometry: Geometry,
     dtype: DTypeLike,
     *,
+    chip: Chip = UNKNOWN,
     precision: lax.PrecisionLike = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Filter, then contract: (B, L, C), (K, C, 1), (C, F), (F,) -> (B, output_length, F).
 
     Raises:
-        NotImplementedError: for what `declines` names.
+        NotImplementedError: for what `declines` names, or does not fit on the chip.
     """
     check(geometry, x, kernel, weights)
     (B, _, C), F = x.shape, weights.shape[-1]
-    cut = plan(geometry, C, F, geometry.output_length)
+    cut = plan_output(geometry, C, F, x.dtype.itemsize, chip)
+    # Where they share unevenly, the last program is computed by two of them.
+    walk = Walk(cut, B, min(chip.cores, B * cut.blocks))
 
     def separable_output(*refs: Any) -> None:
         taps, w, *b, y, held = refs[3:]
-        block = Block(refs[:3], cut, geometry.length)
+        j = walk.place(pl.program_id(0), pl.program_id(2))[1]
+        block = Block(refs[:3], cut, geometry.length, j)
         place_halos(held, block)
         for r in range(cut.steps // cut.strip):
             place(held, cut.halo + r * cut.strip, block.strip(r))
@@ -67,20 +70,25 @@ def separable(
             y[r * cut.strip : (r + 1) * cut.strip, :] = total.astype(y.dtype)
 
     operands = [x, x, x, kernel[:, :, 0].astype(jnp.float32), weights]
-    in_specs = [*specs(cut, C, geometry.length), whole(*kernel.shape[:2]), whole(C, F)]
+    in_specs = [
+        *walk.specs(C, geometry.length),
+        walk.kept(*kernel.shape[:2]),
+        walk.kept(C, F),
+    ]
     if bias is not None:
         operands.append(bias.reshape(1, F).astype(jnp.float32))
-        in_specs.append(whole(1, F))
+        in_specs.append(walk.kept(1, F))
     (y,) = call(
         separable_output,
         operands,
         in_specs,
-        [((B, geometry.output_length, F), dtype, own(cut, F))],
+        [((B, geometry.output_length, F), dtype, walk.own(F))],
         [padded(cut, C)],
-        grid=(B, cut.blocks),
+        grid=walk.grid,
+        independent=3,
+        limit=chip.limit,
         name="separable_output",
         interpret=interpret,
-        sums=False,
     )
     return y
 
