@@ -1,5 +1,6 @@
 """A chunk of streams as one call: what it gives, its derivatives, and where it is none."""
 
+import contextlib
 import functools
 import re
 
@@ -105,6 +106,15 @@ def test_streams_of_steps(dtype, M, D, C, F, sizes):
         np.testing.assert_array_equal(state.history, x[:, 23 - D * (K - 1) :])
 
 
+@pytest.mark.parametrize("T", [1, 14])
+def test_a_step_without_a_bias(T):
+    x, *others, _ = started()
+    y, after = ops.separable_conv1d_step(x[:, :T], *others)
+    reference, expected = stock(x[:, :T], *others)
+    assert_close(y, reference)
+    np.testing.assert_array_equal(after.history, expected.history)
+
+
 def test_derivatives_of_both_results():
     """To the second order, by each operand alone and by all, with cotangents of both results."""
     arguments = started(C=4, F=3, K=3)
@@ -199,13 +209,14 @@ def test_exports_do_without_it():
     assert_close(y, stock(x, *others)[0])
 
 
-@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
-def test_divided_streams(kind):
+@pytest.mark.parametrize(("kind", "is_set"), [("Auto", False), ("Auto", True), ("Explicit", True)])
+def test_divided_streams(kind, is_set):
     n = jax.device_count()
     x, state, *weights = started(B=2 * n)
     mesh = jax.make_mesh((n,), ("d",), axis_types=(getattr(jax.sharding.AxisType, kind),))
-    with jax.set_mesh(mesh):
-        x, state = (jax.device_put(a, P("d")) for a in (x, state))
+    divided = jax.sharding.NamedSharding(mesh, P("d"))
+    with jax.set_mesh(mesh) if is_set else contextlib.nullcontext():
+        x, state = (jax.device_put(a, divided) for a in (x, state))
         y, after = jax.jit(ops.separable_conv1d_step)(x, state, *weights)
         assert y.sharding.spec[0] == after.history.sharding.spec[0] == "d"
     jax.tree.map(
