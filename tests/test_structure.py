@@ -42,6 +42,7 @@ LAYERS = {
         "ops.joint",
         "ops.reference",
         "ops.separable",
+        "ops.stepping",
         "ops.trimming",
         "ops.divided",
         "ops.state",

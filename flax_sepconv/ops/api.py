@@ -21,6 +21,7 @@ from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding, place
 from flax_sepconv.ops.state import StreamState, resolve_reset
+from flax_sepconv.ops.stepping import step
 
 
 def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
@@ -266,6 +267,10 @@ def separable_conv1d(
         initial_state=initial_state,
         return_state=return_state,
     )
+    if call.before is not None:
+        y, after = step(call.before, call.x, call.kernel, call.pointwise, call.stages)
+        y = call.unflatten(y)
+        return y if out_sharding is None else place(y, out_sharding), call.state_of(after)
     y = _compute(call, out_sharding)
     if not return_state:
         return y

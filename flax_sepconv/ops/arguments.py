@@ -16,6 +16,7 @@ from jax.typing import ArrayLike, DTypeLike
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops import state as state_lib
+from flax_sepconv.ops import stepping
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
@@ -151,7 +152,10 @@ class Call:
         pointwise: nothing; or w (1, C*M, F), and the bias (F,) where there is one.
         limits: what limits the rows, if they are.
         stages: what is to be computed of these.
-        state: behind x, laid out as the caller's arrays are; None without one before or behind.
+        before: (B, D*(K-1), C), the steps before x where these are no part of it: the call is a
+            `step`, whose `stages` are those of both; else None.
+        state: behind x, laid out as the caller's arrays are; None without one before or behind, and
+            where the call is a `step`, which gives it.
         ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
         batch: the batch dimensions.
         is_last: whether the caller's channels are the last axis.
@@ -164,6 +168,7 @@ class Call:
     pointwise: tuple[jax.Array, ...]
     limits: tuple[jax.Array, ...]
     stages: Stages
+    before: jax.Array | None
     state: StreamState | None
     ends: jax.Array | None
     batch: tuple[int, ...]
@@ -182,6 +187,10 @@ class Call:
         entries = [spec[i] if i < len(spec) else None for i in range(3)]
         batch, *others = map(names_of, entries)
         return batch, *(others if self.is_last else reversed(others))
+
+    def state_of(self, after: jax.Array) -> StreamState:
+        """Return the state that a `step` gives, laid out as the caller's arrays are."""
+        return state_lib.reshaped(StreamState(after), self.batch, self.is_last)
 
     def unflatten(self, y: jax.Array) -> jax.Array:
         """Restore the batch dimensions and the axis order of the caller's x."""
@@ -250,18 +259,28 @@ def bind(
             f"be a multiple of the number of devices, {shards.count}"
         )
     own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
-    state = None
+    before, state = None, None
+    pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
     if has_state:
         own = None if own is None else lengths_lib.possible(own, length)
         state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype)
         if initial_state is not None:
             state_lib.check("the state", initial_state, state, is_last)
             state = initial_state
-        before = state_lib.reshaped(state, rows.shape[:1], is_last)
-        state = state_lib.reshaped(state_lib.next_state(before, rows, own), batch, is_last)
-        if initial_state is not None:
-            rows, own = state_lib.with_history(before, rows, own)
-            geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
+        came = state_lib.reshaped(state, rows.shape[:1], is_last)
+        operands_of_step = (came.history, rows, kernel, *pointwise)
+        if (
+            (initial_state is not None and return_state and pointwise and own is None)
+            and (S == 1 and geometry.reach > 0 and dtype == x.dtype)
+            and stepping.steps(implementation, *operands_of_step)
+        ):
+            before, state = came.history, None
+            geometry = _geometry(geometry.reach + length, kernel.shape[0], S, D, "valid")
+        else:
+            state = state_lib.reshaped(state_lib.next_state(came, rows, own), batch, is_last)
+            if initial_state is not None:
+                rows, own = state_lib.with_history(came, rows, own)
+                geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
     kind: Limit = "whole"
     limits: tuple[jax.Array, ...] = ()
     ends = None
@@ -278,10 +297,11 @@ def bind(
         kind, limits = "lengths", (own,)
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
-    pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
     bias = len(pointwise) == 2
     stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
-    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last, shards)
+    return Call(
+        rows, kernel, pointwise, limits, stages, before, state, ends, batch, is_last, shards
+    )
 
 
 def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:

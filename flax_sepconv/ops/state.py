@@ -20,7 +20,7 @@ from flax_sepconv.ops.primitives import compiled
 from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 
 
-class StreamState(struct.PyTreeNode):
+class StreamState(struct.PyTreeNode, init=False):
     """What is remembered of each stream of a batch. A pytree: carry it through `jit` and `scan`.
 
     Attributes:
@@ -40,6 +40,23 @@ class StreamState(struct.PyTreeNode):
     phase: jax.Array | None = None
     steps: jax.Array | None = None
     strides: int = struct.field(pytree_node=False, default=1)
+
+    def __init__(
+        self,
+        history: jax.Array,
+        phase: jax.Array | None = None,
+        steps: jax.Array | None = None,
+        strides: int = 1,
+    ) -> None:
+        # A compiled step makes one in each call: what is as it is in the class is not set again.
+        put = object.__setattr__
+        put(self, "history", history)
+        if phase is not None:
+            put(self, "phase", phase)
+        if steps is not None:
+            put(self, "steps", steps)
+        if strides != 1:
+            put(self, "strides", strides)
 
     def reset(self, where: ArrayLike) -> "StreamState":
         """Begin the streams anew of which `where`, (...,) bool, is True."""

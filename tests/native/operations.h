@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -56,6 +57,47 @@ std::vector<Operation<T, R>> contractions(const Problem& p, Contractions<T, R> K
                       Contraction::kKernelGradient)};
 }
 
+// Rows whose last steps are a chunk of causal streams, of few steps or some, by a problem's shape.
+inline Problem chunk_of(Problem p) {
+  p.output_length = 1 + (p.output_length - 1) % 12;
+  p.length = p.output_length + (p.taps - 1) * p.dilation;
+  p.stride = 1;
+  p.pad_low = 0;
+  return p;
+}
+
+// A chunk of streams, from the steps before it, which with it are the rows that define the results.
+template <typename T>
+Operation<T, T> separable_step(const Problem& problem, std::int64_t filters, bool has_bias,
+                               double between, Separable<T> Kernels::*types) {
+  const Problem p = chunk_of(problem);
+  const Shape before{p.batch, p.length - p.output_length, p.channels};
+  const Shape x{p.batch, p.output_length, p.channels}, k{1, p.taps, p.lanes()};
+  const Shape weights{1, p.lanes(), filters}, bias{1, 1, has_bias ? filters : 0};
+  return {
+      "separable step", {before, x, k, weights, bias}, {{p.batch, p.output_length, filters}, before},
+      [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
+        (kernels.*types).step(p, in[0], in[1], in[2], {in[3], in[4], filters}, out[0], out[1], pool);
+      },
+      [=](auto& in, bool padding) {
+        Values rows;
+        Sums after;
+        for (std::int64_t b = 0; b < p.batch; ++b) {
+          for (const auto& [values, shape] : {std::pair(&in[0], before), std::pair(&in[1], x)}) {
+            const auto first = values->begin() + b * shape.rows * shape.columns;
+            rows.insert(rows.end(), first, first + shape.rows * shape.columns);
+          }
+          for (auto value = rows.end() - before.rows * before.columns; value != rows.end(); ++value) {
+            after.emplace_back();
+            after.back().add(*value);
+          }
+        }
+        const Sums h = contract(Contraction::kOutput, p, rows, in[2], padding);
+        return std::vector<Sums>{pointwise(h, in[3], in[4], p.lanes(), filters), after};
+      },
+      between};
+}
+
 // Both stages, and their gradients, of which bits of `wanted` tell: x, k, the weights (with the bias,
 // where there is one).
 template <typename T>
@@ -95,7 +137,7 @@ std::vector<Operation<T, T>> separable(const Problem& p, std::int64_t filters, b
                                  bias_gradient(in[3], filters)};
       },
       between};
-  return {output, gradients};
+  return {output, separable_step<T>(p, filters, has_bias, between, types), gradients};
 }
 
 }  // namespace sepconv::testing

@@ -223,13 +223,14 @@ void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchd
 }
 
 // Shapes that random ones seldom are: large weights for few rows, several ranges of lanes, chunks
-// within an example, and results that are written past the caches.
+// within an example, results that are written past the caches, and a chunk of streams that is shared.
 void check_wide(const std::vector<const Kernels*>& sets, Pools& pools, Watchdog& watchdog,
                 Tally& tally) {
   Check({1, 37, 431, 1, 4, 1, 1, 3, 37}, 333, sets, pools, watchdog, tally);
   Check({3, 11, 95, 3, 3, 1, 1, 1, 11}, 520, sets, pools, watchdog, tally);
   Check({1, 2100, 5, 1, 40, 1, 2, 39, 2100}, 9, sets, pools, watchdog, tally);
   Check({2, 700, 301, 1, 3, 1, 1, 1, 700}, 3, sets, pools, watchdog, tally);
+  Check({5, 38, 260, 1, 31, 1, 1, 0, 8}, 520, sets, pools, watchdog, tally);
 }
 
 // A lack of memory in some items reaches the caller, after all items, in whatever thread they ran.

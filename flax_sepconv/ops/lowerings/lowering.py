@@ -25,6 +25,7 @@ class Lowering:
         is_traced: whether, where it is named, what it does stands in the program that JAX traces,
             in XLA's own operations, for tools that look for these; JAX differentiates them then.
         stages: the results of both stages that `separable` computes, under the same limits.
+        has_step: whether it has the method `step`.
     """
 
     version: int = 1
@@ -32,6 +33,7 @@ class Lowering:
     is_portable: bool = False
     is_traced: bool = False
     stages: frozenset[StagesResult] = frozenset()
+    has_step: bool = False
 
     def declines(self, context: Context) -> str | None:
         """Say why it cannot run in a program, or None."""
@@ -71,4 +73,18 @@ class Lowering:
 
     def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute a result of both stages together."""
+        raise NotImplementedError
+
+    def step(self, stages: Stages, before: Array, x: Array, *weights: Array) -> list[Array]:
+        """Compute the output of a chunk of streams, and the steps that the next one needs.
+
+        Args:
+            stages: of the steps before the chunk and those of it, as one row.
+            before: (B, D*(K-1), C).
+            x: (B, T, C), the chunk.
+            weights: (K, C, M), (C*M, F), and the bias (F,) where there is one.
+
+        Returns:
+            (B, T, F) and (B, D*(K-1), C).
+        """
         raise NotImplementedError

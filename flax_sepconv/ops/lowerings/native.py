@@ -38,6 +38,7 @@ class Native(Lowering):
 
     limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
     stages: frozenset[StagesResult] = frozenset(get_args(StagesResult))
+    has_step: bool = True
     version: int = 2
 
     def declines(self, context: Context) -> str | None:
@@ -94,6 +95,19 @@ class Native(Lowering):
         operands = x, kernel, w, rest[-1], *limits
         found = native.call("separable_gradients", types, geometry, stages.limits, operands)
         return [array for array, shape in zip(found, shapes, strict=True) if shape != (0,)]
+
+    def step(self, stages: Stages, before: Array, x: Array, *weights: Array) -> list[Array]:
+        """Compute a chunk's output and the steps behind it by one call."""
+        kernel, w, *bias = weights
+        rows, filters = (x.shape[0], x.shape[1]), w.shape[-1]
+        K, J = kernel.shape[0], kernel.shape[1] * kernel.shape[2]
+        kernel = _counted(kernel, rows, J, K + filters, filters if stages.bias else 0)
+        out = tuple(
+            whole_type(x, shape, stages.dtype) for shape in ((*rows, filters), before.shape)
+        )
+        (b,) = bias or (jnp.zeros(0, stages.dtype),)
+        y, after = native.step(out, stages.geometry.dilation, (before, x, kernel, w, b))
+        return [y, after]
 
 
 def _counted(kernel: Array, rows: tuple[int, int], lanes: int, products: int, sums: int) -> Array:

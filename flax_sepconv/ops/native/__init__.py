@@ -63,6 +63,12 @@ def call(
     )
 
 
+def step(out: Any, dilation: int, operands: Sequence[jax.Array]) -> Any:
+    """Call the kernel of a chunk of streams: the steps before it, the chunk, k, w and the bias."""
+    kernel: Callable[..., Any] = jax.ffi.ffi_call("flax_sepconv_separable_step", out)
+    return kernel(*operands, dilation=np.int64(dilation))
+
+
 def zero_tails(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Set what lies behind the ends to zero, in place where XLA lets go of x: (B, L, C), (B,)."""
     out = result_type("zero_tails", (x,), x.shape, x.dtype)

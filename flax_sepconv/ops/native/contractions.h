@@ -50,6 +50,14 @@ void separable_output(const Problem& p, const T* x, const T* k, const Pointwise<
       .run(y, pool);
 }
 
+#include "stream.h"
+
+template <typename T>
+void separable_step(const Problem& p, const T* before, const T* x, const T* k,
+                    const Pointwise<const T*>& w, T* y, T* after, Pool& pool) {
+  Stream<T>(p, before, x, k, w, y, after).run(pool);
+}
+
 template <typename T>
 void separable_gradients(const Problem& p, const Separated<const T*>& in, const T* y,
                          const Separated<T*>& out, Pool& pool) {
@@ -61,7 +69,7 @@ constexpr Contractions<T, R> kContractions = {output<T, R>, input_gradient<T, R>
                                               kernel_gradient<T, R>};
 
 template <typename T>
-constexpr Separable<T> kSeparable = {separable_output<T>, separable_gradients<T>};
+constexpr Separable<T> kSeparable = {separable_output<T>, separable_step<T>, separable_gradients<T>};
 
 #if defined(SEPCONV_NAME)
 constexpr Kernels kKernels = {SEPCONV_NAME,

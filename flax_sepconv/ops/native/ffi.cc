@@ -205,6 +205,38 @@ ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w
       });
 }
 
+// A chunk x of causal streams, the steps before it and after it.
+ffi::Error SeparableStep(ffi::ThreadPool threads, Buffer before, Buffer x, Buffer k, Buffer w,
+                         Buffer bias, Result y, Result after, std::int64_t dilation) {
+  const auto a = before.dimensions(), b = x.dimensions(), c = k.dimensions(), d = w.dimensions();
+  if (a.size() != 3 || b.size() != 3 || c.size() != 3 || d.size() != 2 || dilation < 1 ||
+      a[0] != b[0] || a[2] != b[2] || b[2] != c[1] || c[0] < 1 || a[1] != (c[0] - 1) * dilation ||
+      d[0] != c[1] * c[2] || count(*after) != count(before) || count(*y) != b[0] * b[1] * d[1] ||
+      (count(bias) != 0 && count(bias) != d[1]) || count(x) == 0 || count(w) == 0)
+    return wrong_shapes();
+  const auto type = x.element_type();
+  for (const Buffer& other : {before, k, w, bias, *y, *after})
+    if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
+  const Problem problem{b[0], a[1] + b[1], b[2], c[2], c[0], 1, dilation, 0, b[1]};
+  XlaPool pool(threads);
+  const auto run = [&](const auto& kernels, auto zero) {
+    using T = decltype(zero);
+    kernels.step(problem, data<T>(before), data<T>(x), data<T>(k),
+                 {data<T>(w), data<T>(bias), d[1]}, data<T>(*y), data<T>(*after), pool);
+    return ffi::Error::Success();
+  };
+  const Kernels& kernels = best_kernels();
+  try {
+    if (type == ffi::F32) return run(kernels.separable_f32, float());
+    if (type == ffi::F64) return run(kernels.separable_f64, double());
+    if (type == ffi::BF16) return run(kernels.separable_bf16, bfloat16());
+    if (type == ffi::F16) return run(kernels.separable_f16, float16());
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+  return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
+}
+
 // Those of the gradients that are wanted; the others are empty.
 ffi::Error SeparableGradients(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer y,
                               Limited limits, Result dx, Result dk, Result dw, Result dbias,
@@ -281,6 +313,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput,
                               sepconv::call<4>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_step, sepconv::SeparableStep,
+                              sepconv::operands<5>()
+                                  .Ret<sepconv::Buffer>()
+                                  .Ret<sepconv::Buffer>()
+                                  .Attr<std::int64_t>("dilation"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_gradients, sepconv::SeparableGradients,
                               sepconv::call<4>()
                                   .Ret<sepconv::Buffer>()

@@ -26,6 +26,7 @@ TARGETS = (
     "input_gradient",
     "kernel_gradient",
     "separable_output",
+    "separable_step",
     "separable_gradients",
     "zero_tails",
 )

@@ -66,6 +66,11 @@ template <typename T>
 struct Separable {
   // y (batch, output_length, filters) = h weights + bias
   void (*output)(const Problem&, const T* x, const T* k, const Pointwise<const T*>& w, T* y, Pool&);
+  // The same for a chunk of causal streams: of the problem's rows (batch, length, channels) the last
+  // `output_length` are x and the others came before. Those that the next chunk needs, as many, are
+  // the result `after`. The stride is 1, and there is no padding.
+  void (*step)(const Problem&, const T* before, const T* x, const T* k, const Pointwise<const T*>& w,
+               T* y, T* after, Pool&);
   // How the sum over all of (h weights + bias) y moves with each. The bias itself is not looked at.
   void (*gradients)(const Problem&, const Separated<const T*>& in, const T* y,
                     const Separated<T*>& out, Pool&);
