@@ -1,8 +1,19 @@
 // Output and input gradient: both correlate the rows of an operand with the taps.
 
-// Up to this many taps, or for fewer positions than a tile has, the rows are read where they lie: a
-// panel costs more than it saves.
-constexpr std::int64_t kDirectTaps = 8;
+// Whether rows, `step` elements from one to the next, had better be read where they lie: a panel of
+// them costs more than it saves. With more than a few taps that is so if at most one in so many
+// positions meets an end of the rows, for those are computed one by one, and if the rows of a tile do
+// not compete too often for the same lines of the first cache, where each set has one in 4096 bytes.
+template <typename A>
+bool is_read_in_place(const Schedule& schedule, std::int64_t taps, std::int64_t step) {
+  constexpr std::int64_t few_taps = 8, positions_per_edge = 6, page = 4096, competition = 256;
+  if (taps <= few_taps) return true;
+  const std::int64_t first = schedule.interior_first(0), last = schedule.interior_last(schedule.rows);
+  const std::int64_t edges = schedule.positions - std::max<std::int64_t>(0, last - first);
+  const std::int64_t bytes = schedule.row_step * step * static_cast<std::int64_t>(sizeof(A));
+  const std::int64_t in_a_set = (taps + kPositions) * std::gcd(bytes, page) / page;
+  return edges * positions_per_edge <= schedule.positions && taps * in_a_set <= competition;
+}
 
 // `count` taps, `step` from one to the next; each is a row of lanes.
 template <typename T>
@@ -28,7 +39,8 @@ class Correlation {
         lanes_(in.lanes()), fold_(fold) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
     direct_ = is_all<A, T, R, K> && in.repeats == 1 && out_repeats == 1 && fold_ == 1 &&
-              lanes_ >= kWidth<A> && (taps_ <= kDirectTaps || schedule.positions < kPositions);
+              lanes_ >= kWidth<A> &&
+              (schedule.positions < kPositions || is_read_in_place<A>(schedule, taps_, in.step));
     const std::int64_t repeats = std::max(in.repeats, out_repeats);
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
     block_ = std::min(block_positions(schedule.classes, positions), schedule.positions);

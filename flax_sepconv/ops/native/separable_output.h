@@ -4,8 +4,11 @@
 // panel, where these have at least so many: packing them first would take as long as a pass more.
 constexpr std::int64_t kWholeHidden = 1 << 23;
 constexpr std::int64_t kLargeWeights = 1 << 19;
-// Results of more bytes than these leave the caches before anyone reads them.
-constexpr std::int64_t kStreamedBytes = 1 << 24;
+// Results of more bytes than these for each thread, its share of the last cache, leave the caches
+// before anyone reads them.
+constexpr std::int64_t kStreamedBytes = 1 << 21;
+// Up to so many bytes of weights are packed before others have come to help.
+constexpr std::int64_t kPackedAlone = 1 << 16;
 
 template <typename T>
 class SeparableOutput {
@@ -141,18 +144,23 @@ class SeparableOutput {
     const Scratch packed(sizeof(P) * panels * panel_size()), starts(sizeof(A) * panels * kPanel<P>);
     P* const weights = static_cast<P*>(packed.data());
     A* const start = static_cast<A*>(starts.data());
-    parallel_for(pool, panels, 0, [&](std::int64_t p, void*) {
+    const auto pack = [&](std::int64_t p, void*) {
       const std::int64_t f = p * kPanel<P>, columns = std::min(kPanel<P>, w_.filters - f);
       pack_columns(w_.weights + f, w_.filters, hidden_.lanes, columns, weights + p * panel_size());
       start_of(p, start + f);
-    });
+    };
+    if (panels * panel_size() * static_cast<std::int64_t>(sizeof(P)) <= kPackedAlone)
+      for (std::int64_t p = 0; p < panels; ++p) pack(p, nullptr);
+    else
+      parallel_for(pool, panels, 0, pack);
     const std::int64_t blocks = correlation_.blocks(), threads = pool.threads();
+    const Write write = write_of(y, threads);
     parallel_for(pool, hidden_.groups() * blocks, hidden_.scratch_bytes() + sizeof(A) * spill_size(),
                  [&](std::int64_t item, void* scratch) {
                    // Likely the next item of this thread.
                    const std::int64_t next = item + threads;
                    block(item / blocks, item % blocks, next / blocks, next % blocks, weights, start,
-                         y, scratch);
+                         y, write, scratch);
                  });
   }
 
@@ -164,14 +172,13 @@ class SeparableOutput {
   }
 
   void block(std::int64_t group, std::int64_t block, std::int64_t next_group,
-             std::int64_t next_block, const P* weights, const A* starts, T* y,
+             std::int64_t next_block, const P* weights, const A* starts, T* y, Write write,
              void* scratch) const {
     const std::int64_t lanes = hidden_.lanes, filters = w_.filters, step = hidden_.step();
     const std::int64_t most = hidden_.most(group, block);
     if (most == 0) return;
     A* const spill = static_cast<A*>(scratch);
     A* const panels = spill + spill_size();
-    const Write write = write_of(y);
     H* const h = reinterpret_cast<H*>(panels + correlation_.scratch_bytes() / sizeof(A));
     hidden_.compute(group, block, most, h, panels);
     // Examples whose rows of y follow one another are one product.
@@ -193,13 +200,13 @@ class SeparableOutput {
     if (write == Write::kStreamed) end_of_streams();
   }
 
-  Write write_of(const T* y) const {
+  Write write_of(const T* y, std::int64_t threads) const {
     const std::int64_t bytes = hidden_.batch * hidden_.positions * w_.filters * sizeof(T);
     constexpr std::int64_t line = sizeof(Vector<A>);
     const bool fits = kCanStream && (is_all<T, float> || rounds<T>) && hidden_.lanes <= kDepth &&
                       w_.filters * sizeof(T) % line == 0 &&
                       reinterpret_cast<std::uintptr_t>(y) % line == 0;
-    return fits && bytes >= kStreamedBytes ? Write::kStreamed : Write::kCached;
+    return fits && bytes >= threads * kStreamedBytes ? Write::kStreamed : Write::kCached;
   }
 
   const Schedule& schedule_;

@@ -15,7 +15,8 @@ class TapSums {
       : schedule_(schedule), x_(x), taps_(taps), lanes_(x.lanes()), fold_(fold), block_(block) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / x.repeats, 1) * x.repeats);
-    direct_ = is_all<A, X, Y> && x.repeats == 1 && fold_ == 1 && taps <= kDirectTaps;
+    direct_ = is_all<A, X, Y> && x.repeats == 1 && fold_ == 1 &&
+              is_read_in_place<A>(schedule, taps, x.step);
   }
 
   // Lanes that are computed together.
