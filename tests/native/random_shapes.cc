@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "instruction_sets.h"
 #include "limited_batches.h"
 #include "operations.h"
 #include "pools.h"
@@ -254,13 +255,9 @@ void check_lack_of_memory(ThreadPool& pool, Watchdog& watchdog) {
 }
 
 int run(std::int64_t problems, std::uint64_t first_seed) {
-  std::vector<const Kernels*> sets;
+  const std::vector<const Kernels*> sets = all_kernels();
   std::string names;
-  for (const Kernels* set : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(), baseline_kernels()}) {
-    if (set == nullptr) continue;
-    sets.push_back(set);
-    names += std::string(names.empty() ? "" : ", ") + set->name;
-  }
+  for (const Kernels* set : sets) names += std::string(names.empty() ? "" : ", ") + set->name;
   Tally tally;
   Pools pools;
   Watchdog watchdog;

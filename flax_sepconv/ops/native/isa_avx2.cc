@@ -1,5 +1,6 @@
 // The contractions for x86-64 with AVX2.
 #include "common.h"
+#include "instruction_sets.h"
 
 #if defined(__x86_64__)
 

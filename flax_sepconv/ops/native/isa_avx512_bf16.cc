@@ -1,6 +1,7 @@
 // Both stages in bfloat16 for x86-64 with AVX-512 and its instruction that adds products of pairs;
 // all else as with AVX-512.
 #include "common.h"
+#include "instruction_sets.h"
 
 #if defined(__x86_64__)
 
