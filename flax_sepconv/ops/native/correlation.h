@@ -27,8 +27,9 @@ class Correlation {
       : schedule_(schedule), in_(in), kernel_(kernel), taps_(kernel.count), batch_(batch),
         lanes_(in.lanes()), fold_(fold) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
-    direct_ = is_all<A, T, R, K> && in.repeats == 1 && out_repeats == 1 && fold_ == 1 &&
-              lanes_ >= kWidth<A> && (taps_ <= kDirectTaps || schedule.positions < kPositions);
+    direct_ = kMayBeDirect && in.repeats == 1 && out_repeats == 1 && fold_ == 1 &&
+              lanes_ >= kWidth<A> &&
+              (taps_ <= kDirectTaps || (!kWidensTaps && schedule.positions < kPositions));
     const std::int64_t repeats = std::max(in.repeats, out_repeats);
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
     block_ = std::min(block_positions(schedule.classes, positions), schedule.positions);
@@ -41,6 +42,7 @@ class Correlation {
   std::int64_t blocks() const { return ceil_div(schedule_.positions, block_); }
 
   std::size_t scratch_bytes() const {
+    if (direct_) return kWidensTaps ? sizeof(A) * taps_ * lanes_ : 0;
     const std::int64_t width = padded_width<A>(fold_ * strip_);
     return sizeof(A) * width * (taps_ + block_ + schedule_.rows_met(block_));
   }
@@ -73,23 +75,39 @@ class Correlation {
     const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
     const auto [first, last] = out.cut(batch, fold, from, to);
     if (first >= last) return;
-    if constexpr (is_all<A, T, R, K>) {
-      if (direct_)
+    if constexpr (kMayBeDirect) {
+      if (direct_) {
+        const Taps<A> taps = widened_taps(scratch);
         return schedule_.each_part(in_.first(batch), in_.end(batch), first, last,
                                    [&](std::int64_t low, std::int64_t high) {
-                                     direct(batch, low, high, out);
+                                     direct(batch, low, high, out, taps);
                                    });
+      }
     }
     for (std::int64_t lane = 0; lane < lanes_; lane += strip_)
       by_panel({batch, fold, lane, std::min(strip_, lanes_ - lane)}, first, last, out, scratch);
   }
 
  private:
+  static constexpr bool kMayBeDirect = passes_quickly<T> && passes_quickly<R>;
+  static constexpr bool kWidensTaps = !std::is_same_v<A, K>;
+
+  // The taps in the type of the sums: where they lie, or copied.
+  Taps<A> widened_taps([[maybe_unused]] A* scratch) const {
+    if constexpr (!kWidensTaps) {
+      return kernel_;
+    } else {
+      for (std::int64_t t = 0; t < taps_; ++t)
+        convert_row(kernel_.data + t * kernel_.step, scratch + t * lanes_, lanes_);
+      return {scratch, taps_, lanes_};
+    }
+  }
+
   // All lanes of positions [first, last): one, or some of the interior.
-  void direct(std::int64_t batch, std::int64_t first, std::int64_t last,
-              const Rows<R>& out) const {
+  void direct(std::int64_t batch, std::int64_t first, std::int64_t last, const Rows<R>& out,
+              const Taps<A>& taps) const {
     const std::int64_t shift = in_.first(batch), end = in_.end(batch);
-    const A* in = in_.row(batch, shift);
+    const T* in = in_.row(batch, shift);
     std::vector<TapRun<A>> runs;
     Coming<T> nothing;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
@@ -98,8 +116,8 @@ class Correlation {
         const std::int64_t at = (position - i) / schedule_.classes;
         const Run run = schedule_.trimmed(whole, at, count, shift, end);
         if (run.count > 0)
-          runs.push_back({(run.row - shift) * in_.step, kernel_.data + run.tap * kernel_.step,
-                          run.tap_step * kernel_.step, run.count});
+          runs.push_back({(run.row - shift) * in_.step, taps.data + run.tap * taps.step,
+                          run.tap_step * taps.step, run.count});
       }
       tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
             schedule_.classes * out.step, count, lanes_, nothing);
@@ -171,7 +189,8 @@ class Correlation {
   }
 
   // `count` positions of one class, `lanes` lanes.
-  static void tiles(const A* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, A* out,
+  template <typename X, typename Y>
+  static void tiles(const X* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, Y* out,
                     std::int64_t out_step, std::int64_t count, std::int64_t lanes, Coming<T>& coming) {
     constexpr std::int64_t wide = kVectors * kWidth<A>;
     const int n = static_cast<int>(runs.size());
