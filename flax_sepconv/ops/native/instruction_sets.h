@@ -13,13 +13,14 @@ namespace sepconv {
 const Kernels* avx512_bf16_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
+const Kernels* neon_bf16_kernels();
 const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
 
 // Those that this processor runs, the fastest first.
 inline std::vector<const Kernels*> all_kernels() {
   std::vector<const Kernels*> all;
-  for (const Kernels* kernels :
-       {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(), baseline_kernels()})
+  for (const Kernels* kernels : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(),
+                                 neon_bf16_kernels(), baseline_kernels()})
     if (kernels != nullptr) all.push_back(kernels);
   return all;
 }

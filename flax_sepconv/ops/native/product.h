@@ -1,6 +1,6 @@
 // Matrix products of blocks that lie in the caches.
 
-#if SEPCONV_VECTOR_BYTES == 64
+#if SEPCONV_VECTOR_BYTES == 64 || defined(__aarch64__)  // They have 32 registers.
 constexpr int kTileRows = 8;
 #else
 constexpr int kTileRows = 6;

@@ -26,7 +26,10 @@ SEPCONV_INLINE typename Several<N>::halves first_of(V v) {
 // As `convert` rounds.
 template <int N>
 SEPCONV_INLINE typename Several<N>::halves rounded(typename Several<N>::floats v, bfloat16) {
-#if defined(SEPCONV_ROUND_BFLOAT16)
+#if defined(SEPCONV_ROUND_BFLOAT16) && defined(__aarch64__)
+  static_assert(N == 4);
+  return first_of<N>(vcvt_bf16_f32(v));
+#elif defined(SEPCONV_ROUND_BFLOAT16)
   if constexpr (N == 16) return first_of<N>(_mm512_cvtneps_pbh(bits_of<__m512>(v)));
   if constexpr (N == 8) return first_of<N>(_mm256_cvtneps_pbh(bits_of<__m256>(v)));
   if constexpr (N == 4) return first_of<N>(_mm_cvtneps_pbh(bits_of<__m128>(v)));
