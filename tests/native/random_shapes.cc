@@ -4,7 +4,9 @@
 //
 // Each problem is computed by every instruction set of this processor, for all types, with pools of
 // every temper; all operands and results lie in heap memory of exactly their size. Built with
-// sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats.
+// sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats. From
+// another seed than 1 on, random problems are all: what else there is (wide shapes, calls on all
+// threads, a lack of memory) takes too long under emulation.
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -261,9 +263,11 @@ int run(std::int64_t problems, std::uint64_t first_seed) {
   Tally tally;
   Pools pools;
   Watchdog watchdog;
-  check_threads(sets, pools, watchdog, tally);
-  check_lack_of_memory(pools.seven, watchdog);
-  check_wide(sets, pools, watchdog, tally);
+  if (first_seed <= 1) {
+    check_threads(sets, pools, watchdog, tally);
+    check_lack_of_memory(pools.seven, watchdog);
+    check_wide(sets, pools, watchdog, tally);
+  }
   for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed) {
     check_limited(seed, sets, pools.one, pools.seven, watchdog);
     Check(seed, sets, pools, watchdog, tally);
