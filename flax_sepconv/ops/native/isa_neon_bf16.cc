@@ -24,8 +24,9 @@
 namespace sepconv::neon_bf16 {
 #define SEPCONV_VECTOR_BYTES 16
 #define SEPCONV_VECTORS 2
-#define SEPCONV_BF16_PAIRS(sums, a, b)                                         \
-  sums = vbfdotq_f32(sums, vreinterpretq_bf16_u32(vdupq_n_u32(a)), vreinterpretq_bf16_u32(b))
+#define SEPCONV_BF16_PAIRS(sums, a, b)                       \
+  sums = vbfdotq_lane_f32(sums, vreinterpretq_bf16_u32(b),   \
+                          vreinterpret_bf16_u64(vcreate_u64(a)), 0)
 #define SEPCONV_ROUND_BFLOAT16
 #include "contractions.h"
 }  // namespace sepconv::neon_bf16
