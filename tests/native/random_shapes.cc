@@ -4,7 +4,9 @@
 //
 // Each problem is computed by every instruction set of this processor, for all types, with pools of
 // every temper; all operands and results lie in heap memory of exactly their size. Built with
-// sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats.
+// sanitizers by `make sanitize`. Stops at the first mismatch, which `random_shapes 1 SEED` repeats. From
+// another seed than 1 on, random problems are all: what else there is (wide shapes, calls on all
+// threads, a lack of memory) takes too long under emulation.
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -17,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "instruction_sets.h"
 #include "limited_batches.h"
 #include "operations.h"
 #include "pools.h"
@@ -255,19 +258,17 @@ void check_lack_of_memory(ThreadPool& pool, Watchdog& watchdog) {
 }
 
 int run(std::int64_t problems, std::uint64_t first_seed) {
-  std::vector<const Kernels*> sets;
+  const std::vector<const Kernels*> sets = all_kernels();
   std::string names;
-  for (const Kernels* set : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(), baseline_kernels()}) {
-    if (set == nullptr) continue;
-    sets.push_back(set);
-    names += std::string(names.empty() ? "" : ", ") + set->name;
-  }
+  for (const Kernels* set : sets) names += std::string(names.empty() ? "" : ", ") + set->name;
   Tally tally;
   Pools pools;
   Watchdog watchdog;
-  check_threads(sets, pools, watchdog, tally);
-  check_lack_of_memory(pools.seven, watchdog);
-  check_wide(sets, pools, watchdog, tally);
+  if (first_seed <= 1) {
+    check_threads(sets, pools, watchdog, tally);
+    check_lack_of_memory(pools.seven, watchdog);
+    check_wide(sets, pools, watchdog, tally);
+  }
   for (std::uint64_t seed = first_seed; seed < first_seed + problems; ++seed) {
     check_limited(seed, sets, pools.one, pools.seven, watchdog);
     Check(seed, sets, pools, watchdog, tally);

@@ -75,6 +75,35 @@ def test_registration_can_be_repeated():
     assert library.register() is None
 
 
+@pytest.mark.skipif(native.ABSENCE is not None, reason=str(native.ABSENCE))
+@pytest.mark.parametrize("name", ["baseline", "neon99"])
+def test_the_environment_names_the_instruction_set(name):
+    """In a process of its own: the choice is made once."""
+    program = """
+        import jax.numpy as jnp
+        import flax_sepconv as fsc
+        from flax_sepconv.ops.choices.devices import kind_of
+        x, k, p = jnp.ones((2, 9, 3)), jnp.ones((3, 3, 1)), jnp.ones((1, 3, 2))
+        y = fsc.ops.separable_conv1d(x, k, p, implementation="native")
+        assert (y == 9).all(), y
+        print(kind_of("cpu", None))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        env=os.environ | {library.VARIABLE: name, "JAX_PLATFORMS": "cpu"},
+        cwd=PACKAGE.parent,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if name in library.instruction_sets():
+        assert result.stdout == f"cpu-{name}\n", result.stderr
+    else:
+        assert result.returncode == 1
+        assert f"got '{name}'" in result.stderr
+        assert ", ".join(library.instruction_sets()) in result.stderr
+
+
 def build(path, version, targets):
     """Build a library that has some of the handlers, compiled for a version of XLA's interface."""
     headers = path.parent / "include"

@@ -39,7 +39,7 @@ class Native(Lowering):
     limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
     stages: frozenset[StagesResult] = frozenset(get_args(StagesResult))
     has_step: bool = True
-    version: int = 2
+    version: int = 3
 
     def declines(self, context: Context) -> str | None:
         """Say why it cannot run in a program, or None."""

@@ -1,6 +1,7 @@
 // One instruction set's contractions; included in its namespace.
 
 #include "vector.h"
+#include "sixteen_bits.h"
 #include "tiles.h"
 #include "panels.h"
 #include "correlation.h"

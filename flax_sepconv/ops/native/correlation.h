@@ -1,13 +1,15 @@
 // Output and input gradient: both correlate the rows of an operand with the taps.
 
-// Whether rows, `step` elements from one to the next, had better be read where they lie: a panel of
-// them costs more than it saves. With more than a few taps that is so if at most one in so many
-// positions meets an end of the rows, for those are computed one by one, and if the rows of a tile do
-// not compete too often for the same lines of the first cache, where each set has one in 4096 bytes.
+// Up to this many taps, rows are read where they lie: a panel of them costs more than it saves.
+constexpr std::int64_t kFewTaps = 8;
+
+// Whether that is so with more taps, for rows of type A, `step` elements from one to the next: if at
+// most one in so many positions meets an end of the rows, for those are computed one by one, and if
+// the rows of a tile do not compete too often for the same lines of the first cache, where each set
+// has one in 4096 bytes.
 template <typename A>
 bool is_read_in_place(const Schedule& schedule, std::int64_t taps, std::int64_t step) {
-  constexpr std::int64_t few_taps = 8, positions_per_edge = 6, page = 4096, competition = 256;
-  if (taps <= few_taps) return true;
+  constexpr std::int64_t positions_per_edge = 6, page = 4096, competition = 256;
   const std::int64_t first = schedule.interior_first(0), last = schedule.interior_last(schedule.rows);
   const std::int64_t edges = schedule.positions - std::max<std::int64_t>(0, last - first);
   const std::int64_t bytes = schedule.row_step * step * static_cast<std::int64_t>(sizeof(A));
@@ -38,9 +40,11 @@ class Correlation {
       : schedule_(schedule), in_(in), kernel_(kernel), taps_(kernel.count), batch_(batch),
         lanes_(in.lanes()), fold_(fold) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
-    direct_ = is_all<A, T, R, K> && in.repeats == 1 && out_repeats == 1 && fold_ == 1 &&
+    direct_ = kMayBeDirect && in.repeats == 1 && out_repeats == 1 && fold_ == 1 &&
               lanes_ >= kWidth<A> &&
-              (schedule.positions < kPositions || is_read_in_place<A>(schedule, taps_, in.step));
+              (taps_ <= kFewTaps ||
+               (!kWidensTaps && (schedule.positions < kPositions ||
+                                 is_read_in_place<A>(schedule, taps_, in.step))));
     const std::int64_t repeats = std::max(in.repeats, out_repeats);
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / repeats, 1) * repeats);
     block_ = std::min(block_positions(schedule.classes, positions), schedule.positions);
@@ -53,6 +57,7 @@ class Correlation {
   std::int64_t blocks() const { return ceil_div(schedule_.positions, block_); }
 
   std::size_t scratch_bytes() const {
+    if (direct_) return kWidensTaps ? sizeof(A) * taps_ * lanes_ : 0;
     const std::int64_t width = padded_width<A>(fold_ * strip_);
     return sizeof(A) * width * (taps_ + block_ + schedule_.rows_met(block_));
   }
@@ -85,23 +90,39 @@ class Correlation {
     const std::int64_t batch = group * fold_, fold = std::min(fold_, batch_ - batch);
     const auto [first, last] = out.cut(batch, fold, from, to);
     if (first >= last) return;
-    if constexpr (is_all<A, T, R, K>) {
-      if (direct_)
+    if constexpr (kMayBeDirect) {
+      if (direct_) {
+        const Taps<A> taps = widened_taps(scratch);
         return schedule_.each_part(in_.first(batch), in_.end(batch), first, last,
                                    [&](std::int64_t low, std::int64_t high) {
-                                     direct(batch, low, high, out);
+                                     direct(batch, low, high, out, taps);
                                    });
+      }
     }
     for (std::int64_t lane = 0; lane < lanes_; lane += strip_)
       by_panel({batch, fold, lane, std::min(strip_, lanes_ - lane)}, first, last, out, scratch);
   }
 
  private:
+  static constexpr bool kMayBeDirect = passes_quickly<T> && passes_quickly<R>;
+  static constexpr bool kWidensTaps = !std::is_same_v<A, K>;
+
+  // The taps in the type of the sums: where they lie, or copied.
+  Taps<A> widened_taps([[maybe_unused]] A* scratch) const {
+    if constexpr (!kWidensTaps) {
+      return kernel_;
+    } else {
+      for (std::int64_t t = 0; t < taps_; ++t)
+        convert_row(kernel_.data + t * kernel_.step, scratch + t * lanes_, lanes_);
+      return {scratch, taps_, lanes_};
+    }
+  }
+
   // All lanes of positions [first, last): one, or some of the interior.
-  void direct(std::int64_t batch, std::int64_t first, std::int64_t last,
-              const Rows<R>& out) const {
+  void direct(std::int64_t batch, std::int64_t first, std::int64_t last, const Rows<R>& out,
+              const Taps<A>& taps) const {
     const std::int64_t shift = in_.first(batch), end = in_.end(batch);
-    const A* in = in_.row(batch, shift);
+    const T* in = in_.row(batch, shift);
     std::vector<TapRun<A>> runs;
     Coming<T> nothing;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
@@ -110,8 +131,8 @@ class Correlation {
         const std::int64_t at = (position - i) / schedule_.classes;
         const Run run = schedule_.trimmed(whole, at, count, shift, end);
         if (run.count > 0)
-          runs.push_back({(run.row - shift) * in_.step, kernel_.data + run.tap * kernel_.step,
-                          run.tap_step * kernel_.step, run.count});
+          runs.push_back({(run.row - shift) * in_.step, taps.data + run.tap * taps.step,
+                          run.tap_step * taps.step, run.count});
       }
       tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
             schedule_.classes * out.step, count, lanes_, nothing);
@@ -183,7 +204,8 @@ class Correlation {
   }
 
   // `count` positions of one class, `lanes` lanes.
-  static void tiles(const A* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, A* out,
+  template <typename X, typename Y>
+  static void tiles(const X* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, Y* out,
                     std::int64_t out_step, std::int64_t count, std::int64_t lanes, Coming<T>& coming) {
     constexpr std::int64_t wide = kVectors * kWidth<A>;
     const int n = static_cast<int>(runs.size());

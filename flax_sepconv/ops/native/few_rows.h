@@ -9,23 +9,6 @@ constexpr int kFewTileRows = 4;
 template <int M>
 constexpr int kFewVectors = M <= 2 || SEPCONV_VECTOR_BYTES == 64 ? 4 : 2;
 
-// A vector of values of type T, as those of its sums, and back.
-template <typename T>
-SEPCONV_INLINE Vector<Accumulator<T>> load_wide(const T* from) {
-  using A = Accumulator<T>;
-  if constexpr (std::is_same_v<A, T>) return load<A>(from);
-  A wide[kWidth<A>];
-  convert_row(from, wide, kWidth<A>);
-  return load<A>(wide);
-}
-template <typename T>
-SEPCONV_INLINE void store_narrow(T* to, Vector<Accumulator<T>> v) {
-  using A = Accumulator<T>;
-  A wide[kWidth<A>];
-  store<A>(wide, v);
-  convert_row(wide, to, kWidth<A>);
-}
-
 // out = start + a b for V vectors of columns of b; `start` may be null: zeros.
 template <typename T, int M, int V, typename A>
 SEPCONV_INLINE void few_rows_tile(const Matrix<A>& a, const T* b, std::int64_t b_step,

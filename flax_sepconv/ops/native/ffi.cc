@@ -5,8 +5,10 @@
 #include <initializer_list>
 #include <new>
 #include <optional>
+#include <string>
 #include <utility>
 
+#include "instruction_sets.h"
 #include "limits.h"
 #include "pages.h"
 #include "parallel.h"
@@ -140,7 +142,7 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
       }
       return ffi::Error::Success();
     };
-    const Kernels& kernels = best_kernels();
+    const Kernels& kernels = chosen_kernels();
     if (from == ffi::F32 && to == ffi::F32) return run(kernels.f32);
     if (from == ffi::F64 && to == ffi::F64) return run(kernels.f64);
     if (from == ffi::BF16 && to == ffi::BF16) return run(kernels.bf16);
@@ -181,7 +183,7 @@ ffi::Error compute_separable(const Call& call, Buffer w, bool reads_w, Buffer bi
     if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
   return compute(call, Wanted::kForward, results, threads,
                  [&](const Sequences& batch, Pool& pool) {
-                   const Kernels& kernels = best_kernels();
+                   const Kernels& kernels = chosen_kernels();
                    if (type == ffi::F32) return run(batch, kernels.separable_f32, float(), pool);
                    if (type == ffi::F64) return run(batch, kernels.separable_f64, double(), pool);
                    if (type == ffi::BF16)
@@ -225,7 +227,7 @@ ffi::Error SeparableStep(ffi::ThreadPool threads, Buffer before, Buffer x, Buffe
                  {data<T>(w), data<T>(bias), d[1]}, data<T>(*y), data<T>(*after), pool);
     return ffi::Error::Success();
   };
-  const Kernels& kernels = best_kernels();
+  const Kernels& kernels = chosen_kernels();
   try {
     if (type == ffi::F32) return run(kernels.separable_f32, float());
     if (type == ffi::F64) return run(kernels.separable_f64, double());
@@ -332,6 +334,17 @@ extern "C" const int sepconv_ffi_version[2];
 const int sepconv_ffi_version[2] = {XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR};
 
 // The name of the instruction set that calls run with.
-extern "C" const char* sepconv_instruction_set() { return sepconv::best_kernels().name; }
+extern "C" const char* sepconv_instruction_set() { return sepconv::chosen_kernels().name; }
+
+// The names of those that this processor runs, with commas between them.
+extern "C" const char* sepconv_instruction_sets() {
+  static const std::string names = [] {
+    std::string all;
+    for (const sepconv::Kernels* kernels : sepconv::all_kernels())
+      all += (all.empty() ? "" : ",") + std::string(kernels->name);
+    return all;
+  }();
+  return names.c_str();
+}
 
 #pragma GCC visibility pop

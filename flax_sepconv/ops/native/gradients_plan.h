@@ -64,6 +64,11 @@ struct GradientsPlan {
   bool writes_in_place(std::int64_t columns) const {
     return is_all<A, T> && chunks == 1 && columns == columns_written<P>(columns);
   }
+  // The same in 16 bits, where nothing is added to them later: all steps are those of one block.
+  bool rounds_in_place(std::int64_t columns) const {
+    return in_vectors<T> && p.batch == 1 && p.y_parts == nullptr && blocks == 1 &&
+           block <= kDepth && columns == columns_written<P>(columns);
+  }
 
   Rows<const T> x() const {
     return {in.x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};

@@ -1,16 +1,17 @@
 // Both stages in bfloat16 for x86-64 with AVX-512 and its instruction that adds products of pairs;
 // all else as with AVX-512.
 #include "common.h"
+#include "instruction_sets.h"
 
 #if defined(__x86_64__)
 
 #include <cpuid.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma,f16c")
 #endif
 
 namespace sepconv::avx512_bf16 {
@@ -22,12 +23,10 @@ namespace sepconv::avx512_bf16 {
                        reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(a))), \
                        reinterpret_cast<__m512bh>(b)))
 #define SEPCONV_STREAM(to, v) _mm512_stream_ps(to, reinterpret_cast<__m512>(v))
-#define SEPCONV_ROUND(to, v)                           \
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),  \
-                      reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v))))
-#define SEPCONV_ROUND_TWO(low, high)                                         \
-  reinterpret_cast<Vector<float>>(_mm512_cvtne2ps_pbh(                       \
-      reinterpret_cast<__m512>(high), reinterpret_cast<__m512>(low)))
+#define SEPCONV_STREAM_HALF(to, v) \
+  _mm256_stream_si256(static_cast<__m256i*>(to), reinterpret_cast<__m256i>(v))
+#define SEPCONV_F16C
+#define SEPCONV_ROUND_BFLOAT16
 #include "contractions.h"
 }  // namespace sepconv::avx512_bf16
 

@@ -1,5 +1,6 @@
 // The contractions for every processor of the architecture: SSE2 on x86-64, NEON on AArch64.
 #include "common.h"
+#include "instruction_sets.h"
 
 namespace sepconv::baseline {
 #define SEPCONV_NAME "baseline"

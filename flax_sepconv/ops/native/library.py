@@ -7,6 +7,7 @@ one that does not fit is left out, with the reason.
 
 import ctypes
 import functools
+import os
 import pathlib
 import re
 import sys
@@ -30,6 +31,8 @@ TARGETS = (
     "separable_gradients",
     "zero_tails",
 )
+# Names the instruction set that the kernels run with; empty, or not set: the fastest.
+VARIABLE = "FLAX_SEPCONV_INSTRUCTION_SET"
 
 
 class Version(NamedTuple):
@@ -47,6 +50,9 @@ def register(path: pathlib.Path = PATH) -> str | None:
 
     Returns:
         None, or what keeps the library from being used.
+
+    Raises:
+        ValueError: `FLAX_SEPCONV_INSTRUCTION_SET` names none that the kernels have here.
     """
     if not path.exists():
         return "it was not built when flax_sepconv was installed (that takes a C++17 compiler)"
@@ -56,6 +62,7 @@ def register(path: pathlib.Path = PATH) -> str | None:
         handlers = {name: getattr(library, f"sepconv_{name}") for name in TARGETS}
     except (OSError, ValueError, AttributeError) as error:
         return f"its library cannot be loaded: {error}"
+    check_setting(os.environ.get(VARIABLE), instruction_sets(path))
     known = {name: jax.ffi.pycapsule(handler) for name, handler in handlers.items()}
     if reason := misfit(built, installed_version()) or refusal(list(known.values())):
         return f"its library does not fit jaxlib {jaxlib.version.__version__}: {reason}"
@@ -67,13 +74,46 @@ def register(path: pathlib.Path = PATH) -> str | None:
 @functools.cache
 def instruction_set(path: pathlib.Path = PATH) -> str | None:
     """Return the name of the instruction set that the kernels run with ("avx512"), if any do."""
+    return _told(path, "instruction_set")
+
+
+@functools.cache
+def instruction_sets(path: pathlib.Path = PATH) -> tuple[str, ...]:
+    """Return the names of those that the kernels have for this processor, the fastest first."""
+    names = _told(path, "instruction_sets")
+    return tuple(names.split(",")) if names else ()
+
+
+def check_setting(name: str | None, known: tuple[str, ...]) -> None:
+    """Check what the variable names.
+
+    Raises:
+        ValueError: it is none that the kernels have here.
+
+    Example:
+        >>> check_setting("avx2", ("avx512", "avx2", "baseline"))
+        >>> check_setting("", ("baseline",))
+        >>> check_setting("sse4", ("avx2", "baseline"))
+        Traceback (most recent call last):
+        ...
+        ValueError: FLAX_SEPCONV_INSTRUCTION_SET must be one that the native kernels have for this \
+processor (avx2, baseline), or empty; got 'sse4'
+    """
+    if name and name not in known:
+        raise ValueError(
+            f"{VARIABLE} must be one that the native kernels have for this processor "
+            f"({', '.join(known)}), or empty; got {name!r}"
+        )
+
+
+def _told(path: pathlib.Path, name: str) -> str | None:
     try:
-        tell = ctypes.CDLL(str(path)).sepconv_instruction_set
+        tell = getattr(ctypes.CDLL(str(path)), f"sepconv_{name}")
     except (OSError, AttributeError):
         return None
     tell.restype = ctypes.c_char_p
-    name: bytes = tell()
-    return name.decode()
+    text: bytes = tell()
+    return text.decode()
 
 
 def installed_version() -> Version | None:

@@ -105,6 +105,7 @@ SEPCONV_INLINE void with_repeats(std::int64_t repeats, F f) {
 // Each value `repeats` times.
 template <typename A, typename T, typename N>
 SEPCONV_INLINE void spread(const T* from, A* to, std::int64_t columns, N repeats) {
+  if (repeats == 1) return convert_row(from, to, columns);
   for (std::int64_t c = 0; c < columns; ++c)
     for (std::int64_t m = 0; m < repeats; ++m) to[c * repeats + m] = convert<A>(from[c]);
 }

@@ -91,21 +91,4 @@ struct Kernels {
   Separable<float16> separable_f16;
 };
 
-// Null where this build or this processor lacks the instruction set.
-const Kernels* avx512_bf16_kernels();
-const Kernels* avx512_kernels();
-const Kernels* avx2_kernels();
-const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
-
-// The widest that this processor runs.
-inline const Kernels& best_kernels() {
-  static const Kernels* best = [] {
-    if (const Kernels* kernels = avx512_bf16_kernels()) return kernels;
-    if (const Kernels* kernels = avx512_kernels()) return kernels;
-    if (const Kernels* kernels = avx2_kernels()) return kernels;
-    return baseline_kernels();
-  }();
-  return *best;
-}
-
 }  // namespace sepconv

@@ -1,6 +1,6 @@
 // Matrix products of blocks that lie in the caches.
 
-#if SEPCONV_VECTOR_BYTES == 64
+#if SEPCONV_VECTOR_BYTES == 64 || defined(__aarch64__)  // They have 32 registers.
 constexpr int kTileRows = 8;
 #else
 constexpr int kTileRows = 6;
@@ -142,28 +142,14 @@ struct Sums {
 // How results are written: into the caches, or past them, whole lines, where they are too many.
 enum class Write { kCached, kStreamed };
 
-template <Write write, typename A>
-SEPCONV_INLINE void write_vector(A* to, Vector<A> v) {
-  if constexpr (write == Write::kStreamed && std::is_same_v<A, float>)
+template <Write write, typename R, typename A>
+SEPCONV_INLINE void write_vector(R* to, Vector<A> v) {
+  if constexpr (write == Write::kStreamed && std::is_same_v<R, float>)
     stream(to, v);
+  else if constexpr (write == Write::kStreamed && in_vectors<R>)
+    stream_half(to, rounded<kWidth<A>>(v, R()));
   else
-    store<A>(to, v);
-}
-
-// Write neighbouring vectors of sums, in the type of the result; two of float may be rounded to one
-// vector of bfloat16.
-template <Write write, int V, typename R, typename A>
-SEPCONV_INLINE void write_row(R* to, const Vector<A> (&sums)[V]) {
-  if constexpr (std::is_same_v<R, A>) {
-    for (int v = 0; v < V; ++v) write_vector<write>(to + v * kWidth<A>, sums[v]);
-  } else {
-    static_assert(rounds<R> && V == 2);
-    const Vector<float> both = rounded(sums[0], sums[1]);
-    if constexpr (write == Write::kStreamed)
-      stream(to, both);
-    else
-      __builtin_memcpy(to, &both, sizeof both);
-  }
+    store_narrow<R>(to, v);
 }
 
 // out = start + a b for M rows of a (M x depth) and V vectors of columns of b.
@@ -193,7 +179,9 @@ SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t de
       for (int v = 0; v < V; ++v) add_product(sums[i][v], value, row[v]);
     }
   }
-  for (int i = 0; i < M; ++i) write_row<write, V, R, A>(out.data + i * out.step, sums[i]);
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v)
+      write_vector<write, R, A>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
 }
 
 template <int V, Write write, typename P, typename E, typename A, typename R>
@@ -243,9 +231,10 @@ void product_into(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth
       return product<Write::kStreamed>(a, rows, b, depth, columns, start, out);
     if (columns == columns_written<P>(columns)) return product(a, rows, b, depth, columns, start, out);
   }
-  if constexpr (rounds<T>) {
-    if (columns == kPanel<P> && depth <= kDepth)
-      return write == Write::kStreamed
+  if constexpr (in_vectors<T>) {
+    if (columns == columns_written<P>(columns) && depth <= kDepth)
+      return columns <= kWidth<P> ? product_rows<1, Write::kCached>(a, rows, b, depth, start, out)
+             : write == Write::kStreamed
                  ? product_rows<kTileVectors, Write::kStreamed>(a, rows, b, depth, start, out)
                  : product_rows<kTileVectors, Write::kCached>(a, rows, b, depth, start, out);
   }

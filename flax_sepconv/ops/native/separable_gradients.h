@@ -40,7 +40,7 @@ class SeparableGradients {
   void finish_panel(A* sums, std::int64_t panel) const {
     const std::int64_t f = panel * kPanel<P>, columns = std::min(kPanel<P>, plan_.filters - f);
     const std::int64_t lanes = plan_.p.lanes();
-    if (!plan_.writes_in_place(columns)) {
+    if (!plan_.writes_in_place(columns) && !plan_.rounds_in_place(columns)) {
       add_chunks(sums, plan_.panel_rows() * kPanel<P>);
       for (std::int64_t r = 0; r < lanes; ++r)
         convert_row(sums + r * kPanel<P>, plan_.out.weights + r * plan_.filters + f, columns);

@@ -203,7 +203,9 @@ class SeparableOutput {
   Write write_of(const T* y, std::int64_t threads) const {
     const std::int64_t bytes = hidden_.batch * hidden_.positions * w_.filters * sizeof(T);
     constexpr std::int64_t line = sizeof(Vector<A>);
-    const bool fits = kCanStream && (is_all<T, float> || rounds<T>) && hidden_.lanes <= kDepth &&
+    // What a tile writes of a row is whole lines of the caches, of 64 bytes.
+    const bool fits = kCanStream && (is_all<T, float> || in_vectors<T>) &&
+                      kPanel<P> * sizeof(T) % 64 == 0 && hidden_.lanes <= kDepth &&
                       w_.filters * sizeof(T) % line == 0 &&
                       reinterpret_cast<std::uintptr_t>(y) % line == 0;
     return fits && bytes >= threads * kStreamedBytes ? Write::kStreamed : Write::kCached;

@@ -15,8 +15,9 @@ class TapSums {
       : schedule_(schedule), x_(x), taps_(taps), lanes_(x.lanes()), fold_(fold), block_(block) {
     constexpr std::int64_t tile = kVectors * kWidth<A>;
     strip_ = std::min(lanes_, std::max<std::int64_t>(tile / x.repeats, 1) * x.repeats);
-    direct_ = is_all<A, X, Y> && x.repeats == 1 && fold_ == 1 &&
-              is_read_in_place<A>(schedule, taps, x.step);
+    direct_ = kMayBeDirect && x.repeats == 1 && fold_ == 1 &&
+              (taps <= kFewTaps ||
+               (is_all<A, X, Y> && is_read_in_place<A>(schedule, taps, x.step)));
   }
 
   // Lanes that are computed together.
@@ -34,7 +35,7 @@ class TapSums {
            const Rows<const Y>& y, A* sums, A* scratch) const {
     if (first >= last) return;
     std::int64_t lane = 0;
-    if constexpr (is_all<A, X, Y>) {
+    if constexpr (kMayBeDirect) {
       if (direct_) {
         lane = lanes_ / kWidth<A> * kWidth<A>;
         schedule_.each_part(x_.first(batch), x_.end(batch), first, last,
@@ -62,6 +63,8 @@ class TapSums {
   }
 
  private:
+  static constexpr bool kMayBeDirect = passes_quickly<X> && passes_quickly<Y>;
+
   std::int64_t strip_width() const { return padded_width<A>(fold_ * strip_); }
   std::int64_t width() const { return ceil_div(lanes_, strip_) * strip_width(); }
 
@@ -69,7 +72,7 @@ class TapSums {
   void in_place(std::int64_t batch, std::int64_t lanes, std::int64_t first, std::int64_t last,
                 const Rows<const Y>& y, A* sums) const {
     const std::int64_t step = kDirectPositions * schedule_.classes, shift = x_.first(batch);
-    const Met x{x_.row(batch, shift), x_.step, shift, shift, x_.end(batch)};
+    const Met<X> x{x_.row(batch, shift), x_.step, shift, shift, x_.end(batch)};
     for (; first < last; first += step)
       add_block(x, y.row(batch, first), y.step, first, std::min(last, first + step), lanes, sums);
   }
@@ -85,25 +88,27 @@ class TapSums {
     A* const x = panels + block_ * width;
     pack(y, strip, first, last, panels, width);
     pack(x_, strip, low, high, x, width);
-    add_block({x, width, low, 0, schedule_.rows}, panels, width, first, last, width, sums);
+    add_block(Met<A>{x, width, low, 0, schedule_.rows}, panels, width, first, last, width, sums);
   }
 
   // Rows of x, `width` from one to the next, the first of them row `row`; taps meet rows
   // [begin, end) of them.
+  template <typename E>
   struct Met {
-    const A* data;
+    const E* data;
     std::int64_t width, row, begin, end;
   };
 
   // sums[t * width()...] += the products of positions [first, last) and `lanes` lanes. y holds
   // positions from `first` on.
-  void add_block(const Met& x, const A* y, std::int64_t y_width, std::int64_t first,
+  template <typename E, typename F>
+  void add_block(const Met<E>& x, const F* y, std::int64_t y_width, std::int64_t first,
                  std::int64_t last, std::int64_t lanes, A* sums) const {
     const std::int64_t row_step = schedule_.row_step * x.width;
     const std::int64_t cotangent_step = schedule_.classes * y_width;
     each_run(first, last, x.begin, x.end, [&](std::int64_t position, std::int64_t count, const Run& run) {
-      const A* rows = x.data + (run.row - x.row) * x.width;
-      const A* cotangents = y + (position - first) * y_width;
+      const E* rows = x.data + (run.row - x.row) * x.width;
+      const F* cotangents = y + (position - first) * y_width;
       A* const gradient = sums + run.tap * width();
       const std::int64_t step = run.tap_step * width();
       constexpr std::int64_t wide = kVectors * kWidth<A>;

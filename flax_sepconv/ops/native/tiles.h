@@ -19,17 +19,18 @@ struct TapRun {
 };
 
 // sums[i] += rows[i + j] * factors[j], for N sums and F factors: positions and taps in either role.
-template <typename A, int N, int F, int V>
-SEPCONV_INLINE void add_products(Vector<A> (&sums)[N][V], const A* rows, std::int64_t row_step,
-                                 const A* factors, std::int64_t factor_step) {
+// Either may be of 16 bits in memory.
+template <typename A, int N, int F, int V, typename X, typename Y>
+SEPCONV_INLINE void add_products(Vector<A> (&sums)[N][V], const X* rows, std::int64_t row_step,
+                                 const Y* factors, std::int64_t factor_step) {
   Vector<A> factor[F][V];
   for (int j = 0; j < F; ++j)
-    for (int v = 0; v < V; ++v) factor[j][v] = load<A>(factors + j * factor_step + v * kWidth<A>);
+    for (int v = 0; v < V; ++v) factor[j][v] = load_wide(factors + j * factor_step + v * kWidth<A>);
 #pragma GCC unroll 16
   for (int r = 0; r < N + F - 1; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      const Vector<A> row = load<A>(rows + r * row_step + v * kWidth<A>);
+      const Vector<A> row = load_wide(rows + r * row_step + v * kWidth<A>);
 #pragma GCC unroll 8
       for (int j = 0; j < F; ++j)
         if (r - j >= 0 && r - j < N) sums[r - j][v] += row * factor[j][v];
@@ -38,15 +39,15 @@ SEPCONV_INLINE void add_products(Vector<A> (&sums)[N][V], const A* rows, std::in
 }
 
 // out[p] = sum over all runs of rows[p + t] * taps[t], for P positions and V vectors of lanes.
-template <typename A, int P, int V>
-SEPCONV_INLINE void output_tile(const A* in, std::int64_t row_step, const TapRun<A>* runs,
-                                int n_runs, std::int64_t lane, A* out, std::int64_t out_step) {
+template <typename A, int P, int V, typename T, typename R>
+SEPCONV_INLINE void output_tile(const T* in, std::int64_t row_step, const TapRun<A>* runs,
+                                int n_runs, std::int64_t lane, R* out, std::int64_t out_step) {
   Vector<A> sums[P][V] = {};
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < V; ++v) __builtin_prefetch(out + p * out_step + v * kWidth<A>, 1);
   for (int i = 0; i < n_runs; ++i) {
     const TapRun<A>& run = runs[i];
-    const A* rows = in + run.offset;
+    const T* rows = in + run.offset;
     const A* taps = run.taps + lane;
     std::int64_t left = run.count;
     for (; left >= kTaps; left -= kTaps) {
@@ -59,12 +60,12 @@ SEPCONV_INLINE void output_tile(const A* in, std::int64_t row_step, const TapRun
     if (left == 1) add_products<A, P, 1, V>(sums, rows, row_step, taps, run.step);
   }
   for (int p = 0; p < P; ++p)
-    for (int v = 0; v < V; ++v) store<A>(out + p * out_step + v * kWidth<A>, sums[p][v]);
+    for (int v = 0; v < V; ++v) store_narrow(out + p * out_step + v * kWidth<A>, sums[p][v]);
 }
 
 // gradient[t] += sum over n positions of rows[p + t] * cotangents[p], for T taps.
-template <typename A, int T, int V>
-SEPCONV_INLINE void gradient_tile(const A* rows, std::int64_t row_step, const A* cotangents,
+template <typename A, int T, int V, typename X, typename Y>
+SEPCONV_INLINE void gradient_tile(const X* rows, std::int64_t row_step, const Y* cotangents,
                                   std::int64_t cotangent_step, std::int64_t n, A* gradient,
                                   std::int64_t gradient_step) {
   Vector<A> sums[T][V];
@@ -87,8 +88,8 @@ SEPCONV_INLINE void gradient_tile(const A* rows, std::int64_t row_step, const A*
 }
 
 // The same for any number of taps.
-template <typename A, int V>
-SEPCONV_INLINE void gradient_tiles(const A* rows, std::int64_t row_step, const A* cotangents,
+template <typename A, int V, typename X, typename Y>
+SEPCONV_INLINE void gradient_tiles(const X* rows, std::int64_t row_step, const Y* cotangents,
                                    std::int64_t cotangent_step, std::int64_t n, A* gradient,
                                    std::int64_t gradient_step, std::int64_t taps) {
 #define SEPCONV_TILE(T) \

@@ -30,10 +30,14 @@ SEPCONV_INLINE void store(A* to, Vector<A> v) {
 #if defined(SEPCONV_STREAM)
 constexpr bool kCanStream = true;
 SEPCONV_INLINE void stream(void* to, Vector<float> v) { SEPCONV_STREAM(static_cast<float*>(to), v); }
+template <typename V>
+SEPCONV_INLINE void stream_half(void* to, V v) { SEPCONV_STREAM_HALF(to, v); }
 SEPCONV_INLINE void end_of_streams() { _mm_sfence(); }
 #else
 constexpr bool kCanStream = false;
 inline void stream(void*, Vector<float>) {}
+template <typename V>
+void stream_half(void*, V) {}
 inline void end_of_streams() {}
 #endif
 
@@ -107,27 +111,4 @@ SEPCONV_INLINE float16 convert<float16>(float value) {
   const std::uint32_t large = bits > infinity ? 0x7e00 : 0x7c00;
   const std::uint32_t found = bits < least ? small : bits >= (143u << 23) ? large : normal;
   return {static_cast<std::uint16_t>(found | (all >> 16 & 0x8000))};
-}
-
-// Whether two vectors of float become one of the type at once, and how.
-#if defined(SEPCONV_ROUND_TWO)
-template <typename R>
-constexpr bool rounds = std::is_same_v<R, bfloat16>;
-SEPCONV_INLINE Vector<float> rounded(Vector<float> low, Vector<float> high) {
-  return SEPCONV_ROUND_TWO(low, high);
-}
-#else
-template <typename R>
-constexpr bool rounds = false;
-inline Vector<float> rounded(Vector<float> low, Vector<float>) { return low; }
-#endif
-
-template <typename To, typename From>
-SEPCONV_INLINE void convert_row(const From* from, To* to, std::int64_t n) {
-  std::int64_t j = 0;
-#if defined(SEPCONV_ROUND)
-  if constexpr (std::is_same_v<To, bfloat16> && std::is_same_v<From, float>)
-    for (; j + kWidth<float> <= n; j += kWidth<float>) SEPCONV_ROUND(to + j, load(from + j));
-#endif
-  for (; j < n; ++j) to[j] = convert<To>(from[j]);
 }

@@ -122,16 +122,26 @@ class WeightSums {
   void add_panel(const H* h, Panel<P> y, std::int64_t depth, std::int64_t f,
                  std::int64_t columns) {
     const Sums<A> sums = sums_of(f / kPanel<P>);
+    const auto factors_of = [&](std::int64_t lane) {
+      if constexpr (kTerms<P> == 2)
+        return Matrix<P>{pairs_ + lane, 1, pairs_step()};
+      else
+        return Matrix<H>{h + lane, 1, own_.hidden.step()};
+    };
     const auto add = [&](std::int64_t lane, std::int64_t lanes, Sums<A> to) {
       const Sums<const A> start = has_begun_ ? Sums<const A>{to.data, to.step}
                                              : Sums<const A>{zeros_, 0};
-      if constexpr (kTerms<P> == 2)
-        product(Matrix<P>{pairs_ + lane, 1, pairs_step()}, lanes, y, factors<P>(depth), columns,
-                start, to);
-      else
-        product(Matrix<H>{h + lane, 1, own_.hidden.step()}, lanes, y, depth, columns, start, to);
+      product(factors_of(lane), lanes, y, factors<P>(depth), columns, start, to);
     };
     A* const bias = partial_sums(f / kPanel<P>, p_.lanes());
+    if (plan_.rounds_in_place(columns)) {
+      T* const weights = plan_.out.weights + own_.lane * plan_.filters + f;
+      product_into(factors_of(0), own_.lanes, y, factors<P>(depth), columns,
+                   Sums<const A>{zeros_, 0}, Sums<T>{weights, plan_.filters},
+                   static_cast<A*>(nullptr), Write::kCached);
+      if (wants_bias()) add(own_.lanes, 1, {bias, kPanel<P>});
+      return;
+    }
     const bool follows = wants_bias() && sums.data + own_.lanes * sums.step == bias;
     add(0, own_.lanes + follows, sums);
     if (wants_bias() && !follows) add(own_.lanes, 1, {bias, kPanel<P>});

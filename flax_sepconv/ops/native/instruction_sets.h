@@ -1,0 +1,41 @@
+// The versions of the kernels, and which of them calls run with.
+#pragma once
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "problem.h"
+
+namespace sepconv {
+
+// Null where this build or this processor lacks the instruction set.
+const Kernels* avx512_bf16_kernels();
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* neon_bf16_kernels();
+const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
+
+// Those that this processor runs, the fastest first.
+inline std::vector<const Kernels*> all_kernels() {
+  std::vector<const Kernels*> all;
+  for (const Kernels* kernels : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(),
+                                 neon_bf16_kernels(), baseline_kernels()})
+    if (kernels != nullptr) all.push_back(kernels);
+  return all;
+}
+
+// The fastest, or the one that the environment names. What it names and is not there is an error
+// already where the library is loaded (library.py).
+inline const Kernels& chosen_kernels() {
+  static const Kernels* const chosen = [] {
+    const std::vector<const Kernels*> all = all_kernels();
+    if (const char* const name = std::getenv("FLAX_SEPCONV_INSTRUCTION_SET"))
+      for (const Kernels* kernels : all)
+        if (std::string(kernels->name) == name) return kernels;
+    return all.front();
+  }();
+  return *chosen;
+}
+
+}  // namespace sepconv
