@@ -1,0 +1,83 @@
+"""Small examples of every module in examples/, and how to run them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from examples import citrinet, lite, matchboxnet, quartznet
+
+
+class Case(NamedTuple):
+    """A module and what goes in and out of it.
+
+    Attributes:
+        module: of small widths.
+        channels: of its input (B, L, channels).
+        output: the shape of its output for B = 3 and L = 24.
+        trains: whether it takes `train`.
+        strides: input steps for each output step; None: one output for each sequence.
+        idle: weights that cannot matter, by a part of their path.
+    """
+
+    module: nn.Module
+    channels: int
+    output: tuple[int, ...]
+    trains: bool = True
+    strides: int | None = 1
+    idle: tuple[str, ...] = ()
+
+
+CASES = {
+    "quartznet.Block": Case(quartznet.Block(8, 5, 2, reduction=4, strides=2), 6, (3, 12, 8), strides=2),
+    "quartznet.QuartzNet": Case(
+        quartznet.QuartzNet(4, 1, 2, filters=(8, 6), kernel_sizes=(3, 5)), 5, (3, 12, 4), strides=2
+    ),
+    "citrinet.Citrinet": Case(
+        citrinet.Citrinet(4, 8, 10, 2, reduction=4, parts=((3, 5), (4,))), 5, (3, 6, 4), strides=4
+    ),
+    "matchboxnet.MatchboxNet": Case(
+        matchboxnet.MatchboxNet(4, filters=6, kernel_sizes=(3, 5), outer_filters=8),
+        5,
+        (3, 4),
+        strides=None,
+    ),
+    "lite.Lite": Case(lite.Lite(4, filters=5, kernel_size=12), 1, (3, 4), strides=None),
+}
+
+
+def variables_of(module: nn.Module, x: Any, seed: int = 0) -> Any:
+    """Return variables of which no number is special: no scale is 1, no bias and no mean is 0."""
+    shapes = jax.eval_shape(functools.partial(module.init), jax.random.key(0), x)
+    rng = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.standard_normal(leaf.shape, np.float32)
+        name = path[-1].key
+        if name in ("scale", "var", "alpha"):
+            return jnp.asarray(1 + 0.2 * np.tanh(values))
+        if name in ("bias", "mean"):
+            return jnp.asarray(0.2 * values)
+        terms = leaf.shape[0] if name == "depthwise_kernel" else np.prod(leaf.shape[:-1])
+        return jnp.asarray(values / np.sqrt(max(terms, 1)))
+
+    weights = {name: shapes[name] for name in shapes if name != "cache"}
+    return jax.tree.map_with_path(draw, weights)
+
+
+def inputs(case: Case, seed: int = 1, L: int = 24) -> jax.Array:
+    """Return (3, L, channels)."""
+    return jnp.asarray(
+        np.random.default_rng(seed).standard_normal((3, L, case.channels), np.float32)
+    )
+
+
+def run(case: Case, train: bool, **settings: Any) -> Callable[..., Any]:
+    """Return the jitted call (variables, x, lengths=None)."""
+    if case.trains:
+        settings["train"] = train
+    return jax.jit(functools.partial(case.module.apply, **settings))
