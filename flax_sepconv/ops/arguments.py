@@ -148,7 +148,7 @@ class Call:
     Attributes:
         x: (B, L, C), all batch dimensions in one.
         kernel: (K, C, M).
-        pointwise: nothing; or w (1, C*M, F), and the bias (F,) where there is one.
+        rest: w (1, C*M, F), where there is a pointwise stage, and the bias, where there is one.
         limits: what limits the rows, if they are.
         stages: what is to be computed of these.
         state: behind x, laid out as the caller's arrays are; None without one before or behind.
@@ -161,7 +161,7 @@ class Call:
 
     x: jax.Array
     kernel: jax.Array
-    pointwise: tuple[jax.Array, ...]
+    rest: tuple[jax.Array, ...]
     limits: tuple[jax.Array, ...]
     stages: Stages
     state: StreamState | None
@@ -213,7 +213,7 @@ def bind(
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
-            given to `ops.separable_conv1d`.
+            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
@@ -278,10 +278,9 @@ def bind(
         kind, limits = "lengths", (own,)
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
-    pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
-    bias = len(pointwise) == 2
-    stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
-    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last, shards)
+    rest = _rest(arrays, math.prod(kernel.shape[1:]))
+    stages = Stages("y", "bias" in arrays, geometry, kind, precision, implementation, dtype)
+    return Call(rows, kernel, rest, limits, stages, state, ends, batch, is_last, shards)
 
 
 def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
@@ -300,21 +299,25 @@ def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
     return length
 
 
-def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
-    """Check the operands of the pointwise stage, and return w (1, C*M, F) and the bias (F,)."""
-    if "pointwise_kernel" not in arrays:
-        return ()
-    shape = arrays["pointwise_kernel"].shape
-    if len(shape) != 3 or shape[:2] != (1, lanes):
-        raise ValueError(
-            f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {shape}"
-        )
-    weights = arrays["pointwise_kernel"]
-    if "bias" not in arrays:
-        return (weights,)
-    if arrays["bias"].shape != shape[2:]:
-        raise ValueError(f"bias must have shape (F,) with F={shape[2]}, got {arrays['bias'].shape}")
-    return weights, arrays["bias"]
+def _rest(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
+    """Check the operands behind the depthwise kernel: w (1, C*M, F), and the bias."""
+    rest, features, letters = [], lanes, "C*M"
+    if "pointwise_kernel" in arrays:
+        shape = arrays["pointwise_kernel"].shape
+        if len(shape) != 3 or shape[:2] != (1, lanes):
+            raise ValueError(
+                f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {shape}"
+            )
+        rest.append(arrays["pointwise_kernel"])
+        features, letters = shape[2], "F"
+    if "bias" in arrays:
+        shape = arrays["bias"].shape
+        if shape != (features,):
+            raise ValueError(
+                f"bias must have shape ({letters},) with {letters}={features}, got {shape}"
+            )
+        rest.append(arrays["bias"])
+    return tuple(rest)
 
 
 def _segments(
