@@ -99,7 +99,7 @@ class Block(nn.Module):
         """
 
         def activate(y: jax.Array, name: str) -> jax.Array:
-            y = nn.PReLU(0.25, name=f"{name}_prelu")(y)
+            y = nn.PReLU(negative_slope_init=0.25, name=f"{name}_prelu")(y)
             return Norm(self.causal, self.decode, name=f"{name}_norm")(y, lengths)
 
         x = zero_padding(x, lengths)
@@ -169,7 +169,8 @@ class Separator(nn.Module):
                 )
                 y, skip = block(y, lengths)
                 total += skip
-        masks = nn.Dense(self.sources * N, name="masks")(nn.PReLU(0.25, name="masks_prelu")(total))
+        total = nn.PReLU(negative_slope_init=0.25, name="masks_prelu")(total)
+        masks = nn.Dense(self.sources * N, name="masks")(total)
         return nn.sigmoid(masks).reshape(*x.shape[:2], self.sources, N)
 
 
@@ -205,6 +206,5 @@ class ConvTasNet(nn.Module):
         frames = nn.Dense(self.filters, use_bias=False, name="encoder")(frames)
         masked = self.separator(frames, lengths) * frames[:, :, None]
         waves = nn.Dense(self.window, use_bias=False, name="decoder")(masked)
-        waves = zero_padding(waves.reshape(B, len(frames[0]), -1), lengths).reshape(waves.shape)
         waves = waves[:, 1:, :, :hop] + waves[:, :-1, :, hop:]  # add what overlaps
         return waves.swapaxes(1, 2).reshape(B, -1, waves.shape[1] * hop)[..., :samples]

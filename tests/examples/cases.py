@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from examples import citrinet, lite, matchboxnet, quartznet
+from examples import citrinet, conformer, conv_tasnet, convnext, lite, mamba, matchboxnet, quartznet
 
 
 class Case(NamedTuple):
@@ -17,7 +17,7 @@ class Case(NamedTuple):
 
     Attributes:
         module: of small widths.
-        channels: of its input (B, L, channels).
+        channels: of its input (B, L, channels); 0 where that is (B, L).
         output: the shape of its output for B = 3 and L = 24.
         trains: whether it takes `train`.
         strides: input steps for each output step; None: one output for each sequence.
@@ -32,21 +32,43 @@ class Case(NamedTuple):
     idle: tuple[str, ...] = ()
 
 
+SEPARATOR = conv_tasnet.Separator(bottleneck=6, hidden=8, skip=5, blocks=2, repeats=1)
 CASES = {
-    "quartznet.Block": Case(quartznet.Block(8, 5, 2, reduction=4, strides=2), 6, (3, 12, 8), strides=2),
+    "quartznet.Block": Case(
+        quartznet.Block(8, 5, 2, strides=2, reduction=4), 6, (3, 12, 8), strides=2
+    ),
     "quartznet.QuartzNet": Case(
-        quartznet.QuartzNet(4, 1, 2, filters=(8, 6), kernel_sizes=(3, 5)), 5, (3, 12, 4), strides=2
+        quartznet.QuartzNet(4, 1, 2, filters=(8,), kernel_sizes=(5,)), 5, (3, 12, 4), strides=2
     ),
     "citrinet.Citrinet": Case(
-        citrinet.Citrinet(4, 8, 10, 2, reduction=4, parts=((3, 5), (4,))), 5, (3, 6, 4), strides=4
+        citrinet.Citrinet(4, 8, 10, 1, reduction=4, parts=((5,), (4, 3))), 5, (3, 6, 4), strides=4
     ),
     "matchboxnet.MatchboxNet": Case(
-        matchboxnet.MatchboxNet(4, filters=6, kernel_sizes=(3, 5), outer_filters=8),
+        matchboxnet.MatchboxNet(4, 1, 6, kernel_sizes=(5,), outer_filters=8),
         5,
         (3, 4),
         strides=None,
     ),
     "lite.Lite": Case(lite.Lite(4, filters=5, kernel_size=12), 1, (3, 4), strides=None),
+    "conformer.ConvolutionModule": Case(
+        conformer.ConvolutionModule(6), 8, (3, 24, 8), idle=("depthwise/bias",)
+    ),
+    "conformer.Conformer": Case(
+        conformer.Conformer(4, 8, 1, 2, 6),
+        5,
+        (3, 24, 4),
+        # Taken away by the batch normalisation; the same for all keys.
+        idle=("depthwise/bias", "key/bias"),
+    ),
+    "convnext.Block": Case(convnext.Block(), 6, (3, 24, 6), trains=False),
+    "convnext.Backbone": Case(convnext.Backbone(8, 12, 1, 5), 6, (3, 24, 8), trains=False),
+    "conv_tasnet.ConvTasNet": Case(
+        conv_tasnet.ConvTasNet(SEPARATOR, 7, 4), 0, (3, 2, 24), False, idle=("block0_1/residual",)
+    ),
+    "conv_tasnet.Separator": Case(
+        SEPARATOR.clone(causal=True), 7, (3, 24, 2, 7), False, idle=("block0_1/residual",)
+    ),
+    "mamba.ShortConvolution": Case(mamba.ShortConvolution(), 6, (3, 24, 6), trains=False),
 }
 
 
@@ -69,11 +91,10 @@ def variables_of(module: nn.Module, x: Any, seed: int = 0) -> Any:
     return jax.tree.map_with_path(draw, weights)
 
 
-def inputs(case: Case, seed: int = 1, L: int = 24) -> jax.Array:
-    """Return (3, L, channels)."""
-    return jnp.asarray(
-        np.random.default_rng(seed).standard_normal((3, L, case.channels), np.float32)
-    )
+def inputs(case: Case, seed: int = 1) -> jax.Array:
+    """Return (3, 24, channels)."""
+    shape = (3, 24, case.channels) if case.channels else (3, 24)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
 def run(case: Case, train: bool, **settings: Any) -> Callable[..., Any]:
