@@ -1,8 +1,8 @@
 """Citrinet: QuartzNet's block with squeeze-and-excitation, over an eighth of the frames.
 
 Majumdar et al., "Citrinet: Closing the Gap between Non-Autoregressive and Autoregressive End-to-End
-Models for Automatic Speech Recognition" (arXiv 2104.01721), section 2: a prologue, 21 residual blocks
-of five separable convolutions in three parts, of which each begins with strides of 2, and an
+Models for Automatic Speech Recognition" (arXiv 2104.01721), section 2: a prologue, 21 residual
+blocks of five separable convolutions in three parts, of which each begins with strides of 2, and an
 epilogue. Kernel sizes are those of the published Citrinet-256, -384, -512 and -1024.
 """
 
@@ -51,8 +51,8 @@ class Citrinet(nn.Module):
             lengths: int (B,), the real frames of each sequence, or None: all.
             train: whether to normalise by the batch, and to drop out.
         """
-        gate = {"reduction": self.reduction}
-        first = Block(self.filters, 5, 1, residual=False, **gate, name="prologue")
+        gate = self.reduction
+        first = Block(self.filters, 5, 1, residual=False, reduction=gate, name="prologue")
         x = first(x, lengths, train=train)
         for p, kernel_sizes in enumerate(self.parts):
             for b, K in enumerate(kernel_sizes):
@@ -63,9 +63,9 @@ class Citrinet(nn.Module):
                     self.repeats,
                     strides,
                     dropout=self.dropout,
-                    **gate,
+                    reduction=gate,
                     name=f"block{p}_{b}",
                 )
                 x, lengths = block(x, lengths, train=train), frames_left(lengths, strides)
-        last = Block(self.last_filters, 41, 1, residual=False, **gate, name="epilogue")
+        last = Block(self.last_filters, 41, 1, residual=False, reduction=gate, name="epilogue")
         return nn.Dense(self.classes, name="head")(last(x, lengths, train=train))

@@ -1,8 +1,9 @@
 """Conformer: its convolution module, and the block around it.
 
 Gulati et al., "Conformer: Convolution-augmented Transformer for Speech Recognition" (arXiv
-2005.08100): figure 2 (the convolution module), figures 3 and 4 (the other modules), equation 1 (the
-block), table 1 (the sizes: 16 blocks of 144 channels with 4 heads in Conformer (S), kernel size 32).
+2005.08100): figure 2 (the convolution module), figures 3 and 4 (the other modules), equation 1
+(the block), table 1 (the sizes: Conformer (S) has 16 blocks of 144 channels with 4 heads, and 32
+taps).
 
 Two things differ from the paper. The attention here knows no positions, where the paper's has
 relative sinusoidal encodings. And with `causal` the convolution looks back only, as in streaming
@@ -78,7 +79,7 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Layer norm, and attention among the real steps: (B, L, C) -> (B, L, C); C in `heads` parts."""
+    """Layer norm, and attention among the real steps: (B, L, C) -> (B, L, C)."""
 
     heads: int = 4
     dropout: float = 0.0

@@ -2,11 +2,11 @@
 
 Luo and Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking for Speech
 Separation" (arXiv 1809.07454), figure 1 (the network and its block) and table I, whose letters are
-given below. The best network that looks both ways, of the sizes here, has 5.1 million parameters.
+given below. The network that looks both ways, of the sizes here, has 5.1 million parameters.
 
-With `causal` the convolutions look back only, and the normalisation is the cumulative one of section
-II-C; then the separator takes its frames in chunks too. The last block's residual layer adds to
-nothing, in the paper's figure as here: it is counted, and its gradient is zero.
+With `causal` the convolutions look back only, and the normalisation is the paper's cumulative one;
+then the separator takes its frames in chunks too. The last block's residual layer adds to nothing:
+it is counted, and its gradient is zero.
 """
 
 import flax.linen as nn
@@ -20,8 +20,8 @@ from examples.sequences import real_steps, zero_padding
 class Norm(nn.Module):
     """Normalise over channels and time, with a scale and a bias for each channel: (B, T, C).
 
-    The mean and the variance are those of all real frames ("global"), or with `causal` at each frame
-    those of the frames up to it ("cumulative").
+    Mean and variance are those of all real frames ("global"), or with `causal` at each frame those
+    of the frames up to it ("cumulative").
 
     Args:
         causal: whether it looks back only.
@@ -36,7 +36,7 @@ class Norm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
         """Apply it; `lengths` (B,), or None."""
-        B, T, C = x.shape
+        C = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (C,))
         bias = self.param("bias", nn.initializers.zeros, (C,))
         if self.causal:

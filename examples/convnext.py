@@ -1,8 +1,8 @@
 """ConvNeXt in one dimension: its block, and the stack of blocks in the vocoder Vocos.
 
 Liu et al., "A ConvNet for the 2020s" (arXiv 2201.03545), figure 4: the block, whose taps run over
-time here. Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for
-high-quality audio synthesis" (arXiv 2306.00814), figure 2: eight such blocks of 512 channels over the
+time here. Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders
+for high-quality audio synthesis" (arXiv 2306.00814): eight such blocks of 512 channels over the
 frames of a mel spectrogram; with the layer that makes Fourier coefficients of them, 13.5 million
 parameters.
 """

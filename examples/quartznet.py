@@ -1,8 +1,8 @@
 """QuartzNet: residual blocks of separable convolutions over the frames of a spectrogram.
 
 Kriman et al., "QuartzNet: Deep Automatic Speech Recognition with 1D Time-Channel Separable
-Convolutions" (arXiv 1910.10261): figure 2 (the block) and table 1 (the network, and its three sizes:
-5x5, 10x5 and 15x5 with 6.7, 12.8 and 18.9 million parameters).
+Convolutions" (arXiv 1910.10261): figure 2 (the block) and table 1 (the network in three sizes: 5x5,
+10x5 and 15x5 with 6.7, 12.8 and 18.9 million parameters).
 
 The block can end with squeeze-and-excitation, as in Citrinet (`examples/citrinet.py`); MatchboxNet
 (`examples/matchboxnet.py`) is made of it too. Strides follow TensorFlow's "same", which centres the
@@ -100,7 +100,8 @@ class Block(nn.Module):
         if self.reduction is not None:
             y = SqueezeExcite(self.reduction, name="gate")(y, lengths)
         if self.residual:
-            x = nn.Dense(self.filters, use_bias=False, name="residual")(x[:, :: self.strides])
+            x = x if self.strides == 1 else x[:, :: self.strides]
+            x = nn.Dense(self.filters, use_bias=False, name="residual")(x)
             y += batch_norm(x, lengths, train=train, name="residual_norm")
         return self._activate(y, train)
 

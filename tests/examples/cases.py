@@ -80,7 +80,7 @@ def variables_of(module: nn.Module, x: Any, seed: int = 0) -> Any:
     def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         values = rng.standard_normal(leaf.shape, np.float32)
         name = path[-1].key
-        if name in ("scale", "var", "alpha"):
+        if name in ("scale", "var"):
             return jnp.asarray(1 + 0.2 * np.tanh(values))
         if name in ("bias", "mean"):
             return jnp.asarray(0.2 * values)

@@ -59,7 +59,7 @@ def test_vocos():
 
 @pytest.mark.parametrize("C", [144, 256, 512])
 def test_conformer_module(C):
-    """By formula only, for the widths of Conformer (S), (M) and (L): the paper counts recognisers."""
+    """By formula only, for the widths of Conformer (S), (M), (L): the paper counts recognisers."""
     layer_norm = batch_norm = 2 * C
     expand, depthwise, project = C * 2 * C + 2 * C, 32 * C + C, C * C + C
     expected = layer_norm + expand + depthwise + batch_norm + project

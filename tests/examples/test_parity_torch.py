@@ -171,7 +171,8 @@ def test_lite_is_that_of_aeon():
     aeon = pytest.importorskip("aeon.networks", reason="this comparison did NOT run")
     network = lite.Lite(3, filters=6, kernel_size=12)
     x = np.random.default_rng(6).standard_normal((2, 43, 1), np.float32)
-    params = variables_of(network, x)["params"]
+    variables = variables_of(network, x)
+    params = variables["params"]
     model = tf.keras.Model(*aeon.LITENetwork(n_filters=6, kernel_size=12).build_network((43, 1)))
     names = [f"parallel{i}" for i in range(3)] + ["parallel_norm"]
     names += ["separable0", "separable0_norm", "separable1", "separable1_norm"]
@@ -182,9 +183,5 @@ def test_lite_is_that_of_aeon():
     expected = np.asarray(model(x, training=True)) @ params["head"]["kernel"]
     expected += params["head"]["bias"]
     apply = functools.partial(network.apply, train=True, mutable=["batch_stats"])
-    logits, _ = jax.jit(apply)({"params": params, **_statistics(network, x)}, x)
+    logits, _ = jax.jit(apply)(variables, x)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-
-
-def _statistics(network, x):
-    return {"batch_stats": variables_of(network, x)["batch_stats"]}

@@ -11,9 +11,7 @@ from examples import conformer, conv_tasnet, mamba
 from tests.examples.cases import variables_of
 
 CHUNKS = (1, 7, 1, 7, 1)  # two sizes: two programs
-SEPARATOR = conv_tasnet.Separator(
-    bottleneck=6, hidden=8, skip=5, blocks=2, repeats=2, causal=True
-)
+SEPARATOR = conv_tasnet.Separator(bottleneck=6, hidden=8, skip=5, blocks=2, repeats=2, causal=True)
 CAUSAL = {
     "mamba": mamba.ShortConvolution(),
     "conformer": conformer.ConvolutionModule(6, causal=True),
