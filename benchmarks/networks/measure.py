@@ -108,12 +108,16 @@ def megabytes(worker: Worker) -> float | None:
     return None if math.isnan(value) else value
 
 
-def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
+def measure(
+    name: str, versions: list[str], seconds: float, environment: Mapping[str, str]
+) -> dict[str, Any]:
     """Compare the versions of a network, then time them; the record of all."""
     network = NETWORKS[name]
     with contextlib.ExitStack() as stack:
         workers = {
-            version: stack.enter_context(Worker(version, VERSIONS[version].environment))
+            version: stack.enter_context(
+                Worker(version, {**VERSIONS[version].environment, **environment})
+            )
             for version in versions
         }
         bar = tqdm(workers.items(), f"{name}: build", disable=not sys.stderr.isatty())
@@ -166,6 +170,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--filter", default="", help=f"only those of {', '.join(NETWORKS)}")
     flags.add_seconds(parser, 20, "for one version of a network")
+    flags.add_memory(parser)
     flags.add_output(parser, "networks.json")
     arguments = parser.parse_args(argv)
     if not any(arguments.filter in name for name in NETWORKS):
@@ -183,11 +188,19 @@ def main(argv: list[str]) -> None:
     if busy := machine.busy():
         print(busy)
     packages = {package for name in versions for package in VERSIONS[name].packages}
-    record: dict[str, Any] = {**machine.facts(*sorted(packages)), "absent": absent, "rows": []}
+    record: dict[str, Any] = {
+        **machine.facts(*sorted(packages)),
+        "absent": absent,
+        "memory": arguments.memory,
+        "rows": [],
+    }
     try:
         for name in NETWORKS:
             if arguments.filter in name:
-                record["rows"].append(measure(name, versions, arguments.seconds))
+                row = measure(
+                    name, versions, arguments.seconds, flags.memory_environment(arguments)
+                )
+                record["rows"].append(row)
                 print(show(record["rows"][-1]), flush=True)
     finally:  # What was measured before an end that nobody planned is kept.
         if record["rows"]:
