@@ -42,7 +42,7 @@ CASES = {
         quartznet.QuartzNet(4, 1, 1, filters=(8,), kernel_sizes=(5,)), 5, (3, 12, 4), strides=2
     ),
     "citrinet.Citrinet": Case(
-        citrinet.Citrinet(4, 8, 10, 1, reduction=4, parts=((5,), (4,))), 5, (3, 6, 4), strides=4
+        citrinet.Citrinet(4, 8, 10, 1, reduction=2, parts=((5,), (4,))), 5, (3, 6, 4), strides=4
     ),
     "matchboxnet.MatchboxNet": Case(
         matchboxnet.MatchboxNet(4, 1, 6, kernel_sizes=(5,), outer_filters=8),

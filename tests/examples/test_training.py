@@ -8,7 +8,6 @@ import pytest
 
 from tests.examples.cases import CASES, LENGTHS, inputs, real, run, spoiled, variables_of
 
-
 # These are trained inside of the networks that are made of them.
 PARTS = ("quartznet.Block", "conformer.ConvolutionModule", "convnext.Block")
 WHOLE = {name: case for name, case in CASES.items() if name not in PARTS}
