@@ -15,7 +15,7 @@ def draw(record: dict[str, Any], titles: Mapping[str, str], path: pathlib.Path) 
     """Draw the medians of a run, and say where."""
     rows = record["rows"]
     lines = -(-len(rows) // 2)
-    figure = Figure(figsize=(drawing.WIDTH, lines * (0.42 * len(titles) + 1.1) + 0.5))
+    figure = Figure(figsize=(drawing.WIDTH, lines * (0.42 * len(titles) + 1.3) + 0.3))
     grid = figure.subplots(lines, min(len(rows), 2), squeeze=False, sharey=True)
     for axes in grid.flat[len(rows) :]:
         axes.set_axis_off()
@@ -23,10 +23,6 @@ def draw(record: dict[str, Any], titles: Mapping[str, str], path: pathlib.Path) 
         _draw_times(axes, row)
     grid[0, 0].set_yticks(range(len(titles)), list(titles.values()))
     grid[0, 0].invert_yaxis()
-    for axes in grid[-1]:
-        axes.set_xlabel(
-            f"milliseconds of a training step, and\nthat over flax_sepconv's {drawing.LOWER}"
-        )
     drawing.caption(figure, drawing.conditions(record))
     figure.savefig(path)
     print(f"drawn to {path}")
@@ -42,6 +38,9 @@ def _draw_times(axes: Axes, row: dict[str, Any]) -> None:
     axes.bar_label(bars, labels, padding=4)
     axes.set_xlim(0, 1.7 * max(times.values()))  # room for the labels
     axes.set_title(f"{row['title']}, {row['shape']}", pad=6)
+    axes.set_xlabel(
+        f"milliseconds of a training step, and\nthat over flax_sepconv's {drawing.LOWER}"
+    )
     axes.set_xticks([])
     axes.grid(False)
 
