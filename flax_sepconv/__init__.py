@@ -2,13 +2,14 @@
 
 from flax_sepconv import activations, constraints, initializers, nnx, ops, regularizers
 from flax_sepconv.functional import separable_conv1d
-from flax_sepconv.linen import SeparableConv1D, regularization_loss
+from flax_sepconv.linen import DepthwiseConv1D, SeparableConv1D, regularization_loss
 from flax_sepconv.transforms import keep_params_constrained
 from flax_sepconv.weights import constraints_of
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DepthwiseConv1D",
     "SeparableConv1D",
     "__version__",
     "activations",

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from flax import linen, nnx, traverse_util
 
-from flax_sepconv.linen import SeparableConv1D
+from flax_sepconv.linen_layer import LinenLayer
 from flax_sepconv.weights import Weight, boxed_variables
 
 
@@ -14,7 +14,7 @@ def from_linen(module: linen.Module, *args: Any, rngs: nnx.Rngs, **kwargs: Any) 
 
     `nnx.bridge.ToNNX(module, rngs=rngs).lazy_init(*args, **kwargs)`, and what the layers inside say
     of their weights is told to `constraints_of` and `regularization_loss`. (Of a model that is one
-    `flax_sepconv.SeparableConv1D` the bridge alone tells it too.)
+    layer of ours the bridge alone tells it too.)
 
     Args:
         module: any linen module.
@@ -25,8 +25,9 @@ def from_linen(module: linen.Module, *args: Any, rngs: nnx.Rngs, **kwargs: Any) 
     Example:
         >>> from jax import numpy as jnp
         >>> from flax import linen as nn
+        >>> import flax_sepconv as fsc
         >>> from flax_sepconv.nnx import constraints_of
-        >>> block = nn.Sequential([SeparableConv1D(5, 4, bias_constraint="non_neg"), nn.relu])
+        >>> block = nn.Sequential([fsc.SeparableConv1D(5, 4, bias_constraint="non_neg"), nn.relu])
         >>> model = from_linen(block, jnp.ones((2, 10, 3)), rngs=nnx.Rngs(0))
         >>> constraints_of(model)["layers_0"]["bias"]
         NonNeg()
@@ -57,7 +58,7 @@ def check_activity_recorded(model: nnx.Module) -> None:
             continue
         wanted = getattr(bridge, "to_nnx__activity", ())
         regularizer = getattr(bridge.to_nnx__module, "activity_regularizer", None)
-        if isinstance(bridge.to_nnx__module, SeparableConv1D) and regularizer is not None:
+        if isinstance(bridge.to_nnx__module, LinenLayer) and regularizer is not None:
             wanted = (("activity",),)
         for name in wanted:
             if (*path, *name) not in paths:

@@ -1,29 +1,26 @@
-"""The layer as an nnx module, and what belongs to it: its losses and its constraints."""
+"""The layers as nnx modules, and what belongs to them: their losses and their constraints."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, overload
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.linen.dtypes import promote_dtype
-from flax.nnx.bridge.wrappers import current_linen_module
 from flax.nnx.filterlib import Filter
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
-from flax_sepconv import ops
 from flax_sepconv.bridge import check_activity_recorded, from_linen
-from flax_sepconv.keras import config as keras_config
-from flax_sepconv.ops.arguments import DataFormat, Padding, channels_of, positive_int
+from flax_sepconv.nnx_layer import ActivityLoss, NnxLayer, NonTrainable
+from flax_sepconv.ops.arguments import DataFormat, Padding
 from flax_sepconv.ops.lowerings import Implementation
-from flax_sepconv.ops.names import ClassSignature, names_arguments
-from flax_sepconv.ops.sharding import AxisName, OutSharding
-from flax_sepconv.spec import Arguments, Identifier, scalar_loss
+from flax_sepconv.ops.names import names_arguments
+from flax_sepconv.spec import DepthwiseArguments, Identifier, SeparableArguments, scalar_loss
 from flax_sepconv.weights import what_is_said
 
 __all__ = [
     "ActivityLoss",
+    "DepthwiseConv1D",
     "NonTrainable",
     "SeparableConv1D",
     "constraints_of",
@@ -31,28 +28,11 @@ __all__ = [
     "regularization_loss",
 ]
 
-# The arrays of a `StreamState`: each a `nnx.Cache` of the layer.
-_STATE = ("history", "phase", "steps")
-
 # What the loss of an activity regularizer is called, here and inside `nnx.bridge.ToNNX`.
 _ACTIVITY = ("activity_loss", "activity")
 
 
-class NonTrainable(nnx.Variable[Any]):
-    """A weight of a layer with `trainable=False`: no `nnx.Param`, so no optimizer sees it."""
-
-
-class ActivityLoss(nnx.Variable[Any]):
-    """What a layer's activity regularizer gave since `regularization_loss` was last called."""
-
-
-try:  # For `nnx.bridge` it is linen's collection "losses".
-    nnx.register_variable_name("losses", ActivityLoss)
-except ValueError:  # Another library's type is that already, and as good.
-    ActivityLoss = nnx.variable_type_from_name("losses")  # type: ignore
-
-
-class SeparableConv1D(nnx.Module):
+class SeparableConv1D(NnxLayer):
     """Filter every channel on its own, then mix the channels: Keras' SeparableConv1D in Flax.
 
     h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
@@ -106,7 +86,7 @@ class SeparableConv1D(nnx.Module):
     Source: https://keras.io/api/layers/convolution_layers/separable_convolution1d/
     """
 
-    __signature__ = ClassSignature()
+    spec = SeparableArguments
 
     @names_arguments
     def __init__(
@@ -140,212 +120,90 @@ class SeparableConv1D(nnx.Module):
         decode: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        given = dict(locals())
-        own = ("self", "__class__", "in_features", "dtype", "param_dtype", "precision", "rngs")
-        given = {name: value for name, value in given.items() if name not in own}
-        self.decode = given.pop("decode")
-        self.arguments = Arguments(**given)
-        self.arguments.check_decode(decode)
-        self.in_features = positive_int("in_features", in_features)
-        self.dtype = dtype
-        self.param_dtype = param_dtype
-        self.precision = precision
-        variable = nnx.Param if trainable else NonTrainable
-        parameters = self.arguments.parameters(self.in_features)
-        for name, shape, initializer, regularizer, constraint in parameters:
-            weight = initializer(rngs.params(), shape, param_dtype)
-            metadata: dict[str, Any] = {
-                "regularizer": regularizer,
-                "constraint": constraint,
-                "rank": len(shape),
-            }
-            setattr(self, name, variable(weight, **metadata))
-        if self.arguments.activity_regularizer is not None:
-            self.activity_loss = ActivityLoss(jnp.zeros(()))
-        self.history: nnx.Cache[Any] | None = nnx.data(None)
-        self.phase: nnx.Cache[Any] | None = nnx.data(None)
-        self.steps: nnx.Cache[Any] | None = nnx.data(None)
+        super().__init__(
+            in_features,
+            locals(),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            decode=decode,
+            rngs=rngs,
+        )
 
-    @classmethod
-    def from_keras_config(
-        cls,
-        config: Mapping[str, Any],
-        in_features: int,
-        *,
-        rngs: nnx.Rngs,
-        version: int | None = None,
-    ) -> "SeparableConv1D":
-        """Make the layer that a dict of Keras 2 or Keras 3 describes, with new weights.
 
-        Example:
-            >>> config = {"filters": 5, "kernel_size": [3]}
-            >>> layer = SeparableConv1D.from_keras_config(config, 4, rngs=nnx.Rngs(0))
-            >>> layer.depthwise_kernel.shape
-            (3, 4, 1)
-        """
-        arguments = keras_config.arguments_of(config, version)
-        arguments.pop("name", None)
-        return cls(in_features, **arguments, rngs=rngs)
+class DepthwiseConv1D(NnxLayer):
+    """Filter every channel on its own: Keras' DepthwiseConv1D in Flax.
 
-    def to_keras_config(self, version: int = 3) -> dict[str, Any]:
-        """Return the dict from which `keras.layers.SeparableConv1D.from_config` makes the layer."""
-        return keras_config.config_of(self.arguments, None, self.dtype, self.param_dtype, version)
+    y[b, l, c*M + m] = activation(
+        sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m] + bias[c*M + m])
 
-    def init_cache(self, input_shape: Sequence[int], dtype: DTypeLike | None = None) -> None:
-        """Let the sequences begin of a batch that `decode` will take in chunks.
+    The first stage of `SeparableConv1D`, for a normalization, an activation or anything else to
+    come before the second, which is `nnx.Linear(in_features * depth_multiplier, filters)`. The same
+    weights give the same numbers as in the linen layer, `flax_sepconv.DepthwiseConv1D`.
 
-        Args:
-            input_shape: (..., T, C), or (..., C, T), of a chunk; T may be any.
-            dtype: of the inputs; None: that of the weights.
+    Args:
+        in_features: C, input channels.
+        kernel_size: K, taps of the kernels.
+        strides, padding: as for `SeparableConv1D`.
+        depth_multiplier: M, filters per input channel.
+        data_format, dilation_rate, activation: as for `SeparableConv1D`.
+        use_bias: whether a bias is added.
+        depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer,
+            activity_regularizer, depthwise_constraint, bias_constraint, trainable, dtype,
+            param_dtype, precision, implementation, decode, rngs: as for `SeparableConv1D`.
 
-        Example:
-            >>> layer = SeparableConv1D(3, 5, 4, padding="causal", decode=True, rngs=nnx.Rngs(0))
-            >>> layer.init_cache((2, 1, 3))
-            >>> layer(jnp.ones((2, 7, 3))).shape, layer.history.shape
-            ((2, 7, 5), (2, 3, 3))
-        """
-        shape, last = tuple(input_shape), self.arguments.data_format == "channels_last"
-        if len(shape) < 2 or shape[-1 if last else -2] != self.in_features:
-            raise ValueError(
-                f"input_shape must have rank 2 or more and in_features={self.in_features} "
-                f"channels, got {shape} with data_format={self.arguments.data_format!r}"
-            )
-        promoted = jnp.promote_types(dtype or self.param_dtype, self.param_dtype)
-        state = self.arguments.initial_state(shape, self.dtype or promoted)
-        for name, array in state.arrays.items():
-            setattr(self, name, nnx.Cache(array))
+    Raises:
+        ValueError, TypeError: an argument or the input breaks its rule.
 
-    def set_view(self, decode: bool | None = None, batch_size: Any = None) -> None:
-        """Class method used by `nnx.view`.
+    Example:
+        >>> layer = DepthwiseConv1D(3, kernel_size=4, depth_multiplier=2, rngs=nnx.Rngs(0))
+        >>> layer.depthwise_kernel.shape, layer.bias.shape
+        ((4, 3, 2), (6,))
+        >>> layer(jnp.ones((2, 10, 3))).shape
+        (2, 7, 6)
 
-        Args:
-            decode: whether the layer is given its sequences in chunks.
-            batch_size: an int, or the shape of the batch, for a new cache.
-        """
-        if decode is not None:
-            self.arguments.check_decode(decode)
-            self.decode = decode
-        if batch_size is not None:
-            batch = (batch_size,) if isinstance(batch_size, int) else tuple(batch_size)
-            last = self.arguments.data_format == "channels_last"
-            self.init_cache((*batch, *((1, self.in_features) if last else (self.in_features, 1))))
+    Source: https://keras.io/api/layers/convolution_layers/depthwise_convolution1d/
+    """
 
-    @overload
-    def __call__(
-        self,
-        inputs: ArrayLike,
-        lengths: ArrayLike | None = None,
-        *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
-        return_state: Literal[False] = False,
-    ) -> jax.Array: ...
-
-    @overload
-    def __call__(
-        self,
-        inputs: ArrayLike,
-        lengths: ArrayLike | None = None,
-        *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
-        return_state: Literal[True],
-    ) -> tuple[jax.Array, ops.StreamState]: ...
-
-    @overload
-    def __call__(
-        self,
-        inputs: ArrayLike,
-        lengths: ArrayLike | None = None,
-        *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
-        return_state: bool,
-    ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
+    spec = DepthwiseArguments
 
     @names_arguments
-    def __call__(
+    def __init__(
         self,
-        inputs: ArrayLike,
-        lengths: ArrayLike | None = None,
+        in_features: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "valid",
+        depth_multiplier: int = 1,
+        data_format: DataFormat = "channels_last",
+        dilation_rate: int | Sequence[int] = 1,
+        activation: Identifier = None,
+        use_bias: bool = True,
+        depthwise_initializer: Identifier = None,
+        bias_initializer: Identifier = None,
+        depthwise_regularizer: Identifier = None,
+        bias_regularizer: Identifier = None,
+        activity_regularizer: Identifier = None,
+        depthwise_constraint: Identifier = None,
+        bias_constraint: Identifier = None,
+        trainable: bool = True,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
-        return_state: bool = False,
-    ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
-        """Apply the layer: (..., L, C) -> (..., output length, F), or channels first.
-
-        Args:
-            inputs: floating point.
-            lengths: integers (...), one for each sequence of the batch, or None: all are whole.
-                The first `ops.output_length(length, ...)` steps are what the layer gives for the
-                sequence alone, and zeros follow.
-            segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
-                no tap reaches across a step at which they change.
-            axis_name: inside a `jax.shard_map`, the mesh axis that divides the steps of `inputs`,
-                or None (`ops.separable_conv1d`). Their activity losses are added.
-            out_sharding: how the output is to be divided, or None: as the inputs and weights are.
-            reset: with `decode`, bool (...), which sequences begin anew with this chunk.
-            initial_state: of a causal layer without `decode`, what came before the inputs, as an
-                earlier call returned it; None is the beginning.
-            return_state: whether the state behind the inputs is returned too, in a pair.
-        """
-        channels = channels_of("inputs", inputs, self.arguments.data_format)
-        if channels != self.in_features:
-            raise ValueError(
-                f"inputs must have in_features={self.in_features} channels, got {channels}"
-            )
-        names = [parameter.name for parameter in self.arguments.parameters(channels)]
-        weights = [getattr(self, name)[...] for name in names]
-        x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        self.arguments.check_call(self.decode, reset, initial_state, return_state)
-        if self.decode:
-            if self.history is None:
-                raise ValueError("decode=True needs a cache: call init_cache first")
-            cached = {n: getattr(self, n)[...] for n in _STATE if getattr(self, n) is not None}
-            initial_state = self.arguments.initial_state(x.shape, x.dtype).replaced(cached)
-            if reset is not None:
-                initial_state = initial_state.reset(reset)
-        y, state = self.arguments.apply(
-            x,
-            dict(zip(names, promoted, strict=True)),
-            self.precision,
-            lengths,
-            segment_ids,
-            initial_state,
-            return_state or self.decode,
-            axis_name,
-            out_sharding,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        implementation: Implementation | None = None,
+        decode: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        super().__init__(
+            in_features,
+            locals(),
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            decode=decode,
+            rngs=rngs,
         )
-        if self.decode and state is not None:
-            for name, array in state.arrays.items():
-                getattr(self, name)[...] = array
-        activity = self.arguments.activity_loss(y, axis_name)
-        if activity is not None:
-            self.activity_loss[...] += activity
-        bridge = current_linen_module()
-        if isinstance(bridge, nnx.bridge.ToLinen) and bridge.is_mutable_collection("losses"):
-            # Linen's way: a call returns the losses. The bridge makes this module anew for each.
-            for name, _, _, regularizer, _ in self.arguments.parameters(channels):
-                if regularizer is not None:
-                    loss = scalar_loss(name, regularizer(getattr(self, name)[...]))
-                    setattr(self, f"{name}_loss", ActivityLoss(loss))
-        if not return_state:
-            return y
-        assert state is not None
-        return y, state
 
 
 def regularization_loss(model: nnx.Module) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The arguments of the layer and the parameters they ask for: one spec for every module system.
+"""The arguments of the layers and the parameters they ask for: one spec for every module system.
 
 Fans (Keras'): a depthwise kernel (K, C, M) has fan_in K*C and fan_out K*M; a pointwise kernel
 (1, C*M, F) has fan_in C*M and fan_out F.
@@ -7,7 +7,7 @@ Fans (Keras'): a depthwise kernel (K, C, M) has fan_in K*C and fan_out K*M; a po
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,17 +50,31 @@ class Parameter(NamedTuple):
     constraint: Constraint | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The documented arguments of the layer, checked, with names resolved to callables.
+    """The documented arguments of a layer, checked, with names resolved to callables.
 
-    The types are those of what is resolved; what may be given is told in the layers.
+    What both layers have; each adds what belongs to its own weights. The types are those of what
+    is resolved; what may be given is told in the layers.
 
     Raises:
         ValueError, TypeError: names the argument, the rule and what came.
     """
 
-    filters: int
+    # Keras' class, by all names that it has had, and the versions that have it with "causal"; the
+    # weights in their order, as their initializers call them; the arguments that are sizes; and the
+    # operation, which takes x and the weights.
+    keras_names: ClassVar[tuple[str, ...]]
+    causal_in: ClassVar[tuple[int, ...]] = ()
+    weights: ClassVar[tuple[str, ...]]
+    sizes: ClassVar[tuple[str, ...]] = (
+        "kernel_size",
+        "strides",
+        "dilation_rate",
+        "depth_multiplier",
+    )
+    operation: ClassVar[Callable[..., jax.Array | tuple[jax.Array, ops.StreamState]]]
+
     kernel_size: int
     strides: int = 1
     padding: PaddingRule = "valid"
@@ -70,20 +84,17 @@ class Arguments:
     activation: Activation = _DEFAULT
     use_bias: bool = True
     depthwise_initializer: Initializer = _DEFAULT
-    pointwise_initializer: Initializer = _DEFAULT
     bias_initializer: Initializer = _DEFAULT
     depthwise_regularizer: Regularizer | None = None
-    pointwise_regularizer: Regularizer | None = None
     bias_regularizer: Regularizer | None = None
     activity_regularizer: Regularizer | None = None
     depthwise_constraint: Constraint | None = None
-    pointwise_constraint: Constraint | None = None
     bias_constraint: Constraint | None = None
     trainable: bool = True
     implementation: Implementation | None = None
 
     def __post_init__(self) -> None:
-        for name in ("filters", "kernel_size", "strides", "dilation_rate", "depth_multiplier"):
+        for name in self.sizes:
             self._set(name, positive_int(name, getattr(self, name)))
         self._set("padding", choice("padding", self.padding, PADDINGS))
         self._set("data_format", choice("data_format", self.data_format, DATA_FORMATS))
@@ -103,11 +114,8 @@ class Arguments:
                 "'config': {'threshold': 0.0, 'default_value': 0.0}}"
             )
         self._resolve("activation", activations.get)
-        for weight, default in (
-            ("depthwise", initializers.GlorotUniform()),
-            ("pointwise", initializers.GlorotUniform()),
-            ("bias", initializers.Zeros()),
-        ):
+        for weight in self.weights:
+            default = initializers.Zeros() if weight == BIAS else initializers.GlorotUniform()
             self._resolve(f"{weight}_initializer", initializers.get, default)
             self._resolve(f"{weight}_regularizer", regularizers.get)
             self._resolve(f"{weight}_constraint", constraints.get)
@@ -115,24 +123,21 @@ class Arguments:
 
     def parameters(self, channels: int) -> tuple[Parameter, ...]:
         """List the weights of the layer for C input channels."""
-        mixed = channels * self.depth_multiplier
-        shapes = {
-            "depthwise": (self.kernel_size, channels, self.depth_multiplier),
-            "pointwise": (1, mixed, self.filters),
-            "bias": (self.filters,),
-        }
-        if not self.use_bias:
-            del shapes["bias"]
         return tuple(
             Parameter(
                 weight if weight == BIAS else f"{weight}_kernel",
-                shape,
+                self._shape(weight, channels),
                 getattr(self, f"{weight}_initializer"),
                 getattr(self, f"{weight}_regularizer"),
                 getattr(self, f"{weight}_constraint"),
             )
-            for weight, shape in shapes.items()
+            for weight in self.weights
+            if weight != BIAS or self.use_bias
         )
+
+    def features(self, channels: int) -> int:
+        """Return the number of output channels for C input channels."""
+        return channels * self.depth_multiplier
 
     def apply(
         self,
@@ -148,15 +153,19 @@ class Arguments:
     ) -> tuple[jax.Array, ops.StreamState | None]:
         """Run the operation and the activation; nothing stands behind the ends of sequences.
 
+        Args:
+            x: the input.
+            weights: by name, in the order of `parameters`.
+            precision, lengths, segment_ids, initial_state, return_state, axis_name, out_sharding:
+                as for the operation.
+
         Returns:
             The output, and, where there is a state or one is asked for, the state behind x.
         """
         streams = initial_state is not None or return_state
-        out = ops.separable_conv1d(
+        out = self.operation(
             x,
-            weights[DEPTHWISE_KERNEL],
-            weights[POINTWISE_KERNEL],
-            weights.get(BIAS),
+            *weights.values(),
             strides=self.strides,
             padding=self.padding,
             data_format=self.data_format,
@@ -242,6 +251,12 @@ class Arguments:
         summed: jax.Array = jax.lax.psum(loss, axis_name)
         return summed
 
+    def _shape(self, weight: str, channels: int) -> tuple[int, ...]:
+        """Return the shape of a weight for C input channels."""
+        if weight == BIAS:
+            return (self.features(channels),)
+        return (self.kernel_size, channels, self.depth_multiplier)
+
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
@@ -251,6 +266,41 @@ class Arguments:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
         self._set(name, default if found is None else found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthwiseArguments(Arguments):
+    """The arguments of `DepthwiseConv1D`."""
+
+    keras_names = ("DepthwiseConv1D",)
+    weights = ("depthwise", BIAS)
+    operation = staticmethod(ops.depthwise_conv1d)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeparableArguments(Arguments):
+    """The arguments of `SeparableConv1D`."""
+
+    keras_names = ("SeparableConv1D", "SeparableConvolution1D")
+    causal_in = (2,)
+    weights = ("depthwise", "pointwise", BIAS)
+    sizes = ("filters", *Arguments.sizes)
+    operation = staticmethod(ops.separable_conv1d)
+
+    filters: int
+    pointwise_initializer: Initializer = _DEFAULT
+    pointwise_regularizer: Regularizer | None = None
+    pointwise_constraint: Constraint | None = None
+
+    def features(self, channels: int) -> int:
+        """Return F, for any number of input channels."""
+        del channels
+        return self.filters
+
+    def _shape(self, weight: str, channels: int) -> tuple[int, ...]:
+        if weight == "pointwise":
+            return (1, channels * self.depth_multiplier, self.filters)
+        return super()._shape(weight, channels)
 
 
 def scalar_loss(name: str, value: Any) -> jax.Array:

@@ -15,7 +15,7 @@ from flax import core, nnx, struct
 from flax.core import meta
 
 from flax_sepconv.constraints import Constraint, Stacked
-from flax_sepconv.linen import SeparableConv1D
+from flax_sepconv.linen_layer import LinenLayer
 from flax_sepconv.regularizers import Regularizer
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, scalar_loss
 
@@ -23,7 +23,7 @@ Path = tuple[Any, ...]
 
 
 def constraints_of(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-    """Find the constraint of every weight of every `SeparableConv1D` in a model, however deep.
+    """Find the constraint of every weight of every layer of ours in a model, however deep.
 
     Called like `module.init`, whose arrays it never makes (only shapes are computed). Weights
     stacked by `nn.scan` or `nn.vmap` get their constraint wrapped in `Stacked`, so that it acts on
@@ -39,6 +39,7 @@ def constraints_of(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> A
         A tree shaped like `params` with a constraint or None at each leaf.
 
     Example:
+        >>> from flax_sepconv import SeparableConv1D
         >>> layer = SeparableConv1D(5, 4, depthwise_constraint="non_neg", use_bias=False)
         >>> constraints_of(layer, jax.random.key(0), jnp.ones((2, 10, 3)))
         {'depthwise_kernel': NonNeg(), 'pointwise_kernel': None}
@@ -56,7 +57,7 @@ def boxed_variables(module: nn.Module, rngs: Any, *args: Any, **kwargs: Any) -> 
     def box(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         outputs = call(*args, **kwargs)
         layer = context.module
-        if context.method_name == "__call__" and isinstance(layer, SeparableConv1D):
+        if context.method_name == "__call__" and isinstance(layer, LinenLayer):
             _box_weights(layer)
         elif context.method_name == "__call__" and isinstance(layer, nnx.bridge.ToLinen):
             _box_weights_of_nnx(layer)
@@ -129,7 +130,7 @@ class Summed:
         return jnp.sum(jax.vmap(loss, self.axis)(w))
 
 
-def _box_weights(layer: SeparableConv1D) -> None:
+def _box_weights(layer: LinenLayer) -> None:
     """Put every weight of a bound layer into a box, and say whether it has an activity loss."""
     if layer.activity_regularizer is not None:
         layer.sow("losses", "activity", jnp.zeros(()), jnp.add, lambda: jnp.zeros(()))
@@ -184,7 +185,7 @@ def what_is_said(
             continue
         said = variable.get_metadata()
         if "regularizer" not in said:
-            own = {(*path[:-1], name) for name in (DEPTHWISE_KERNEL, POINTWISE_KERNEL)} <= paths
+            own = (*path[:-1], DEPTHWISE_KERNEL) in paths
             owners = [path[:depth] for depth in range(len(path)) if path[:depth] in bridges]
             is_weight = own and path[-1] in (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
             said = {}
@@ -198,10 +199,10 @@ def what_is_said(
 def _said_by_linen(bridge: nnx.bridge.ToNNX, path: Path, depth: int, ndim: int) -> dict[str, Any]:
     """Return what a linen layer says of a weight, if the bridge holds that layer and no other."""
     module = bridge.to_nnx__module
-    if isinstance(module, SeparableConv1D) and len(path) == depth + 1:
+    if isinstance(module, LinenLayer) and len(path) == depth + 1:
         for name, shape, _, regularizer, constraint in module.arguments().parameters(channels=1):
             # What `nn.vmap` made of the layer does not tell along which axis it stacks.
-            if name == path[-1] and (type(module) is SeparableConv1D or ndim == len(shape)):
+            if name == path[-1] and (LinenLayer in type(module).__bases__ or ndim == len(shape)):
                 return {"regularizer": regularizer, "constraint": constraint, "rank": len(shape)}
     raise ValueError(
         f"which constraint and regularizer {'/'.join(map(str, path))} has is not known: "

@@ -46,6 +46,11 @@ def test_what_is_tried_with_other_versions_is_there():
     assert all(file.exists() for file in files)
 
 
+def test_examples_are_in_the_source_archive_alone():
+    assert PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["flax_sepconv*"]
+    assert "recursive-include examples *.py\n" in (ROOT / "MANIFEST.in").read_text()
+
+
 def test_the_version_has_the_form_that_installers_compare():
     assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?(\.dev\d+)?", flax_sepconv.__version__)
 

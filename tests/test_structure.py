@@ -65,9 +65,11 @@ LAYERS = {
     "the layer": [
         "spec",
         "keras.config",
+        "linen_layer",
         "linen",
         "weights",
         "bridge",
+        "nnx_layer",
         "nnx",
         "functional",
         "transforms",
@@ -184,5 +186,6 @@ def test_no_file_is_too_long_to_read():
 def test_the_root_holds_the_layers_own_files():
     """The root of the package holds the layer's own files, and nothing else."""
     own = {"__init__", "__main__", "linen", "bridge", "nnx", "functional", "spec", "memory"}
+    own |= {"linen_layer", "nnx_layer"}
     objects = {"activations", "constraints", "initializers", "regularizers"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == own | objects | {"transforms", "weights"}

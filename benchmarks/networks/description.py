@@ -1,45 +1,50 @@
-"""What all frameworks build: convolutions by name, weights by name, and the numbers in them."""
+"""What all frameworks build: layers by name, weights by name, and the numbers in them.
 
-from typing import ClassVar, NamedTuple, Protocol
+Names of layers and weights are those of the networks in `examples/`.
+"""
+
+import math
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-Shapes = dict[str, tuple[int, ...]]
+Kind = Literal[
+    "separable", "depthwise", "conv", "dense", "batch_norm", "layer_norm", "global_norm", "prelu"
+]
 
 
-class Convolution(NamedTuple):
-    """A convolution without bias, padded by TensorFlow's "same" rule."""
+class Layer(NamedTuple):
+    """A layer with weights; convolutions are padded by TensorFlow's "same" rule."""
 
-    name: str
-    channels: int
-    filters: int
-    kernel_size: int
+    kind: Kind
+    channels: int = 0
+    filters: int = 0
+    kernel_size: int = 1
     strides: int = 1
     dilation_rate: int = 1
-    is_separable: bool = True
+    use_bias: bool = False
+    epsilon: float = 1e-3
+    momentum: float = 0.9
 
-    def shapes(self) -> Shapes:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of its weights."""
-        if self.is_separable:
-            return {
-                f"{self.name}/depthwise_kernel": (self.kernel_size, self.channels, 1),
-                f"{self.name}/pointwise_kernel": (1, self.channels, self.filters),
-            }
-        return {f"{self.name}/kernel": (self.kernel_size, self.channels, self.filters)}
+        C, F, K = self.channels, self.filters, self.kernel_size
+        bias = {"bias": (F,)} if self.use_bias else {}
+        match self.kind:
+            case "separable":
+                return {"depthwise_kernel": (K, C, 1), "pointwise_kernel": (1, C, F), **bias}
+            case "depthwise":
+                return {"depthwise_kernel": (K, C, 1), **bias}
+            case "conv":
+                return {"kernel": (K, C, F), **bias}
+            case "dense":
+                return {"kernel": (C, F), **bias}
+            case "prelu":
+                return {"negative_slope": ()}
+        return {"scale": (C,), "bias": (C,)}
 
-    def shapes_with_norm(self) -> Shapes:
-        """Return the shapes of its weights and of those of the normalisation after it."""
-        return self.shapes() | norm_shapes(f"{self.name}_norm", self.filters)
 
-
-def norm_shapes(name: str, channels: int) -> Shapes:
-    """Return the shapes of the weights of a batch normalisation."""
-    return {f"{name}/gamma": (channels,), f"{name}/beta": (channels,)}
-
-
-def head_shapes(channels: int, classes: int) -> Shapes:
-    """Return the shapes of the weights of the dense layer at the end."""
-    return {"head/kernel": (channels, classes), "head/bias": (classes,)}
+Layers = dict[str, Layer]
 
 
 class Description(Protocol):
@@ -47,34 +52,37 @@ class Description(Protocol):
 
     Attributes:
         title: what it is called.
-        classes: of the logits.
-        momentum: of the running statistics of the batch normalisations.
-        epsilon: of the batch normalisations.
         learning_rate: of Adam, whose other settings are `ADAM`.
+        classes: of the logits, or None: its outputs are to come near others, by their squares.
     """
 
     title: ClassVar[str]
 
     @property
-    def classes(self) -> int: ...  # noqa: D102
-    @property
-    def momentum(self) -> float: ...  # noqa: D102
-    @property
-    def epsilon(self) -> float: ...  # noqa: D102
-    @property
     def learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def classes(self) -> int | None: ...  # noqa: D102
 
-    def shapes(self) -> Shapes:
-        """Return the shape of every trained weight."""
+    def layers(self) -> Layers:
+        """Return the layers that have weights."""
 
-    def input_shape(self) -> tuple[int, int, int]:
-        """Return (B, L, C)."""
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of the batch: B, L, C, or B, samples."""
 
-    def label_shape(self) -> tuple[int, ...]:
-        """Return the shape of the labels, which is that of the logits without the classes."""
+    def target_shape(self) -> tuple[int, ...]:
+        """Return the shape of the targets: of classes, that of the logits but for the last axis."""
 
 
 ADAM = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+
+
+def shapes_of(description: Description) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every trained weight, as `layer/weight`."""
+    return {
+        f"{layer}/{weight}": shape
+        for layer, facts in description.layers().items()
+        for weight, shape in facts.shapes().items()
+    }
 
 
 class Numbers(NamedTuple):
@@ -82,7 +90,7 @@ class Numbers(NamedTuple):
 
     weights: dict[str, np.ndarray]
     inputs: np.ndarray
-    labels: np.ndarray
+    targets: np.ndarray
 
 
 def numbers(description: Description, seed: int = 0) -> Numbers:
@@ -91,14 +99,16 @@ def numbers(description: Description, seed: int = 0) -> Numbers:
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = rng.standard_normal(shape, np.float32)
-        if name.endswith(("/beta", "/bias")):
+        if name.endswith("/bias"):
             return 0.1 * values
-        if name.endswith("/gamma"):
-            return 1 + 0.1 * values
-        terms = shape[0] if name.endswith("/depthwise_kernel") else np.prod(shape[:-1])
+        if name.endswith(("/scale", "/negative_slope")):
+            return np.float32(name.endswith("/scale")) + np.float32(0.1) * np.asarray(values)
+        terms = shape[0] if name.endswith("/depthwise_kernel") else math.prod(shape[:-1])
         return values / np.sqrt(terms, dtype=np.float32)
 
-    weights = {name: draw(name, shape) for name, shape in description.shapes().items()}
+    weights = {name: draw(name, shape) for name, shape in shapes_of(description).items()}
     inputs = rng.standard_normal(description.input_shape(), np.float32)
-    labels = rng.integers(description.classes, size=description.label_shape(), dtype=np.int32)
-    return Numbers(weights, inputs, labels)
+    shape = description.target_shape()
+    if description.classes is None:
+        return Numbers(weights, inputs, rng.standard_normal(shape, np.float32))
+    return Numbers(weights, inputs, rng.integers(description.classes, size=shape, dtype=np.int32))

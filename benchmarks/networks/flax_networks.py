@@ -1,6 +1,6 @@
-"""The networks in Flax, whatever their separable convolutions are; they train in one program."""
+"""The networks of `examples/`, and with Flax's own layers in them; they train in one program."""
 
-import functools
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,194 +10,154 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
-from jax import lax
 
+import examples.conformer
+import examples.conv_tasnet
+import examples.lite
+import examples.quartznet
 import flax_sepconv as fsc
 from benchmarks.networks import trial
-from benchmarks.networks.description import ADAM, Convolution, Description, numbers
-from benchmarks.networks.lite import Lite, fixed_filters
+from benchmarks.networks.conformer import Conformer
+from benchmarks.networks.conv_tasnet import ConvTasNet
+from benchmarks.networks.description import ADAM, Description, numbers
+from benchmarks.networks.lite import Lite
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.worker import Program
 
-Separable = Callable[[Convolution], nn.Module]
+
+def network_of(description: Description) -> nn.Module:
+    """Return the module of `examples/` with these sizes."""
+    match description:
+        case Lite() as of:
+            return examples.lite.Lite(of.classes, of.filters, of.kernel_size)
+        case QuartzNet() as of:
+            return examples.quartznet.QuartzNet(
+                of.classes, 1, of.repeats, of.filters, of.kernel_sizes
+            )
+        case Conformer() as of:
+            return examples.conformer.Conformer(
+                of.classes, of.width, of.blocks, of.heads, of.kernel_size
+            )
+        case ConvTasNet() as of:
+            separator = examples.conv_tasnet.Separator(
+                of.sources,
+                of.bottleneck,
+                of.hidden,
+                of.skip,
+                of.kernel_size,
+                of.blocks,
+                of.repeats,
+            )
+            return examples.conv_tasnet.ConvTasNet(separator, of.filters, of.window)
+    raise TypeError(f"description: no network is described by a {type(description).__name__}")
 
 
-def ours(of: Convolution) -> nn.Module:
-    """Make the layer of this package."""
-    return fsc.SeparableConv1D(
-        of.filters,
-        of.kernel_size,
-        of.strides,
-        padding="same",
-        dilation_rate=of.dilation_rate,
-        use_bias=False,
-        name=of.name,
-    )
+def stock(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    """Replace a layer of this package by Flax's own with the same weights."""
+    layer = context.module
+    is_ours = isinstance(layer, fsc.SeparableConv1D | fsc.DepthwiseConv1D)
+    if not is_ours or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    x, weights = args[0], layer.variables["params"]
+    kernel = weights["depthwise_kernel"]
+    K, C, _ = kernel.shape
+    inner = {"kernel": kernel.reshape(K, 1, C)}
+    if "bias" in weights:  # the separable layers of these networks have none
+        inner["bias"] = weights["bias"]
+    x = nn.Conv(
+        C,
+        K,
+        layer.strides,
+        "SAME",
+        kernel_dilation=layer.dilation_rate,
+        feature_group_count=C,
+        use_bias="bias" in inner,
+        parent=None,
+    ).apply({"params": inner}, x)
+    if "pointwise_kernel" not in weights:
+        return x
+    (kernel,) = weights["pointwise_kernel"]
+    dense = nn.Dense(kernel.shape[-1], use_bias=False, parent=None)
+    return dense.apply({"params": {"kernel": kernel}}, x)
 
 
-class StockSeparable(nn.Module):
-    """The layer made of Flax's own."""
-
-    of: Convolution
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Apply it: (B, L, C) -> (B, output length, F)."""
-        of = self.of
-        x = nn.Conv(
-            of.channels,
-            of.kernel_size,
-            of.strides,
-            kernel_dilation=of.dilation_rate,
-            feature_group_count=of.channels,
-            use_bias=False,
-            name="depthwise",
-        )(x)
-        return nn.Dense(of.filters, use_bias=False, name="pointwise")(x)
+LAYERS = ("ours", "stock")
 
 
-def stock(of: Convolution) -> nn.Module:
-    """Make the layer of Flax's own."""
-    return StockSeparable(of, name=of.name)
-
-
-SEPARABLE: dict[str, Separable] = {"ours": ours, "stock": stock}
-# What Flax calls the weights.
-NAMES = {"gamma": "scale", "beta": "bias"}
-STOCK_NAMES = {"depthwise_kernel": "depthwise/kernel", "pointwise_kernel": "pointwise/kernel"}
-
-
-def convolve(of: Convolution, separable: Separable, x: jax.Array) -> jax.Array:
-    """Apply a convolution."""
-    if of.is_separable:
-        return separable(of)(x)
-    return nn.Conv(of.filters, of.kernel_size, use_bias=False, name=of.name)(x)
-
-
-def normalize(description: Description, name: str, train: bool, x: jax.Array) -> jax.Array:
-    """Apply a batch normalisation."""
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=description.momentum,
-        epsilon=description.epsilon,
-        name=name,
-    )(x)
-
-
-class LiteNetwork(nn.Module):
-    """LITE."""
-
-    description: Lite
-    separable: Separable
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Return logits (B, classes)."""
-        description = self.description
-        bank, layout = jnp.asarray(fixed_filters()), ("NWC", "WIO", "NWC")
-        fixed = lax.conv_general_dilated(x, bank, (1,), "SAME", dimension_numbers=layout)
-        parallel = [convolve(of, self.separable, x) for of in description.parallel]
-        x = jnp.concatenate([*parallel, nn.relu(fixed)], axis=-1)
-        x = nn.relu(normalize(description, "parallel_norm", train, x))
-        for of in description.separable:
-            x = convolve(of, self.separable, x)
-            x = nn.relu(normalize(description, f"{of.name}_norm", train, x))
-        return nn.Dense(description.classes, name="head")(x.mean(axis=1))
-
-
-class QuartzNetNetwork(nn.Module):
-    """QuartzNet."""
-
-    description: QuartzNet
-    separable: Separable
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Return logits (B, frames, classes)."""
-        description = self.description
-
-        def apply(of: Convolution, x: jax.Array) -> jax.Array:
-            x = convolve(of, self.separable, x)
-            return normalize(description, f"{of.name}_norm", train, x)
-
-        x = nn.relu(apply(description.prologue, x))
-        for block in description.blocks:
-            y = x
-            *inner, last = block.convolutions
-            for of in inner:
-                y = nn.relu(apply(of, y))
-            x = nn.relu(apply(last, y) + apply(block.residual, x))
-        for of in description.epilogue:
-            x = nn.relu(apply(of, x))
-        return nn.Dense(description.classes, name="head")(x)
-
-
-NETWORKS: dict[type, Any] = {Lite: LiteNetwork, QuartzNet: QuartzNetNetwork}
+def layers(name: str) -> contextlib.AbstractContextManager[None]:
+    """Let the networks that are called in the `with` block have these layers of `LAYERS`."""
+    return nn.intercept_methods(stock) if name == "stock" else contextlib.nullcontext()
 
 
 def variables_of(network: nn.Module, weights: dict[str, np.ndarray], x: jax.Array) -> Any:
     """Return the network's variables with these weights; every weight has its place."""
-    shapes = jax.eval_shape(functools.partial(network.init, train=True), jax.random.key(0), x)
-    names = NAMES | (STOCK_NAMES if network.separable is stock else {})
-    flat = {}
-    for path, value in weights.items():
-        layer, name = path.split("/")
-        flat[f"{layer}/{names.get(name, name)}"] = value
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
     expected = traverse_util.flatten_dict(shapes["params"], sep="/")
-    if flat.keys() != expected.keys():
-        raise ValueError(f"weights must be {sorted(expected)}, got {sorted(flat)}")
-    params = {path: jnp.reshape(flat[path], leaf.shape) for path, leaf in expected.items()}
-    start = {"mean": jnp.zeros, "var": jnp.ones}
-    statistics = {
-        path: start[path[-1]](leaf.shape)
-        for path, leaf in traverse_util.flatten_dict(shapes["batch_stats"]).items()
-    }
-    return {
-        "params": traverse_util.unflatten_dict(params, sep="/"),
-        "batch_stats": traverse_util.unflatten_dict(statistics),
-    }
+    found = {path: value.shape for path, value in weights.items()}
+    if found != {path: leaf.shape for path, leaf in expected.items()}:
+        raise ValueError(f"weights must be {expected}, got {found}")
+    params = {path: jnp.asarray(value) for path, value in weights.items()}
+    variables = {"params": traverse_util.unflatten_dict(params, sep="/")}
+    if "batch_stats" in shapes:
+        start = {"mean": jnp.zeros, "var": jnp.ones}
+        variables["batch_stats"] = jax.tree.map_with_path(
+            lambda path, leaf: start[path[-1].key](leaf.shape), shapes["batch_stats"]
+        )
+    return variables
 
 
-def step_of(network: nn.Module, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """Return the training step: (state, x, labels) -> (state, loss, logits)."""
+def loss_of(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the mean cross-entropy of classes, or the mean square of what is missing."""
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+    return jnp.square(outputs - targets).mean()
 
-    def step(state: Any, x: jax.Array, labels: jax.Array) -> Any:
+
+def step_of(
+    apply: Callable[..., Any], optimizer: optax.GradientTransformation
+) -> Callable[..., Any]:
+    """Return the training step: (state, x, targets) -> (state, loss, outputs)."""
+
+    def step(state: Any, x: jax.Array, targets: jax.Array) -> Any:
         variables, memory = state
 
-        def loss_of(params: Any) -> Any:
-            logits, updated = network.apply(
-                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
-            )
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            return loss, (logits, updated)
+        def loss(params: Any) -> Any:
+            outputs, updated = apply(variables | {"params": params}, x, train=True)
+            return loss_of(outputs, targets), (outputs, updated)
 
-        (loss, (logits, updated)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (value, (outputs, updated)), gradients = jax.value_and_grad(loss, has_aux=True)(
             variables["params"]
         )
         updates, memory = optimizer.update(gradients, memory, variables["params"])
         params = optax.apply_updates(variables["params"], updates)
-        return ({"params": params, **updated}, memory), loss, logits
+        return ({"params": params, **updated}, memory), value, outputs
 
     return step
 
 
-def build(description: Description, separable: str) -> dict[str, Program]:
-    """Build the programs of a network with a layer of `SEPARABLE`."""
+def build(description: Description, name: str) -> dict[str, Program]:
+    """Build the programs of a network with layers of `LAYERS`."""
     start = numbers(description)
-    x, labels = jnp.asarray(start.inputs), jnp.asarray(start.labels)
-    network = NETWORKS[type(description)](description, SEPARABLE[separable])
+    x, targets = jnp.asarray(start.inputs), jnp.asarray(start.targets)
+    network = network_of(description)
+    variables = variables_of(network, start.weights, x)
+
+    def apply(variables: Any, x: jax.Array, train: bool) -> Any:
+        settings: dict[str, Any] = {"train": train} if "batch_stats" in variables else {}
+        with layers(name):
+            return network.apply(variables, x, mutable=["batch_stats"], **settings)
+
     optimizer = optax.adam(
         description.learning_rate, ADAM["beta_1"], ADAM["beta_2"], ADAM["epsilon"]
     )
-    variables = variables_of(network, start.weights, x)
     state = variables, optimizer.init(variables["params"])
-    step = jax.jit(step_of(network, optimizer), donate_argnums=0)
-    predict = jax.jit(functools.partial(network.apply, train=False))
+    step = jax.jit(step_of(apply, optimizer), donate_argnums=0)
+    predict = jax.jit(lambda variables, x: apply(variables, x, train=False)[0])
 
     def run_step() -> tuple[jax.Array, jax.Array]:
         nonlocal state
-        state, loss, logits = jax.block_until_ready(step(state, x, labels))
-        return loss, logits
+        state, loss, outputs = jax.block_until_ready(step(state, x, targets))
+        return loss, outputs
 
     def run_predict() -> jax.Array:
         return jax.block_until_ready(predict(state[0], x))
@@ -205,12 +165,12 @@ def build(description: Description, separable: str) -> dict[str, Program]:
     facts: dict[str, Any] = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     }
-    if separable == "ours":
-        facts["selection"] = selection(x)
+    if name == "ours":
+        facts["selection"] = selection()
     return trial.programs(run_step, run_predict, facts)
 
 
-def selection(x: jax.Array) -> str:
+def selection() -> str:
     """Tell which lowering the layers take, and why; on CPU it is the same for all of them."""
-    name, reason = fsc.ops.select_implementation(x.shape, (1, x.shape[-1], 1), platform="cpu")
+    name, reason = fsc.ops.select_implementation((1, 8, 8), (1, 8, 1), platform="cpu")
     return f"{name}: {reason}"

@@ -1,10 +1,10 @@
 """Time the training of whole networks: forward, loss, backward and Adam's update.
 
-LITE and QuartzNet are built four times: in Flax with the layer of this package, the same network in
-Flax with nn.Conv(feature_group_count=C) and nn.Dense, in Keras on TensorFlow (one tf.function), and
-in PyTorch (eager). Each is a process of its own. Before anything is timed they must train equally
-many parameters, give the same logits from equal weights, and have the same losses before and after
-an update. The times are medians of samples taken in turn.
+LITE, QuartzNet, Conformer and Conv-TasNet are built four times: in Flax as in `examples/`, the same
+with nn.Conv(feature_group_count=C) and nn.Dense in place of this package's layers, in Keras on
+TensorFlow (one tf.function), and in PyTorch (eager). Each is a process of its own. Before anything
+is timed they must train equally many parameters, give the same outputs from equal weights, and have
+the same losses before and after an update. The times are medians of samples taken in turn.
 """
 
 import argparse
@@ -21,12 +21,19 @@ from tqdm import tqdm
 
 from benchmarks import flags, machine, timing
 from benchmarks.networks import picture
+from benchmarks.networks.conformer import Conformer
+from benchmarks.networks.conv_tasnet import ConvTasNet
 from benchmarks.networks.description import Description
 from benchmarks.networks.lite import Lite
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.worker import Worker
 
-NETWORKS: dict[str, Description] = {"lite": Lite(), "quartznet": QuartzNet()}
+NETWORKS: dict[str, Description] = {
+    "lite": Lite(),
+    "quartznet": QuartzNet(),
+    "conformer": Conformer(),
+    "conv_tasnet": ConvTasNet(),
+}
 
 
 class Version(NamedTuple):
@@ -52,9 +59,9 @@ VERSIONS = {
     "torch": Version("PyTorch", ("torch",), "torch_networks"),
 }
 
-# Parts of the largest logit, and of what the update takes from the loss: Adam's first update is
+# Parts of the largest output, and of what the update takes from the loss: Adam's first update is
 # hardly more than the gradient's sign, which for the smallest gradients is rounding.
-LOGITS_TOLERANCE = 1e-4
+OUTPUTS_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-2
 
 
@@ -62,7 +69,7 @@ class Start(NamedTuple):
     """The first two steps of a version."""
 
     facts: dict[str, Any]
-    logits: np.ndarray
+    outputs: np.ndarray
     losses: tuple[float, float]
     first_step_seconds: float
 
@@ -76,7 +83,7 @@ def start(worker: Worker, version: Version, network: Description) -> Start:
     seconds = time.perf_counter() - begin
     second = worker.numbers("step")
     losses = float(first["loss"]), float(second["loss"])
-    return Start(facts, first["logits"], losses, seconds)
+    return Start(facts, first["outputs"], losses, seconds)
 
 
 def compare(network: str, starts: Mapping[str, Start]) -> None:
@@ -87,9 +94,9 @@ def compare(network: str, starts: Mapping[str, Start]) -> None:
         counts = other.facts["parameters"], ours.facts["parameters"]
         if counts[0] != counts[1]:
             raise SystemExit(f"{label} trains {counts[0]} numbers, not {counts[1]}")
-        off = np.abs(other.logits - ours.logits).max() / np.abs(ours.logits).max()
-        if not off <= LOGITS_TOLERANCE:
-            raise SystemExit(f"{label}: its logits are off by {off:.1e}")
+        off = np.abs(other.outputs - ours.outputs).max() / np.abs(ours.outputs).max()
+        if not off <= OUTPUTS_TOLERANCE:
+            raise SystemExit(f"{label}: its outputs are off by {off:.1e}")
         off = np.abs(np.subtract(other.losses, ours.losses)).max() / abs(np.subtract(*ours.losses))
         if not off <= LOSS_TOLERANCE:
             raise SystemExit(f"{label}: its losses are {other.losses}, not {ours.losses}")
@@ -101,12 +108,16 @@ def megabytes(worker: Worker) -> float | None:
     return None if math.isnan(value) else value
 
 
-def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
+def measure(
+    name: str, versions: list[str], seconds: float, environment: Mapping[str, str]
+) -> dict[str, Any]:
     """Compare the versions of a network, then time them; the record of all."""
     network = NETWORKS[name]
     with contextlib.ExitStack() as stack:
         workers = {
-            version: stack.enter_context(Worker(version, VERSIONS[version].environment))
+            version: stack.enter_context(
+                Worker(version, {**VERSIONS[version].environment, **environment})
+            )
             for version in versions
         }
         bar = tqdm(workers.items(), f"{name}: build", disable=not sys.stderr.isatty())
@@ -126,11 +137,11 @@ def measure(name: str, versions: list[str], seconds: float) -> dict[str, Any]:
             "step_megabytes": memory[version],
             "losses": starts[version].losses,
         }
-    B, L, C = network.input_shape()
+    sizes = zip("BLC", network.input_shape(), strict=False)  # a waveform has no channels
     return {
         "network": name,
         "title": network.title,
-        "shape": f"B{B} L{L} C{C}",
+        "shape": " ".join(f"{letter}{size}" for letter, size in sizes),
         "versions": facts,
     }
 
@@ -159,6 +170,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--filter", default="", help=f"only those of {', '.join(NETWORKS)}")
     flags.add_seconds(parser, 20, "for one version of a network")
+    flags.add_memory(parser)
     flags.add_output(parser, "networks.json")
     arguments = parser.parse_args(argv)
     if not any(arguments.filter in name for name in NETWORKS):
@@ -176,11 +188,19 @@ def main(argv: list[str]) -> None:
     if busy := machine.busy():
         print(busy)
     packages = {package for name in versions for package in VERSIONS[name].packages}
-    record: dict[str, Any] = {**machine.facts(*sorted(packages)), "absent": absent, "rows": []}
+    record: dict[str, Any] = {
+        **machine.facts(*sorted(packages)),
+        "absent": absent,
+        "memory": arguments.memory,
+        "rows": [],
+    }
     try:
         for name in NETWORKS:
             if arguments.filter in name:
-                record["rows"].append(measure(name, versions, arguments.seconds))
+                row = measure(
+                    name, versions, arguments.seconds, flags.memory_environment(arguments)
+                )
+                record["rows"].append(row)
                 print(show(record["rows"][-1]), flush=True)
     finally:  # What was measured before an end that nobody planned is kept.
         if record["rows"]:

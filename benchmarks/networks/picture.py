@@ -14,12 +14,15 @@ from benchmarks import drawing
 def draw(record: dict[str, Any], titles: Mapping[str, str], path: pathlib.Path) -> None:
     """Draw the medians of a run, and say where."""
     rows = record["rows"]
-    figure = Figure(figsize=(drawing.WIDTH, 0.42 * len(titles) + 1.6))
-    panels = figure.subplots(1, len(rows), squeeze=False, sharey=True)[0]
-    for axes, row in zip(panels, rows, strict=True):
+    lines = -(-len(rows) // 2)
+    figure = Figure(figsize=(drawing.WIDTH, lines * (0.42 * len(titles) + 1.3) + 0.3))
+    grid = figure.subplots(lines, min(len(rows), 2), squeeze=False, sharey=True)
+    for axes in grid.flat[len(rows) :]:
+        axes.set_axis_off()
+    for axes, row in zip(grid.flat, rows, strict=False):
         _draw_times(axes, row)
-    panels[0].set_yticks(range(len(titles)), list(titles.values()))
-    panels[0].invert_yaxis()
+    grid[0, 0].set_yticks(range(len(titles)), list(titles.values()))
+    grid[0, 0].invert_yaxis()
     drawing.caption(figure, drawing.conditions(record))
     figure.savefig(path)
     print(f"drawn to {path}")

@@ -1,21 +1,13 @@
-"""QuartzNet: residual blocks of separable convolutions over spectrogram frames.
+"""QuartzNet as in `examples/quartznet.py`: the stack with 5 blocks of 3 convolutions.
 
-Kriman et al., "QuartzNet: Deep automatic speech recognition with 1D time-channel separable
-convolutions" (2020): the stack with 5 blocks of 3 convolutions. Dropout is left out, and a
-cross-entropy for every frame stands in for CTC, of which the frameworks have different versions.
+Dropout is left out, and a cross-entropy for every frame stands in for CTC, of which the frameworks
+have different versions.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from benchmarks.networks.description import Convolution, Shapes, head_shapes
-
-
-class Block(NamedTuple):
-    """Convolutions in a row, and the one around them."""
-
-    convolutions: tuple[Convolution, ...]
-    residual: Convolution
+from benchmarks.networks.description import Layer, Layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,49 +23,41 @@ class QuartzNet:
     filters: tuple[int, ...] = (256, 256, 512, 512, 512)
     kernel_sizes: tuple[int, ...] = (33, 39, 51, 63, 75)
     repeats: int = 3
-    momentum: float = 0.9
-    epsilon: float = 1e-3
     learning_rate: float = 1e-3
 
-    @property
-    def prologue(self) -> Convolution:
-        """The convolution of the input, to every second frame."""
-        return Convolution("prologue", self.channels, self.filters[0], 33, strides=2)
+    def layers(self) -> Layers:
+        """Return the layers that have weights."""
+        layers: Layers = {}
 
-    @property
-    def blocks(self) -> tuple[Block, ...]:
-        """The residual blocks."""
-        blocks, C = [], self.filters[0]
-        for b, (F, K) in enumerate(zip(self.filters, self.kernel_sizes, strict=True)):
-            inner = [Convolution(f"block{b}_{r}", F if r else C, F, K) for r in range(self.repeats)]
-            residual = Convolution(f"residual{b}", C, F, 1, is_separable=False)
-            blocks.append(Block(tuple(inner), residual))
+        def add_block(
+            name: str, C: int, F: int, K: int, repeats: int, strides: int = 1, dilation: int = 1
+        ) -> None:
+            for r in range(repeats):
+                conv = Layer("separable", F if r else C, F, K, strides, dilation)
+                layers[f"{name}/conv{r}"] = conv
+                layers[f"{name}/norm{r}"] = Layer("batch_norm", F)
+
+        C = self.filters[0]
+        add_block("prologue", self.channels, C, 33, 1, strides=2)
+        for name, F, K in zip(self.blocks, self.filters, self.kernel_sizes, strict=True):
+            add_block(name, C, F, K, self.repeats)
+            layers[f"{name}/residual"] = Layer("dense", C, F)
+            layers[f"{name}/residual_norm"] = Layer("batch_norm", F)
             C = F
-        return tuple(blocks)
+        add_block("epilogue", C, C, 87, 1, dilation=2)
+        layers["wide"] = Layer("dense", C, 2 * C)
+        layers["wide_norm"] = Layer("batch_norm", 2 * C)
+        return {**layers, "head": Layer("dense", 2 * C, self.classes, use_bias=True)}
 
     @property
-    def epilogue(self) -> tuple[Convolution, ...]:
-        """The convolutions after the blocks."""
-        F = self.filters[-1]
-        return (
-            Convolution("epilogue0", F, F, 87, dilation_rate=2),
-            Convolution("epilogue1", F, 2 * F, 1, is_separable=False),
-        )
-
-    def shapes(self) -> Shapes:
-        """Return the shape of every trained weight."""
-        shapes = self.prologue.shapes_with_norm()
-        for block in self.blocks:
-            for convolution in (*block.convolutions, block.residual):
-                shapes |= convolution.shapes_with_norm()
-        for convolution in self.epilogue:
-            shapes |= convolution.shapes_with_norm()
-        return shapes | head_shapes(2 * self.filters[-1], self.classes)
+    def blocks(self) -> tuple[str, ...]:
+        """The names of the residual blocks."""
+        return tuple(f"block{b}_0" for b in range(len(self.filters)))
 
     def input_shape(self) -> tuple[int, int, int]:
         """Return (B, L, C)."""
         return self.batch, self.length, self.channels
 
-    def label_shape(self) -> tuple[int, ...]:
+    def target_shape(self) -> tuple[int, int]:
         """Return (B, frames): one class for each frame left."""
-        return self.batch, -(-self.length // self.prologue.strides)
+        return self.batch, -(-self.length // 2)

@@ -25,8 +25,8 @@ def programs(
     NaN where unknown.
 
     Args:
-        step: train on the batch, once; returns the loss and the logits before the update.
-        predict: return the logits by the running statistics.
+        step: train on the batch, once; returns the loss and the outputs before the update.
+        predict: return the outputs by the running statistics.
         facts: "parameters", how many numbers the framework says it trains, and whatever else.
         is_memory_known: whether the framework hands memory back to the system between steps.
     """
@@ -40,15 +40,15 @@ def programs(
 
     return {
         "step": Program(step, read_step, facts),
-        "predict": Program(predict, lambda logits: {"logits": np.asarray(logits)}),
+        "predict": Program(predict, lambda outputs: {"outputs": np.asarray(outputs)}),
         "peak": Program(peak, lambda size: {"megabytes": np.asarray(size / 1e6)}),
     }
 
 
 def read_step(result: tuple[Any, Any]) -> dict[str, np.ndarray]:
     """Make arrays of what a step returned."""
-    loss, logits = result
-    return {"loss": np.asarray(loss), "logits": np.asarray(logits)}
+    loss, outputs = result
+    return {"loss": np.asarray(loss), "outputs": np.asarray(outputs)}
 
 
 def settle() -> float:

@@ -1,6 +1,5 @@
 """A training step of a network, divided and compiled for a slice of TPUs; runs in its process."""
 
-import functools
 import math
 import pathlib
 import shutil
@@ -17,8 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks.aot import bundles, compiling, hlo, traffic
-from benchmarks.networks.description import Convolution
-from benchmarks.networks.flax_networks import SEPARABLE, QuartzNetNetwork
+from benchmarks.networks.flax_networks import layers, network_of
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.scaling import collectives
 from benchmarks.scaling.divisions import reach
@@ -87,7 +85,7 @@ def measure(
         folder: where the listings of this process go; it is emptied before.
         network: the description.
         dtype: of the inputs and the weights.
-        candidate: a name of `flax_networks.SEPARABLE`.
+        candidate: a name of `flax_networks.LAYERS`.
         name: a name of `DIVISIONS`.
 
     Raises:
@@ -102,8 +100,8 @@ def measure(
     kind = AxisType.Explicit if is_explicit else AxisType.Auto
     plain = topologies.make_mesh(topology, (devices,), (AXIS,))
     mesh = Mesh(plain.devices, (AXIS,), axis_types=(kind,))
-    variables, x, labels = _arguments(network, dtype, candidate, DIVISIONS[name], mesh)
-    step, results = _step(QuartzNetNetwork(network, SEPARABLE[candidate])), _results(variables)
+    variables, x, labels = _arguments(network, dtype, DIVISIONS[name], mesh)
+    step, results = _step(network, candidate), _results(variables)
     start = time.perf_counter()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(step, out_shardings=results).lower(variables, x, labels)
@@ -134,14 +132,13 @@ def measure(
 
 
 def _arguments(
-    network: QuartzNet, dtype: str, candidate: str, division: Division, mesh: Mesh
+    network: QuartzNet, dtype: str, division: Division, mesh: Mesh
 ) -> tuple[Any, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """Return variables, inputs and labels as shapes with their shardings."""
     batch = NamedSharding(mesh, division.batch)
     x = jax.ShapeDtypeStruct(network.input_shape(), dtype, sharding=batch)
-    labels = jax.ShapeDtypeStruct(network.label_shape(), jnp.int32, sharding=batch)
-    built = QuartzNetNetwork(network, SEPARABLE[candidate])
-    shapes = jax.eval_shape(functools.partial(built.init, train=True), jax.random.key(0), x)
+    labels = jax.ShapeDtypeStruct(network.target_shape(), jnp.int32, sharding=batch)
+    shapes = jax.eval_shape(network_of(network).init, jax.random.key(0), x)
     flat = {
         path: jax.ShapeDtypeStruct(
             leaf.shape,
@@ -153,14 +150,15 @@ def _arguments(
     return traverse_util.unflatten_dict(flat, sep="/"), x, labels
 
 
-def _step(built: QuartzNetNetwork) -> Callable[..., Any]:
+def _step(network: QuartzNet, candidate: str) -> Callable[..., Any]:
     """Return (variables, x, labels) -> the loss, the statistics and the gradients."""
 
     def step(variables: Any, x: jax.Array, labels: jax.Array) -> Any:
         def loss_of(params: Any) -> Any:
-            logits, updated = built.apply(
-                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
-            )
+            with layers(candidate):
+                logits, updated = network_of(network).apply(
+                    variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+                )
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return loss, updated["batch_stats"]
 
@@ -188,9 +186,9 @@ def fewest(
 
 def _halos(network: QuartzNet) -> Iterator[int]:
     """List what the steps of other devices take in each convolution, times the batch."""
-    inner = [of for block in network.blocks for of in block.convolutions]
-    rest: list[Convolution] = [of for of in (*inner, *network.epilogue) if of.is_separable]
-    for of in (network.prologue, *rest):
-        steps = reach(of.kernel_size, of.strides, of.dilation_rate)
-        # Nobody asks for the gradient of the network's input.
-        yield of.channels * (steps + (0 if of == network.prologue else steps // of.strides))
+    for name, of in network.layers().items():
+        if of.kind == "separable":
+            steps = reach(of.kernel_size, of.strides, of.dilation_rate)
+            # Nobody asks for the gradient of the network's input.
+            is_first = name.startswith("prologue/")
+            yield of.channels * (steps + (0 if is_first else steps // of.strides))

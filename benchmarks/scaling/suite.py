@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import flags, machine
 from benchmarks.aot.suite import Opened
-from benchmarks.networks.flax_networks import SEPARABLE
+from benchmarks.networks.flax_networks import LAYERS
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.scaling import collectives, cpu, network, picture, report
 from benchmarks.scaling.divisions import EXPLICIT
@@ -94,7 +94,7 @@ def on_slice(record: Record, described: QuartzNet, arguments: Any, opened: Opene
     task = "benchmarks.scaling.network:measure"
     for division in network.DIVISIONS:
         facts = {}
-        for candidate in SEPARABLE:
+        for candidate in LAYERS:
             try:
                 facts[candidate] = worker.call(
                     task, name, folder, described, DTYPE, candidate, division

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax_sepconv import activations
 from flax_sepconv.interop.layer import Layer
-from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, SeparableArguments
 
 _HEADINGS = (
     "layer",
@@ -68,7 +68,7 @@ def _row(layer: Layer) -> tuple[str, ...]:
 def call(layer: Layer) -> str:
     """Write a layer as the call that makes it, without what is as by default."""
     own = _arguments(layer)
-    plain = Arguments(own.filters, own.kernel_size)
+    plain = SeparableArguments(filters=own.filters, kernel_size=own.kernel_size)
     # Activations are functions, whose names and dicts say more than they do.
     shown = {"activation": activations.serialize(own.activation)}
     told = [
@@ -110,8 +110,8 @@ def torch_call(layer: Layer) -> str:
     return f"Conv1d({', '.join(told)}){note}"
 
 
-def _arguments(layer: Layer) -> Arguments:
+def _arguments(layer: Layer) -> SeparableArguments:
     given = layer.arguments()
-    return Arguments(
+    return SeparableArguments(
         **{k: v for k, v in given.items() if k not in ("name", "dtype", "param_dtype")}
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax_sepconv.interop.layer import InteropError
 from flax_sepconv.keras import config as keras_config
+from flax_sepconv.spec import SeparableArguments
 
 # Far more than any model has; what is nested deeper was made to exhaust the stack.
 _DEEPEST = 50
@@ -35,7 +36,7 @@ class Node:
     @property
     def is_separable(self) -> bool:
         """Whether this is a SeparableConv1D, Keras' own one."""
-        return self.class_name in keras_config.CLASS_NAMES and not self.custom
+        return keras_config.layer_of(self.class_name) is SeparableArguments and not self.custom
 
     @property
     def is_told(self) -> bool:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from flax_sepconv.keras import config as keras_config
-from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, SeparableArguments
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 # What each weight's axes are, in the letters of the whole project.
@@ -121,7 +121,7 @@ class Layer:
     def _check_config(self) -> None:
         try:
             given = self.arguments()
-            own = Arguments(**{k: v for k, v in given.items() if k not in _NO_ARGUMENTS})
+            own = SeparableArguments(**{k: v for k, v in given.items() if k not in _NO_ARGUMENTS})
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"its config is of no layer of ours: {error} (load(..., configs=False), "

@@ -17,7 +17,7 @@ from flax_sepconv.keras.config import config_of
 from flax_sepconv.ops import geometry
 from flax_sepconv.ops.arguments import Padding, choice
 from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
-from flax_sepconv.spec import BIAS, Arguments, Identifier
+from flax_sepconv.spec import BIAS, Identifier, SeparableArguments
 
 
 def from_modules(
@@ -74,7 +74,7 @@ def from_modules(
     layer = layer_of(path, *arrays, M, norms)
     resolvable: Any = activation  # `Arguments` resolves it.
     try:
-        arguments = Arguments(
+        arguments = SeparableArguments(
             filters=layer.sizes["F"],
             kernel_size=K,
             strides=S,

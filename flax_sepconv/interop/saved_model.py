@@ -17,7 +17,7 @@ from flax_sepconv.interop.object_graph import GRAPH, Graph
 from flax_sepconv.interop.tensor_bundle import Bundle
 from flax_sepconv.interop.tf_checkpoint import layers_by_name, layers_by_object
 from flax_sepconv.interop.tf_messages import parse
-from flax_sepconv.keras.config import CLASS_NAMES
+from flax_sepconv.keras.config import layer_of
 
 
 def read(path: pathlib.Path) -> list[Layer]:
@@ -60,7 +60,7 @@ def _described(
     configs: dict[int, Mapping[str, Any]] = {}
     for node in parse("KerasMetadata", files.regular(path).read_bytes(), str(path)).nodes:
         said = _json(node.metadata, f"{path}: {node.node_path}")
-        ours = said.get("class_name") in CLASS_NAMES
+        ours = layer_of(said.get("class_name")) is not None
         number = graph.find(node.node_path.removeprefix("root"))  # "root.layer-1"
         if number is None:
             if ours:

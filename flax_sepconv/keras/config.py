@@ -1,10 +1,11 @@
-"""Keras' dict of a SeparableConv1D, to the arguments of our layer and back.
+"""Keras' dict of a layer, to the arguments of ours and back.
 
 Keras 2 and Keras 3 write the same arguments in slightly different dicts; both are read, and either
 is written. Reading makes nothing but numbers, strings and this package's own objects: no name in a
 dict is imported or run.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,9 @@ from jax.typing import DTypeLike
 
 from flax_sepconv import activations, constraints, initializers, regularizers
 from flax_sepconv.keras import registry, versions
-from flax_sepconv.spec import Arguments
+from flax_sepconv.spec import Arguments, DepthwiseArguments, SeparableArguments
 
-CLASS_NAMES = ("SeparableConv1D", "SeparableConvolution1D")
+LAYERS: tuple[type[Arguments], ...] = (SeparableArguments, DepthwiseArguments)
 VERSIONS = (2, 3)
 
 MAX_DEPTH = 100
@@ -62,7 +63,21 @@ _ACTIVATIONS_OF_KERAS_2 = (
 _NAMES_OF_KERAS_2 = {"silu": "swish", "hard_sigmoid_keras2": "hard_sigmoid"}
 
 
-def arguments_of(config: Mapping[str, Any], version: int | None = None) -> dict[str, Any]:
+def layer_of(class_name: Any) -> type[Arguments] | None:
+    """Return the arguments of our layer that a class of Keras is, or None.
+
+    Example:
+        >>> layer_of("SeparableConvolution1D").__name__
+        'SeparableArguments'
+    """
+    return next((layer for layer in LAYERS if class_name in layer.keras_names), None)
+
+
+def arguments_of(
+    config: Mapping[str, Any],
+    version: int | None = None,
+    layer: type[Arguments] = SeparableArguments,
+) -> dict[str, Any]:
     """Return the keyword arguments of our layer that a Keras dict describes.
 
     Args:
@@ -70,6 +85,7 @@ def arguments_of(config: Mapping[str, Any], version: int | None = None) -> dict[
             "config". An object of your own may stand in it as itself, in place of its dict.
         version: of the Keras that wrote it, 2 (TF1 too) or 3; None lets the config tell
             (`versions.version_of`), which every config does that a Keras wrote.
+        layer: whose arguments these are.
 
     Raises:
         ValueError, TypeError: names the argument, and the object that is not Keras' own; or a name
@@ -82,7 +98,7 @@ def arguments_of(config: Mapping[str, Any], version: int | None = None) -> dict[
     if version is not None:
         _check_version(version)
     _check_depth(config)
-    return _read(_inner(config), version)
+    return _read(_inner(config, layer), version, layer)
 
 
 def _check_depth(config: Any) -> None:
@@ -105,7 +121,7 @@ def config_of(
     param_dtype: DTypeLike = jnp.float32,
     version: int = 3,
 ) -> dict[str, Any]:
-    """Return the dict from which Keras makes the layer: `SeparableConv1D.from_config(...)`.
+    """Return the dict from which Keras' class makes the layer, by `from_config`.
 
     It can be written as JSON. How the layer is computed (`implementation`) is not in it.
 
@@ -120,22 +136,25 @@ def config_of(
         ValueError, TypeError: names the argument that this Keras cannot have.
 
     Example:
-        >>> config = config_of(Arguments(filters=5, kernel_size=3, activation="relu"), "sep")
+        >>> given = SeparableArguments(filters=5, kernel_size=3, activation="relu")
+        >>> config = config_of(given, "sep")
         >>> config["name"], config["kernel_size"], config["activation"]
         ('sep', [3], 'relu')
     """
     _check_version(version)
-    if version == 3 and arguments.padding == "causal":
+    if version not in arguments.causal_in and arguments.padding == "causal":
+        other = ", or write version=2" if 2 in arguments.causal_in else ""
         raise ValueError(
-            "padding 'causal' is refused by Keras 3's SeparableConv1D; pad the input there by "
-            f"D*(K-1) = {arguments.dilation_rate * (arguments.kernel_size - 1)} zeros on the left "
-            "and use 'valid', or write version=2"
+            f"padding 'causal' is refused by Keras {version}'s {arguments.keras_names[0]}; pad the "
+            "input there by D*(K-1) = "
+            f"{arguments.dilation_rate * (arguments.kernel_size - 1)} zeros on the left and use "
+            f"'valid'{other}"
         )
     if version == 3 and name is not None and "/" in name:
         raise ValueError(f"name must have no '/' for Keras 3, got {name!r}")
     config: dict[str, Any] = {} if name is None else {"name": name}
     config["dtype"] = _policy(dtype, param_dtype)
-    for argument in _TAKEN:
+    for argument in _taken_by(type(arguments)):
         value = getattr(arguments, argument)
         if argument in _SINGLE:
             value = [value]
@@ -153,32 +172,41 @@ def _check_version(version: Any) -> None:
         raise ValueError(f"version must be 2 or 3, got {version!r}")
 
 
-def _inner(config: Any) -> Mapping[str, Any]:
+def _taken_by(layer: type[Arguments]) -> list[str]:
+    """Return the arguments that a layer has, in the order in which they are written."""
+    own = {field.name for field in dataclasses.fields(layer)}
+    return [name for name in _TAKEN if name in own]
+
+
+def _inner(config: Any, layer: type[Arguments]) -> Mapping[str, Any]:
     """Return the layer's own config, out of what is written around it."""
     if isinstance(config, Mapping) and "class_name" in config:
         around = {key: value for key, value in config.items() if key not in _OF_MODEL}
         name, config = registry.parse("layer", around)
-        if name not in CLASS_NAMES:
-            raise ValueError(f"config must be of a layer {CLASS_NAMES[0]}, got one of {name!r}")
+        if name not in layer.keras_names:
+            raise ValueError(
+                f"config must be of a layer {layer.keras_names[0]}, got one of {name!r}"
+            )
     if not isinstance(config, Mapping):
         raise TypeError(f"config must be the dict of a Keras layer, got {config!r}")
     return config
 
 
-def _read(config: Mapping[str, Any], version: int | None) -> dict[str, Any]:
+def _read(config: Mapping[str, Any], version: int | None, layer: type[Arguments]) -> dict[str, Any]:
+    class_name, taken = layer.keras_names[0], _taken_by(layer)
     for name in ("filters", "kernel_size"):
-        if name not in config:
-            raise ValueError(f"config of a {CLASS_NAMES[0]} must have {name!r}, got {config!r}")
-    known = (*_TAKEN, *versions.OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
+        if name in taken and name not in config:
+            raise ValueError(f"config of a {class_name} must have {name!r}, got {config!r}")
+    known = (*taken, *versions.OF_KERAS_2, *_UNUSED, "name", "dtype", "groups")
     for name in config:
         if name not in known:
-            raise ValueError(f"config has {name!r}, which is no argument of {CLASS_NAMES[0]}")
+            raise ValueError(f"config has {name!r}, which is no argument of {class_name}")
     if config.get("groups", 1) != 1:
         raise ValueError(f"groups must be 1, got {config['groups']!r}")
     if not isinstance(config.get("name", ""), str | None):
         raise TypeError(f"name must be a string, got {config['name']!r}")
-    given = {name: config[name] for name in _TAKEN if name in config}
-    resolved = Arguments(**given)
+    given = {name: config[name] for name in taken if name in config}
+    resolved = layer(**given)
     if version is None:
         version = versions.version_of(config)
     if "activation" in given:

@@ -1,6 +1,6 @@
 """Which Keras a config is from, and the names that mean other things in another one.
 
-One name differs in this layer's arguments: the activation "hard_sigmoid" is clip(0.2 x + 0.5, 0, 1)
+One name differs in the layers' arguments: the activation "hard_sigmoid" is clip(0.2 x + 0.5, 0, 1)
 in Keras 2 and TF1, and relu6(x + 3) / 6 in Keras 3. "sparsemax" is the same function by definition,
 but Keras 3 computes another one.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 from flax_sepconv import activations
 
-# What Keras 2 writes for its general convolution and does not use in this layer.
-OF_KERAS_2 = ("kernel_initializer", "kernel_regularizer", "kernel_constraint")
+# What Keras 2 writes for its general convolution and does not use in these layers.
+OF_KERAS_2 = ("kernel_initializer", "kernel_regularizer", "kernel_constraint", "groups")
 _POLICIES = {
     **dict.fromkeys(("Policy", "PolicyV1"), 2),
     **dict.fromkeys(("DTypePolicy", "FloatDTypePolicy", "DTypePolicyMap"), 3),

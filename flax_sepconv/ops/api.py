@@ -1,6 +1,6 @@
 """The operations on arrays, as users call them."""
 
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,30 @@ from flax_sepconv.ops.state import StreamState, resolve_reset
 from flax_sepconv.ops.stepping import step
 
 
+class Options(TypedDict, total=False):
+    """The options of both operations, for type checkers."""
+
+    strides: Size
+    padding: Padding
+    data_format: DataFormat
+    dilation_rate: Size
+    lengths: ArrayLike | None
+    segment_ids: ArrayLike | None
+    implementation: Implementation | None
+    precision: lax.PrecisionLike
+    preferred_element_type: DTypeLike | None
+    axis_name: AxisName | None
+    out_sharding: OutSharding | None
+    initial_state: StreamState | None
+
+
 def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
     """Compute what was asked for, by devices that hold parts where types tell that they do."""
-    x, weights, stages = call.x, (call.kernel, *call.pointwise), call.stages
+    x, weights, stages = call.x, (call.kernel, *call.rest), call.stages
     plan = None
     if call.shards is None and not is_intercepted():
         plan = plan_of(x, weights, stages, call.rows_of(out_sharding))
-    operands = x, call.kernel, call.pointwise, call.limits, stages
+    operands = x, call.kernel, call.rest, call.limits, stages
     if plan is not None:
         y = on_mesh(plan, x, weights, call.limits, stages)
     elif call.shards is not None and not call.shards.is_own:
@@ -41,10 +58,59 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
     return y if out_sharding is None else place(y, out_sharding)
 
 
+def _result(
+    call: Call, out_sharding: OutSharding | None, return_state: bool
+) -> jax.Array | tuple[jax.Array, StreamState]:
+    """Compute what was asked for, and add the state behind x where that was."""
+    if call.before is not None:
+        y, after = step(call.before, call.x, call.kernel, call.rest, call.stages)
+        y = call.unflatten(y)
+        return y if out_sharding is None else place(y, out_sharding), call.state_of(after)
+    y = _compute(call, out_sharding)
+    if not return_state:
+        return y
+    assert call.state is not None
+    return y, call.state
+
+
+@overload
+def depthwise_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    return_state: Literal[False] = False,
+    **options: Unpack[Options],
+) -> jax.Array: ...
+
+
+@overload
+def depthwise_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    return_state: Literal[True],
+    **options: Unpack[Options],
+) -> tuple[jax.Array, StreamState]: ...
+
+
+@overload
+def depthwise_conv1d(
+    x: ArrayLike,
+    depthwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    return_state: bool,
+    **options: Unpack[Options],
+) -> jax.Array | tuple[jax.Array, StreamState]: ...
+
+
 @names_arguments
 def depthwise_conv1d(
     x: ArrayLike,
     depthwise_kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     strides: Size = 1,
     padding: Padding = "valid",
@@ -57,19 +123,25 @@ def depthwise_conv1d(
     preferred_element_type: DTypeLike | None = None,
     axis_name: AxisName | None = None,
     out_sharding: OutSharding | None = None,
-) -> jax.Array:
+    initial_state: StreamState | None = None,
+    return_state: bool = False,
+) -> jax.Array | tuple[jax.Array, StreamState]:
     """Filter every channel with its own M kernels; the first stage of `separable_conv1d`.
 
-    h[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
+    y[b, l, c*M + m] = sum_i x[b, l*S + i*D - pad_low, c] * depthwise_kernel[i, c, m]
+                       + bias[c*M + m]
 
     Args:
         x: (..., L, C), or (..., C, L) with "channels_first"; any number of batch dimensions.
         depthwise_kernel: (K, C, M).
+        bias: (C*M,), or None.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
-            precision, preferred_element_type, axis_name, out_sharding: as for `separable_conv1d`.
+            precision, preferred_element_type, axis_name, out_sharding, initial_state, return_state:
+            as for `separable_conv1d`.
 
     Returns:
-        (..., output length, C*M), or (..., C*M, output length).
+        (..., output length, C*M), or (..., C*M, output length); with `return_state` a pair of it
+        and a `StreamState`.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as `separable_conv1d`.
@@ -79,7 +151,7 @@ def depthwise_conv1d(
         (2, 10, 6)
     """
     call = bind(
-        {"x": x, "depthwise_kernel": depthwise_kernel},
+        {"x": x, "depthwise_kernel": depthwise_kernel, "bias": bias},
         strides=strides,
         padding=padding,
         data_format=data_format,
@@ -90,8 +162,10 @@ def depthwise_conv1d(
         precision=precision,
         preferred_element_type=preferred_element_type,
         axis_name=axis_name,
+        initial_state=initial_state,
+        return_state=return_state,
     )
-    return _compute(call, out_sharding)
+    return _result(call, out_sharding, return_state)
 
 
 @overload
@@ -101,19 +175,8 @@ def separable_conv1d(
     pointwise_kernel: ArrayLike,
     bias: ArrayLike | None = None,
     *,
-    strides: Size = 1,
-    padding: Padding = "valid",
-    data_format: DataFormat = "channels_last",
-    dilation_rate: Size = 1,
-    lengths: ArrayLike | None = None,
-    segment_ids: ArrayLike | None = None,
-    implementation: Implementation | None = None,
-    precision: lax.PrecisionLike = None,
-    preferred_element_type: DTypeLike | None = None,
-    axis_name: AxisName | None = None,
-    out_sharding: OutSharding | None = None,
-    initial_state: StreamState | None = None,
     return_state: Literal[False] = False,
+    **options: Unpack[Options],
 ) -> jax.Array: ...
 
 
@@ -124,19 +187,8 @@ def separable_conv1d(
     pointwise_kernel: ArrayLike,
     bias: ArrayLike | None = None,
     *,
-    strides: Size = 1,
-    padding: Padding = "valid",
-    data_format: DataFormat = "channels_last",
-    dilation_rate: Size = 1,
-    lengths: ArrayLike | None = None,
-    segment_ids: ArrayLike | None = None,
-    implementation: Implementation | None = None,
-    precision: lax.PrecisionLike = None,
-    preferred_element_type: DTypeLike | None = None,
-    axis_name: AxisName | None = None,
-    out_sharding: OutSharding | None = None,
-    initial_state: StreamState | None = None,
     return_state: Literal[True],
+    **options: Unpack[Options],
 ) -> tuple[jax.Array, StreamState]: ...
 
 
@@ -147,19 +199,8 @@ def separable_conv1d(
     pointwise_kernel: ArrayLike,
     bias: ArrayLike | None = None,
     *,
-    strides: Size = 1,
-    padding: Padding = "valid",
-    data_format: DataFormat = "channels_last",
-    dilation_rate: Size = 1,
-    lengths: ArrayLike | None = None,
-    segment_ids: ArrayLike | None = None,
-    implementation: Implementation | None = None,
-    precision: lax.PrecisionLike = None,
-    preferred_element_type: DTypeLike | None = None,
-    axis_name: AxisName | None = None,
-    out_sharding: OutSharding | None = None,
-    initial_state: StreamState | None = None,
     return_state: bool,
+    **options: Unpack[Options],
 ) -> jax.Array | tuple[jax.Array, StreamState]: ...
 
 
@@ -267,15 +308,7 @@ def separable_conv1d(
         initial_state=initial_state,
         return_state=return_state,
     )
-    if call.before is not None:
-        y, after = step(call.before, call.x, call.kernel, call.pointwise, call.stages)
-        y = call.unflatten(y)
-        return y if out_sharding is None else place(y, out_sharding), call.state_of(after)
-    y = _compute(call, out_sharding)
-    if not return_state:
-        return y
-    assert call.state is not None
-    return y, call.state
+    return _result(call, out_sharding, return_state)
 
 
 @names_arguments

@@ -149,7 +149,7 @@ class Call:
     Attributes:
         x: (B, L, C), all batch dimensions in one.
         kernel: (K, C, M).
-        pointwise: nothing; or w (1, C*M, F), and the bias (F,) where there is one.
+        rest: w (1, C*M, F), where there is a pointwise stage, and the bias, where there is one.
         limits: what limits the rows, if they are.
         stages: what is to be computed of these.
         before: (B, D*(K-1), C), the steps before x where these are no part of it: the call is a
@@ -165,7 +165,7 @@ class Call:
 
     x: jax.Array
     kernel: jax.Array
-    pointwise: tuple[jax.Array, ...]
+    rest: tuple[jax.Array, ...]
     limits: tuple[jax.Array, ...]
     stages: Stages
     before: jax.Array | None
@@ -222,7 +222,7 @@ def bind(
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
-            given to `ops.separable_conv1d`.
+            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
@@ -260,7 +260,7 @@ def bind(
         )
     own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
     before, state = None, None
-    pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
+    rest = _rest(arrays, math.prod(kernel.shape[1:]))
     if has_state:
         own = None if own is None else lengths_lib.possible(own, length)
         state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype)
@@ -268,10 +268,10 @@ def bind(
             state_lib.check("the state", initial_state, state, is_last)
             state = initial_state
         came = state_lib.reshaped(state, rows.shape[:1], is_last)
-        operands_of_step = (came.history, rows, kernel, *pointwise)
+        operands_of_step = (came.history, rows, kernel, *rest)
         if (
-            (initial_state is not None and return_state and pointwise and own is None)
-            and (S == 1 and geometry.reach > 0 and dtype == x.dtype)
+            (initial_state is not None and return_state and own is None)
+            and ("pointwise_kernel" in arrays and S == 1 and geometry.reach > 0 and dtype == x.dtype)
             and stepping.steps(implementation, *operands_of_step)
         ):
             before, state = came.history, None
@@ -297,11 +297,8 @@ def bind(
         kind, limits = "lengths", (own,)
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
-    bias = len(pointwise) == 2
-    stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
-    return Call(
-        rows, kernel, pointwise, limits, stages, before, state, ends, batch, is_last, shards
-    )
+    stages = Stages("y", "bias" in arrays, geometry, kind, precision, implementation, dtype)
+    return Call(rows, kernel, rest, limits, stages, before, state, ends, batch, is_last, shards)
 
 
 def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
@@ -320,21 +317,25 @@ def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
     return length
 
 
-def _pointwise(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
-    """Check the operands of the pointwise stage, and return w (1, C*M, F) and the bias (F,)."""
-    if "pointwise_kernel" not in arrays:
-        return ()
-    shape = arrays["pointwise_kernel"].shape
-    if len(shape) != 3 or shape[:2] != (1, lanes):
-        raise ValueError(
-            f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {shape}"
-        )
-    weights = arrays["pointwise_kernel"]
-    if "bias" not in arrays:
-        return (weights,)
-    if arrays["bias"].shape != shape[2:]:
-        raise ValueError(f"bias must have shape (F,) with F={shape[2]}, got {arrays['bias'].shape}")
-    return weights, arrays["bias"]
+def _rest(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
+    """Check the operands behind the depthwise kernel: w (1, C*M, F), and the bias."""
+    rest, features, letters = [], lanes, "C*M"
+    if "pointwise_kernel" in arrays:
+        shape = arrays["pointwise_kernel"].shape
+        if len(shape) != 3 or shape[:2] != (1, lanes):
+            raise ValueError(
+                f"pointwise_kernel must have shape (1, C*M, F) with C*M={lanes}, got {shape}"
+            )
+        rest.append(arrays["pointwise_kernel"])
+        features, letters = shape[2], "F"
+    if "bias" in arrays:
+        shape = arrays["bias"].shape
+        if shape != (features,):
+            raise ValueError(
+                f"bias must have shape ({letters},) with {letters}={features}, got {shape}"
+            )
+        rest.append(arrays["bias"])
+    return tuple(rest)
 
 
 def _segments(

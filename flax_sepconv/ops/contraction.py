@@ -70,7 +70,7 @@ StagesResult = Literal["y", "x", "k", "w", "xk", "xw", "kw", "xkw"]
 
 @dataclass(frozen=True)
 class Stages:
-    """Both stages, or gradients of them.
+    """Both stages, or gradients of them; of the depthwise stage alone, the output.
 
     Attributes:
         result: "y", the output, from x, k, w and the bias; or the gradients of these, of w and the
@@ -91,6 +91,10 @@ class Stages:
     dtype: jnp.dtype
     differentiated: bool = False
     context: Context = UNKNOWN
+
+    def has_pointwise(self, rest: Sequence[Any]) -> bool:
+        """Tell whether the weights behind the depthwise kernel are more than a bias."""
+        return len(rest) > self.bias
 
     def first_stage(
         self,

@@ -51,12 +51,23 @@ tangent_p.multiple_results = True
 
 
 def depthwise(
-    x: jax.Array, kernel: Any, limits: Sequence[jax.Array], contraction: Contraction
+    x: jax.Array,
+    kernel: Any,
+    limits: Sequence[jax.Array],
+    contraction: Contraction,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M).
+    """Filter every channel on its own: (B, L, C), (K, C, M), (C*M,) -> (B, output_length, C*M).
 
     Low-precision operands are accumulated in float32, here and in every derivative.
     """
+    if bias is not None:
+        accumulator = contraction.accumulator
+        y = depthwise(x, kernel, limits, replace(contraction, dtype=accumulator))
+        y = (y + bias.astype(accumulator)).astype(contraction.dtype)
+        if contraction.limits != "lengths":
+            return y
+        return zero_tails(y, output_lengths(limits[0], contraction.geometry))
     lowering = traced(contraction.implementation, x, kernel)
     if lowering is None:
         return apply(contraction, x, kernel, *limits)

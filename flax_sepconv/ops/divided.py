@@ -45,7 +45,7 @@ Arrays = tuple[jax.Array, ...]
 def compute(
     x: jax.Array,
     kernel: Any,
-    pointwise: Sequence[Any],
+    rest: Sequence[Any],
     limits: Sequence[jax.Array],
     stages: Stages,
     shards: Shards | None = None,
@@ -53,7 +53,8 @@ def compute(
     """Compute both stages, or, without pointwise weights, the first.
 
     Args:
-        x, kernel, pointwise, limits, stages: as for `separable`.
+        x, kernel, limits, stages: as for `separable`.
+        rest: w (1, C*M, F), where there is a pointwise stage, and the bias, where there is one.
         shards: how steps are divided, for x to be a device's own; the geometry and lengths are
             those of whole sequences.
     """
@@ -65,22 +66,22 @@ def compute(
         # Which output steps there are goes by all taps: sequences become rows first.
         (lengths,), geometry = limits, stages.geometry
         whole = replace(stages, geometry=rows_geometry(geometry), limits="whole")
-        y = compute(whole_rows(x, lengths, geometry), kernel, pointwise, (), whole)
+        y = compute(whole_rows(x, lengths, geometry), kernel, rest, (), whole)
         return zero_tails(y, output_lengths(lengths, geometry))
     if shards is not None:
         rows = rows_with_halo(x, tuple(limits), stages.limits, stages.geometry, shards)
         local = replace(stages, geometry=rows.geometry, limits=rows.kind)
-        return rows.own(compute(rows.x, kernel, pointwise, rows.limits, local))
-    if pointwise:
-        return separable(x, kernel, pointwise, limits, stages)
+        return rows.own(compute(rows.x, kernel, rest, rows.limits, local))
+    if stages.has_pointwise(rest):
+        return separable(x, kernel, rest, limits, stages)
     contraction = stages.first_stage(kernel.shape[2], x.dtype, stages.dtype)
-    return depthwise(x, kernel, limits, contraction)
+    return depthwise(x, kernel, limits, contraction, *rest)
 
 
 def along_axes(
     x: jax.Array,
     kernel: jax.Array,
-    pointwise: Sequence[jax.Array],
+    rest: Sequence[jax.Array],
     limits: Sequence[jax.Array],
     stages: Stages,
     shards: Shards,
@@ -90,7 +91,7 @@ def along_axes(
     Of the mesh, what else divides the arrays is left to XLA.
     """
     program = _program_along(mesh_around(x), stages, shards)
-    y: jax.Array = program(x, kernel, tuple(pointwise), tuple(limits))
+    y: jax.Array = program(x, kernel, tuple(rest), tuple(limits))
     return y
 
 
@@ -98,8 +99,8 @@ def along_axes(
 def _program_along(mesh: AbstractMesh, stages: Stages, shards: Shards) -> Callable[..., jax.Array]:
     """Return the program of a call along axes."""
 
-    def local(x: jax.Array, kernel: Any, pointwise: Arrays, limits: Arrays) -> jax.Array:
-        return compute(x, kernel, pointwise, limits, stages, shards)
+    def local(x: jax.Array, kernel: Any, rest: Arrays, limits: Arrays) -> jax.Array:
+        return compute(x, kernel, rest, limits, stages, shards)
 
     rows = PartitionSpec(None, shards.axes)
     divided = jax.shard_map(
@@ -155,10 +156,17 @@ class Plan:
             "segments": ((self.batch, self.steps),),
         }[kind]
 
-    def weights(self, count: int) -> tuple[Layout, ...]:
-        """Return the layouts of (K, C, M), (1, C*M, F) and (F,), of as many of them."""
-        bias = self.channels if self.scattered == 2 else self.filters
-        return (((), self.channels, ()), ((), self.channels, self.filters), (bias,))[:count]
+    def weights(self, has_pointwise: bool, bias: bool) -> tuple[Layout, ...]:
+        """Return the layouts of (K, C, M), and of (1, C*M, F) and the bias where there are these.
+
+        The bias is (F,), or, without pointwise weights, (C*M,).
+        """
+        layouts: list[Layout] = [((), self.channels, ())]
+        features = self.channels
+        if has_pointwise:
+            layouts.append(((), self.channels, self.filters))
+            features = self.channels if self.scattered == 2 else self.filters
+        return (*layouts, (features,)) if bias else tuple(layouts)
 
     def result(self, is_filtered: bool) -> Layout:
         """Return the layout of the result, of both stages or of the first."""
@@ -184,16 +192,17 @@ def plan_of(
     if mesh is None or mesh.size == 1 or dividing_axes(mesh, AxisType.Auto):
         return None
     batch, steps, channels = layout_of(x)
-    layouts = [layout_of(weight) for weight in weights]
-    is_whole = not steps and not any(layout[1] for layout in layouts[:2])
+    mixing = weights[1:2] if stages.has_pointwise(weights[1:]) else ()
+    layouts = [layout_of(weight) for weight in (weights[0], *mixing)]
+    is_whole = not steps and not any(layout[1] for layout in layouts)
     if is_whole and dividing_axes(mesh, AxisType.Manual):
         return None  # XLA divides that as well, and does not differentiate a nested `shard_map`.
     taken = {*batch, *steps}
-    for layout in layouts[:2]:
+    for layout in layouts:
         divides = x.shape[2] % devices(mesh, layout[1]) == 0
         if not channels and not taken & {*layout[1]} and divides:
             channels = layout[1]
-    filters = layouts[1][2] if len(layouts) > 1 else ()
+    filters = layouts[1][2] if mixing else ()
     filters = () if {*filters} & {*taken, *channels} else filters
     count = devices(mesh, steps)
     output_length = stages.geometry.output_length
@@ -204,9 +213,9 @@ def plan_of(
             "jax.reshard gathers the steps of x"
         )
     plan = Plan(mesh, batch, steps, channels, filters)
-    if wanted is None or not channels or len(weights) == 1:
+    if wanted is None or not channels or not mixing:
         return plan
-    sizes = x.shape[0], output_length, weights[1].shape[2]
+    sizes = x.shape[0], output_length, mixing[0].shape[2]
     for dimension, axes in enumerate(plan.result(True)):
         fits = sizes[dimension] % devices(mesh, axes + channels) == 0
         if fits and wanted[dimension] == axes + channels:
@@ -221,15 +230,15 @@ def on_mesh(
     limits: Sequence[jax.Array],
     stages: Stages,
 ) -> jax.Array:
-    """Compute both stages, or, of one kernel, the first, each device what it holds.
+    """Compute both stages, or, without pointwise weights, the first, each device what it holds.
 
     Args:
         plan: what `plan_of` returned.
         x: (B, L, C).
-        weights: (K, C, M); and (1, C*M, F) and (F,), where there are these.
+        weights: (K, C, M); and (1, C*M, F) and the bias, where there are these.
         limits, stages: as for `separable`.
     """
-    layouts = plan.weights(len(weights))
+    layouts = plan.weights(stages.has_pointwise(weights[1:]), stages.bias)
     if not jax.typeof(x).sharding.mesh.empty:
         limits = tuple(_beside(x, limit) for limit in limits)
         weights = tuple(_beside(x, weight) for weight in weights)
@@ -245,9 +254,10 @@ def on_mesh(
 @functools.lru_cache(maxsize=1024)
 def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[..., jax.Array]:
     """Return the program of a call, for weights that are given in these layouts."""
+    has_pointwise = stages.has_pointwise(given[1:])
+    wanted = plan.weights(has_pointwise, stages.bias)
 
     def local(x: jax.Array, weights: Arrays, limits: Arrays) -> jax.Array:
-        wanted = plan.weights(len(weights))
         return _local(plan, stages, x, tuple(map(_gathered, weights, given, wanted)), limits)
 
     mesh = plan.mesh
@@ -271,7 +281,7 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
                 tuple(map(spec_of, given)),
                 tuple(map(spec_of, plan.limits(stages.limits))),
             ),
-            out_specs=spec_of(plan.result(len(given) > 1)),
+            out_specs=spec_of(plan.result(has_pointwise)),
             **named,
         )(x, weights, limits)
 
@@ -281,18 +291,18 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
 
 def _local(plan: Plan, stages: Stages, x: jax.Array, weights: Arrays, limits: Arrays) -> jax.Array:
     """Compute a device's part; what is summed over channels gets its bias behind the sum."""
-    kernel, *pointwise = weights
-    if not (pointwise and plan.channels):
-        return compute(x, kernel, pointwise, limits, stages, plan.shards)
+    kernel, *rest = weights
+    if not (stages.has_pointwise(rest) and plan.channels):
+        return compute(x, kernel, rest, limits, stages, plan.shards)
     without_bias = replace(stages, bias=False)
-    y: jax.Array = compute(x, kernel, pointwise[:1], limits, without_bias, plan.shards)
+    y: jax.Array = compute(x, kernel, rest[:1], limits, without_bias, plan.shards)
     if plan.scattered is None:
         y = lax.psum(y, plan.channels)
     else:
         y = lax.psum_scatter(y, plan.channels, scatter_dimension=plan.scattered, tiled=True)
     if not stages.bias:
         return y
-    y = y + pointwise[1]
+    y = y + rest[1]
     if stages.limits != "lengths":
         return y
     ends = output_lengths(limits[0], stages.geometry)

@@ -4,22 +4,38 @@ import concurrent.futures
 import json
 import math
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 from benchmarks import machine
 from benchmarks.networks import flax_networks, measure
-from benchmarks.networks.description import numbers
+from benchmarks.networks.conformer import Conformer
+from benchmarks.networks.conv_tasnet import ConvTasNet
+from benchmarks.networks.description import numbers, shapes_of
 from benchmarks.networks.lite import Lite
 from benchmarks.networks.quartznet import QuartzNet
 from benchmarks.worker import Worker
-from tests import peers
 
 SMALL = {
     "lite": Lite(batch=3, length=41, classes=4, filters=5),
     "quartznet": QuartzNet(
         batch=3, length=21, channels=5, classes=4, filters=(6,), kernel_sizes=(3,), repeats=2
+    ),
+    "conformer": Conformer(
+        batch=2, length=21, channels=5, classes=4, width=8, blocks=1, heads=2, kernel_size=6
+    ),
+    "conv_tasnet": ConvTasNet(
+        batch=2,
+        samples=46,
+        filters=7,
+        window=4,
+        bottleneck=6,
+        hidden=8,
+        skip=5,
+        blocks=2,
+        repeats=1,
     ),
 }
 LITE_PARAMETERS = 9814  # as published, without the head
@@ -33,7 +49,7 @@ def answers(name):
         small = {
             network: (
                 measure.start(worker, version, description),
-                worker.numbers("predict")["logits"],
+                worker.numbers("predict")["outputs"],
             )
             for network, description in SMALL.items()
         }
@@ -59,30 +75,28 @@ def test_every_framework_has_the_same_networks():
         pytest.skip(f"{absent}: these comparisons did NOT run")
 
 
-def test_lite_is_that_of_aeon():
-    tf = peers.tf()
-    aeon = pytest.importorskip("aeon.networks", reason="this comparison did NOT run")
-    description = Lite(batch=2, length=43)
+def test_stock_layers_are_flaxs_own():
+    description = SMALL["conformer"]
     start = numbers(description)
-    inputs, features = aeon.LITENetwork().build_network((description.length, 1))
-    model = tf.keras.Model(inputs, features)
-    *body, kernel, bias = start.weights.values()
-    for weight, value in zip(model.trainable_weights, body, strict=True):
-        weight.assign(value)
-    expected = np.asarray(model(start.inputs, training=True)) @ kernel + bias
-    network = flax_networks.LiteNetwork(description, flax_networks.ours)
+    network = flax_networks.network_of(description)
     variables = flax_networks.variables_of(network, start.weights, start.inputs)
-    apply = jax.jit(network.apply, static_argnames=("train", "mutable"))
-    logits, _ = apply(variables, start.inputs, train=True, mutable="batch_stats")
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+    def program():
+        return str(jax.make_jaxpr(network.apply)(variables, start.inputs))
+
+    assert "conv_general_dilated" not in program()
+    with nn.intercept_methods(flax_networks.stock):
+        stock = program()
+    assert "conv_general_dilated" in stock
+    assert "depthwise_conv1d" not in stock
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"facts": {"parameters": 1}},
-        {"logits": np.ones((3, 4)) * 1.001},
-        {"logits": np.full((3, 4), math.nan)},
+        {"outputs": np.ones((3, 4)) * 1.001},
+        {"outputs": np.full((3, 4), math.nan)},
         {"losses": (1.0, 0.502)},
     ],
     ids=lambda change: next(iter(change)),
@@ -104,7 +118,7 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     record = json.loads(output.read_text())
     (row,) = record["rows"]
     assert row["versions"]["ours"]["parameters"] == sum(
-        map(math.prod, SMALL["lite"].shapes().values())
+        map(math.prod, shapes_of(SMALL["lite"]).values())
     )
     assert row["versions"].keys() == {"ours"}
     facts = row["versions"]["ours"]
@@ -120,7 +134,10 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--filter", "resnet"], "--filter: no name of lite, quartznet contains 'resnet'"),
+        (
+            ["--filter", "resnet"],
+            "--filter: no name of lite, quartznet, conformer, conv_tasnet contains 'resnet'",
+        ),
         (["--seconds", "0"], "--seconds: must be positive, got 0"),
         (["--output", "/dev/null/x.json"], "--output: "),
     ],

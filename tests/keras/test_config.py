@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 import flax_sepconv as fsc
-from flax_sepconv.spec import Arguments
+from flax_sepconv.spec import SeparableArguments
 from tests import peers, settings
 from tests.keras_layers import (
     ACTIVATION_LAYERS,
@@ -43,7 +43,9 @@ from tests.keras_layers import (
 def test_every_object_is_read(version, argument, name, given):
     keras = PEERS[version]()
     layer = keras.layers.SeparableConv1D(F, K, **{argument: made(keras, argument, name, given)})
-    expected = Arguments(F, K, **{argument: made(fsc, argument, name, given)})
+    expected = SeparableArguments(
+        filters=F, kernel_size=K, **{argument: made(fsc, argument, name, given)}
+    )
     for form in written(layer, keras):
         ours = fsc.SeparableConv1D.from_keras_config(form)
         assert ours.arguments() == expected

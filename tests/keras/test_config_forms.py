@@ -12,7 +12,7 @@ from flax import nnx
 
 import flax_sepconv as fsc
 from flax_sepconv.keras.config import arguments_of
-from flax_sepconv.spec import Arguments
+from flax_sepconv.spec import SeparableArguments
 from tests import peers
 from tests.keras_layers import (
     DTYPES,
@@ -107,9 +107,9 @@ def test_what_tensorflow_1_and_the_first_keras_2_wrote():
         "pointwise_regularizer": "l1_l2",
         "depthwise_constraint": "maxnorm",
     }
-    expected = Arguments(
-        F,
-        K,
+    expected = SeparableArguments(
+        filters=F,
+        kernel_size=K,
         activation="relu",
         depthwise_initializer=fsc.initializers.GlorotUniform(seed=3),
         pointwise_initializer="he_normal",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from flax_sepconv.keras.config import arguments_of, config_of
-from flax_sepconv.spec import Arguments
+from flax_sepconv.spec import SeparableArguments
 from tests import settings
 from tests.keras_layers import PLAIN, F, K
 
@@ -90,9 +90,9 @@ JSON = st.recursive(
     ),
     max_leaves=8,
 )
-WHOLE = Arguments(
-    F,
-    K,
+WHOLE = SeparableArguments(
+    filters=F,
+    kernel_size=K,
     activation={"class_name": "leaky_relu", "config": {"negative_slope": 0.5}},
     depthwise_regularizer="l2",
     bias_constraint="max_norm",
@@ -117,7 +117,7 @@ def test_damaged_configs_are_type_or_value_errors(data: st.DataObject) -> None:
     except (TypeError, ValueError):
         pass
     else:
-        json.dumps(config_of(Arguments(**{k: found[k] for k in found if k in _FIELDS})))
+        json.dumps(config_of(SeparableArguments(**{k: found[k] for k in found if k in _FIELDS})))
 
 
-_FIELDS = {field.name for field in dataclasses.fields(Arguments)}
+_FIELDS = {field.name for field in dataclasses.fields(SeparableArguments)}
