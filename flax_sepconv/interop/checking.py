@@ -66,9 +66,12 @@ def differences(source: Side, dest: Side, seed: int = 0) -> dict[str, float]:
 
 
 def _matched(source: Sequence[Layer], dest: Sequence[Layer]) -> list[tuple[Layer, Layer]]:
-    """Pair the layers, which are in one order; not every format keeps their paths."""
+    """Pair the layers: by their paths, or, where a format does not keep these, by their order."""
     if len(source) != len(dest):
         raise InteropError(f"one file has {len(source)} layers, the other one {len(dest)}")
+    by_path = {layer.path: layer for layer in dest}
+    if by_path.keys() == {layer.path for layer in source}:
+        return [(layer, by_path[layer.path]) for layer in source]
     return list(zip(source, dest, strict=True))
 
 

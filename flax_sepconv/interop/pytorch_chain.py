@@ -51,7 +51,7 @@ def parse(depthwise: Any, pointwise: Any, fold_norms: bool) -> Chain:
         for name, module in _flat(given)
         if not isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
     ]
-    _, first = items[0] if items else ("", None)
+    first = items[0][1] if items else depthwise
     holder = "depthwise" if pointwise is None else "pointwise"
     second = next(
         (

@@ -72,6 +72,11 @@ def constraints(tree):
         (nn.remat(fsc.SeparableConv1D)(**ARGUMENTS), (X,), {"[depthwise_kernel]": NonNeg()}),
         (fsc.SeparableConv1D(**ARGUMENTS, trainable=False), (X,), {}),
         (
+            nn.Sequential([fsc.DepthwiseConv1D(4, **SAID), nn.LayerNorm(), nn.relu, nn.Dense(3)]),
+            (X,),
+            {"[layers_0/depthwise_kernel]": NonNeg()},
+        ),
+        (
             nn.Sequential([nn.Dense(3), LAYER.copy(), nn.relu]),
             (X,),
             {"[layers_1/depthwise_kernel]": NonNeg()},

@@ -28,6 +28,7 @@ TARGETS = (
     "separable_output",
     "separable_gradients",
     "zero_tails",
+    "output_with_bias",
 )
 
 
