@@ -100,7 +100,16 @@ def constraints(tree):
             {"[ToLinen_0/depthwise_kernel]": Stacked(NonNeg(), 1)},
         ),
     ],
-    ids=["layer", "remat", "not trainable", "sequential", "scan", "to linen", "scan to linen"],
+    ids=[
+        "layer",
+        "remat",
+        "not trainable",
+        "depthwise",
+        "sequential",
+        "scan",
+        "to linen",
+        "scan to linen",
+    ],
 )
 def test_linen_models_and_what_the_bridge_makes_of_them_say_the_same(module, inputs, expected):
     assert constraints(fsc.constraints_of(module, KEY, *inputs)) == expected

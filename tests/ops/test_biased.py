@@ -96,7 +96,7 @@ def test_linear_transpose(case):
     f, x, k, bias, expected = setup(case)
     y = np.random.default_rng(1).standard_normal(expected.shape)
     zeros = np.zeros_like(bias)
-    dx, dk = oracle.depthwise_vjp(x, k, y, **case.oracle)
+    dx, _ = oracle.depthwise_vjp(x, k, y, **case.oracle)
     close(jax.linear_transpose(lambda x: f(x, k, zeros), x)(y)[0], dx)
     close(jax.linear_transpose(lambda b: f(np.zeros_like(x), k, b), bias)(y)[0], y.sum((0, 1)))
 
