@@ -316,7 +316,7 @@ def test_forced_format_is_heeded(weights, capsys):
     ("argv", "message"),
     [
         (("--layer", "a"), r"layers (--layer) says nothing about"),
-        (("--pair", "a=2"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a="), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--pair", "a=b,c,d,e"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--pair", "a=b,,c"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--fold-norms",), r"fold_norms (--fold-norms) says nothing about"),

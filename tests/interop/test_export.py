@@ -334,7 +334,7 @@ def test_the_depthwise_layer(implementation):
     x = np.random.default_rng(0).standard_normal((2, 11, 3)).astype(np.float32)
     variables = layer.init(jax.random.key(0), x)
     exported = export_model(layer.apply, variables, "b, t, 3")
-    assert "flax_sepconv" not in exported.mlir_module()
+    assert "@flax_sepconv_" not in exported.mlir_module()
     weights = variables["params"]
     expected = oracle.depthwise(x, weights["depthwise_kernel"], S=2, padding="same")
     np.testing.assert_allclose(exported.call(x), expected + weights["bias"], rtol=1e-5, atol=1e-5)

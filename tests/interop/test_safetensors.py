@@ -117,7 +117,7 @@ def test_a_depthwise_layer(tmp_path, configured):
     (read,) = found = safetensors_file.read(path)
     assert_same(found, [layer])
     if configured:
-        assert fsc.DepthwiseConv1D(**read.arguments()) == module
+        assert fsc.DepthwiseConv1D(**read.arguments()).arguments() == module.arguments()
     x = np.random.default_rng(3).standard_normal((2, 11, C)).astype("float32")
     y = fsc.DepthwiseConv1D(**read.arguments()).apply(
         {"params": to_params(found)["block"]["dw"]}, x
