@@ -90,10 +90,24 @@ def made(library: Any, argument: str, name: str, given: dict[str, Any]) -> Any:
     return getattr(getattr(library, module_of(argument)), name)(**given)
 
 
-def objects(version: int) -> list[tuple[str, str, dict[str, Any]]]:
+def weights_of(class_name: str) -> tuple[str, ...]:
+    """Return the weights of a layer, as its arguments call them."""
+    return WEIGHTS if class_name == "SeparableConv1D" else ("depthwise", "bias")
+
+
+def needed(class_name: str) -> dict[str, int]:
+    """Return the arguments that a layer needs."""
+    return (
+        {"filters": F, "kernel_size": K} if class_name == "SeparableConv1D" else {"kernel_size": K}
+    )
+
+
+def objects(
+    version: int, class_name: str = "SeparableConv1D"
+) -> list[tuple[str, str, dict[str, Any]]]:
     """List (argument, class name, arguments) for each object of each argument."""
     listed = []
-    for weight in WEIGHTS:
+    for weight in weights_of(class_name):
         kernel = weight != "bias"
         initializers = [*INITIALIZERS.items(), *(FOR_KERNELS.items() if kernel else ())]
         initializers += OF_KERAS_3.items() if kernel and version == 3 else ()
@@ -104,7 +118,12 @@ def objects(version: int) -> list[tuple[str, str, dict[str, Any]]]:
     return listed + [("activity_regularizer", *item) for item in REGULARIZERS.items()]
 
 
-OBJECTS = [(version, *item) for version in PEERS for item in objects(version)]
+OBJECTS = [
+    (version, class_name, *item)
+    for version in PEERS
+    for class_name in settings.LAYERS
+    for item in objects(version, class_name)
+]
 
 
 def written(layer: Any, keras: Any) -> list[Any]:
@@ -113,7 +132,7 @@ def written(layer: Any, keras: Any) -> list[Any]:
     serialized = keras.saving.serialize_keras_object(layer)
     forms = [config, serialized]
     if keras is peers.tf_keras():
-        forms.append({"class_name": "SeparableConv1D", "config": legacy(layer, config, keras)})
+        forms.append({"class_name": type(layer).__name__, "config": legacy(layer, config, keras)})
     # Keras 2 has some numbers in arrays, which it writes to files so.
     return forms + [json.loads(json.dumps(form, default=float)) for form in forms]
 
@@ -129,9 +148,13 @@ def legacy(layer: Any, config: dict[str, Any], keras: Any) -> dict[str, Any]:
     return config
 
 
-def numbers(seed: int = 0, data_format: str = "channels_last") -> tuple[dict[str, Any], Any]:
+def numbers(
+    seed: int = 0, data_format: str = "channels_last", class_name: str = "SeparableConv1D"
+) -> tuple[dict[str, Any], Any]:
     rng = np.random.default_rng(seed)
     shapes = {"depthwise_kernel": (K, C, M), "pointwise_kernel": (1, C * M, F), "bias": (F,)}
+    if class_name == "DepthwiseConv1D":
+        shapes = {"depthwise_kernel": (K, C, M), "bias": (C * M,)}
     weights = {n: rng.normal(0, 0.4, shape).astype(np.float32) for n, shape in shapes.items()}
     shape = (B, L, C) if data_format == "channels_last" else (B, C, L)
     return weights, rng.normal(size=shape).astype(np.float32)
@@ -144,9 +167,11 @@ def assert_close(actual: Any, desired: Any, what: str, rtol: float = 1e-5) -> No
     np.testing.assert_allclose(actual / scale, desired / scale, rtol=0, atol=rtol, err_msg=what)
 
 
-def assert_same_layer(ours: fsc.SeparableConv1D, theirs: Any, version: int) -> None:
+def assert_same_layer(ours: Any, theirs: Any, version: int) -> None:
     """Give both the same weights and input; compare output, losses and constrained weights."""
-    weights, x = numbers(data_format=theirs.data_format)
+    class_name = type(theirs).__name__
+    assert type(ours).__name__ == class_name
+    weights, x = numbers(data_format=theirs.data_format, class_name=class_name)
     if not theirs.use_bias:
         del weights["bias"]
     array = peers.tf().constant if version == 2 else jnp.asarray
@@ -171,7 +196,7 @@ def assert_same_layer(ours: fsc.SeparableConv1D, theirs: Any, version: int) -> N
     losses = sum(float(loss) for loss in theirs.losses)
     assert_close(fsc.regularization_loss(recorded), losses, "losses")
     arguments = ours.arguments()
-    for weight, value in zip(WEIGHTS, weights.values(), strict=False):
+    for weight, value in zip(weights_of(class_name), weights.values(), strict=False):
         mine, their = (getattr(o, f"{weight}_constraint") for o in (arguments, theirs))
         assert (mine is None) is (their is None)
         if mine is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 WEIGHTS = ("depthwise_kernel", "pointwise_kernel", "bias")
+LAYERS = ("SeparableConv1D", "DepthwiseConv1D")
 PADDINGS = ("valid", "same", "causal")
 DATA_FORMATS = ("channels_last", "channels_first")
 # Strides and dilation rates that a layer may have together.
@@ -77,6 +78,22 @@ class Setting:
     regularizers: tuple[Any, Any, Any, Any]
     dtype: str
     seed: int
+    class_name: str = "SeparableConv1D"
+
+    @property
+    def has_pointwise(self) -> bool:
+        return self.class_name == "SeparableConv1D"
+
+    @property
+    def features(self) -> int:
+        """Count the output's channels."""
+        return self.filters if self.has_pointwise else self.channels * self.depth_multiplier
+
+    @property
+    def undrawn(self) -> dict[str, str]:
+        """The arguments of a layer whose weights are set afterwards: no random ones first."""
+        kernels = ("depthwise", "pointwise") if self.has_pointwise else ("depthwise",)
+        return {f"{kernel}_initializer": "zeros" for kernel in kernels}
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -109,8 +126,9 @@ class Setting:
             activation = functools.partial(
                 library.activations.threshold, threshold=0.25, default_value=0.5
             )
+        of_pointwise = {"filters": self.filters, "pointwise_regularizer": pointwise}
         return {
-            "filters": self.filters,
+            **(of_pointwise if self.has_pointwise else {}),
             "kernel_size": self.kernel_size,
             "strides": self.strides,
             "padding": self.padding,
@@ -120,7 +138,6 @@ class Setting:
             "activation": activation,
             "use_bias": self.use_bias,
             "depthwise_regularizer": depthwise,
-            "pointwise_regularizer": pointwise,
             "bias_regularizer": bias,
             "activity_regularizer": activity,
         }
@@ -134,8 +151,10 @@ class Setting:
             "depthwise_kernel": rng.standard_normal((K, C, M)) / np.sqrt(K),
             "pointwise_kernel": rng.standard_normal((1, C * M, F)) / np.sqrt(C * M),
         }
+        if not self.has_pointwise:
+            del weights["pointwise_kernel"]
         if self.use_bias:
-            weights["bias"] = rng.standard_normal(F)
+            weights["bias"] = rng.standard_normal(self.features)
         shape = (B, L, C) if self.data_format == "channels_last" else (B, C, L)
         x = rng.standard_normal(shape)
         return {n: w.astype(self.dtype) for n, w in weights.items()}, x.astype(self.dtype)
@@ -156,7 +175,7 @@ class Setting:
             "depthwise_kernel": forward + self.filters + positions,
             "pointwise_kernel": forward + positions,
             "bias": forward + positions,
-            "losses": forward + positions * self.filters,
+            "losses": forward + positions * self.features,
         }
 
 
@@ -169,6 +188,7 @@ def layers(
     steps: Sequence[tuple[Sequence[int], Sequence[int]]] = tuple(STEPS.values()),
     activations: Sequence[str | None] = (None,),
     dtypes: Sequence[str] = ("float32",),
+    classes: Sequence[str] = ("SeparableConv1D",),
 ) -> Setting:
     """Draw a layer; B, L, C, K, M and F all differ, so that swapped axes cannot pass."""
     # One draw: of many small ones hypothesis would change a few and keep the shapes. Its first
@@ -203,9 +223,10 @@ def layers(
         regularizers=tuple(rng.choices(names, k=4)),
         dtype=dtype,
         seed=rng.getrandbits(32),
+        class_name=rng.choice(classes),
     )
     if setting.activation == "glu":
-        halved = F if data_format == "channels_last" else setting.output_length
+        halved = setting.features if data_format == "channels_last" else setting.output_length
         hypothesis.assume(halved % 2 == 0)
     if dtype == "float64":
         hypothesis.assume(setting.activation not in SINGLE_PRECISION_IN_TF)

@@ -19,7 +19,7 @@ def test_migration(tmp_path):
         library()
     text = (DOCS / "migration.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert sum("assert same(" in block for block in blocks) == 6
+    assert sum("assert same(" in block for block in blocks) == 7
     (tmp_path / "page.py").write_text("\n\n".join(blocks))
     ours = {"TF_USE_LEGACY_KERAS": "1", "KERAS_BACKEND": "jax", "PYTHONPATH": str(DOCS.parent)}
     ran = subprocess.run(

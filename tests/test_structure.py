@@ -40,6 +40,7 @@ LAYERS = {
     "the operation": [
         "ops.depthwise",
         "ops.joint",
+        "ops.biased",
         "ops.reference",
         "ops.separable",
         "ops.stepping",

@@ -8,6 +8,8 @@ model. Names and axes, the whole of it (K taps, C channels, M multiplier, F filt
 | `depthwise_kernel` | (K, C, M) | weight of `Conv1d(C, C*M, K, groups=C)` | (C*M, 1, K) |
 | `pointwise_kernel` | (1, C*M, F) | weight of `Conv1d(C*M, F, 1)` | (F, C*M, 1) |
 | `bias` | (F,) | its bias | (F,) |
+
+A `DepthwiseConv1D` has no `pointwise_kernel`, and its `bias` is (C*M,), that of the first `Conv1d`.
 """
 
 from flax_sepconv.interop.export import export_model

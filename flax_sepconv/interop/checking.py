@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from flax_sepconv import linen
 from flax_sepconv.interop import keras2, keras3, pytorch, tf_files
 from flax_sepconv.interop.formats import load
 from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 from flax_sepconv.keras.config import config_of
-from flax_sepconv.linen import SeparableConv1D
 from flax_sepconv.ops.geometry import resolve
-from flax_sepconv.spec import SeparableArguments
+from flax_sepconv.spec import Arguments
 
 TOLERANCE = 1e-5
 _BATCH, _STEPS = 2, 8
@@ -66,29 +66,32 @@ def differences(source: Side, dest: Side, seed: int = 0) -> dict[str, float]:
 
 
 def _matched(source: Sequence[Layer], dest: Sequence[Layer]) -> list[tuple[Layer, Layer]]:
-    """Pair the layers, which are in one order; not every format keeps their paths."""
+    """Pair the layers: by their paths, or, where a format does not keep these, by their order."""
     if len(source) != len(dest):
         raise InteropError(f"one file has {len(source)} layers, the other one {len(dest)}")
+    by_path = {layer.path: layer for layer in dest}
+    if by_path.keys() == {layer.path for layer in source}:
+        return [(layer, by_path[layer.path]) for layer in source]
     return list(zip(source, dest, strict=True))
 
 
-def _arguments(layer: Layer, linear: bool) -> SeparableArguments:
+def _arguments(layer: Layer, linear: bool) -> Arguments:
     given = layer.arguments()
     kept = {k: v for k, v in given.items() if k not in ("name", "dtype", "param_dtype")}
     # Both sides get the same array: (B, L, C).
     kept |= {"data_format": "channels_last", "trainable": True} | (
         {"activation": None} if linear else {}
     )
-    return SeparableArguments(**kept)
+    return layer.spec(**kept)
 
 
-def _in_flax(side: Side, layer: Layer, arguments: SeparableArguments, x: np.ndarray) -> Any:
+def _in_flax(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     del side
-    module = SeparableConv1D(**vars(arguments))
+    module = getattr(linen, layer.class_name)(**vars(arguments))
     return module.apply({"params": dict(layer.weights)}, x)
 
 
-def _in_torch(side: Side, layer: Layer, arguments: SeparableArguments, x: np.ndarray) -> Any:
+def _in_torch(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     torch = pytorch.require()
     options = {key: value for key, value in side.options.items() if key != "configs"}
     depthwise, norms, pointwise = pytorch.modules_of(side.path, layer.path, **options)
@@ -107,14 +110,15 @@ def _in_torch(side: Side, layer: Layer, arguments: SeparableArguments, x: np.nda
         )
         eps = options.get("norm_eps", pytorch.EPS)
         h = torch.nn.functional.batch_norm(h, mean, var, *affine, eps=eps)
-    mixing = pointwise["weight"].float()
-    y = torch.nn.functional.conv1d(
-        h, mixing.reshape(*mixing.shape[:2], 1), _float(pointwise.get("bias"))
-    )
-    return y.swapaxes(1, 2).detach().numpy()
+    if pointwise is not None:
+        mixing = pointwise["weight"].float()
+        h = torch.nn.functional.conv1d(
+            h, mixing.reshape(*mixing.shape[:2], 1), _float(pointwise.get("bias"))
+        )
+    return h.swapaxes(1, 2).detach().numpy()
 
 
-def _in_keras(side: Side, layer: Layer, arguments: SeparableArguments, x: np.ndarray) -> Any:
+def _in_keras(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     version = _KERAS_VERSIONS[side.format](side.path)
     keras = _library("tf_keras" if version < 3 else "keras")
     padded, valid = _padded(arguments, x)
@@ -125,7 +129,7 @@ def _in_keras(side: Side, layer: Layer, arguments: SeparableArguments, x: np.nda
     return y if version < 3 else keras.ops.convert_to_numpy(y)
 
 
-def _in_tensorflow(side: Side, layer: Layer, arguments: SeparableArguments, x: np.ndarray) -> Any:
+def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     weights: Weights = layer.weights
     if side.format == "tf-checkpoint":
         tensorflow = _library("tensorflow")
@@ -143,7 +147,7 @@ def _in_tensorflow(side: Side, layer: Layer, arguments: SeparableArguments, x: n
     return own(x)
 
 
-def _padded(arguments: SeparableArguments, x: np.ndarray) -> tuple[np.ndarray, SeparableArguments]:
+def _padded(arguments: Arguments, x: np.ndarray) -> tuple[np.ndarray, Arguments]:
     """Put the zeros around the input by hand: no two libraries have the same words for them."""
     K, S, D = arguments.kernel_size, arguments.strides, arguments.dilation_rate
     geometry = resolve(x.shape[1], K, S, D, arguments.padding)
@@ -152,12 +156,12 @@ def _padded(arguments: SeparableArguments, x: np.ndarray) -> tuple[np.ndarray, S
     return padded, dataclasses.replace(arguments, padding="valid")
 
 
-def _keras_layer(keras: Any, arguments: SeparableArguments, version: int) -> Any:
+def _keras_layer(keras: Any, arguments: Arguments, version: int) -> Any:
     try:
         config = config_of(arguments, version=version)
     except (TypeError, ValueError) as error:
         raise InteropError(f"Keras {version} cannot run the layer: {error}") from error
-    return keras.layers.SeparableConv1D.from_config(config)
+    return getattr(keras.layers, arguments.keras_names[0]).from_config(config)
 
 
 def _library(name: str) -> Any:
@@ -179,7 +183,7 @@ _KERAS_VERSIONS: dict[str, Callable[[pathlib.Path], int]] = {
     "keras2": keras2.version_of,
     "keras-weights": lambda path: 3,
 }
-_Runner = Callable[[Side, Layer, SeparableArguments, np.ndarray], Any]
+_Runner = Callable[[Side, Layer, Arguments, np.ndarray], Any]
 _RUNNERS: dict[str, _Runner] = {
     "safetensors": _in_flax,
     "torch": _in_torch,

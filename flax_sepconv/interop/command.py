@@ -165,13 +165,13 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
 def _pair(text: str) -> tuple[str, tuple[str | int, ...]]:
     path, _, told = text.partition("=")
     modules: list[str | int] = [*told.split(",")]
-    if len(modules) > 2 and re.fullmatch("[0-9]{1,9}", last := str(modules[-1])):
+    if len(modules) > 1 and re.fullmatch("[0-9]{1,9}", last := str(modules[-1])):
         modules[-1] = int(last)
     names = [module for module in modules if isinstance(module, str)]
-    if not all(names) or len(names) not in (2, 3):
+    if not all(names) or len(names) not in (1, 2, 3):
         raise InteropError(
             f"--pair must be PATH=DEPTHWISE,POINTWISE or ...,M or PATH=DEPTHWISE,NORM,POINTWISE "
-            f"or ...,M, got {text!r}"
+            f"or ...,M or PATH=DEPTHWISE or PATH=DEPTHWISE,M, got {text!r}"
         )
     return path, tuple(modules)
 
@@ -185,7 +185,7 @@ def _parser(more: Sequence[Callable[[Any], None]]) -> argparse.ArgumentParser:
         formatter_class=shape,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    about = "write the separable convolutions of one file as another format"
+    about = "write the layers of one file as another format"
     convert = commands.add_parser("convert", help=about, description=about, formatter_class=shape)
     convert.add_argument("source", metavar="SOURCE", type=pathlib.Path)
     convert.add_argument("dest", metavar="DEST", type=pathlib.Path)
@@ -202,7 +202,7 @@ def _parser(more: Sequence[Callable[[Any], None]]) -> argparse.ArgumentParser:
     )
     convert.add_argument("--force", action="store_true", help="replace DEST if it is there")
     convert.set_defaults(run=_convert, done="nothing was written")
-    about = "list the separable convolutions of a file"
+    about = "list the layers of a file"
     inspect = commands.add_parser("inspect", help=about, description=about, formatter_class=shape)
     inspect.add_argument("source", metavar="FILE", type=pathlib.Path)
     inspect.set_defaults(run=_inspect, done="nothing was written")
@@ -228,9 +228,9 @@ def _parser(more: Sequence[Callable[[Any], None]]) -> argparse.ArgumentParser:
         command.add_argument(
             "--pair",
             action="append",
-            metavar="PATH=DEPTHWISE,[NORM,]POINTWISE[,M]",
+            metavar="PATH=DEPTHWISE[,[NORM,]POINTWISE][,M]",
             help="torch: the two modules of a layer, a norm between them to fold, and the depth "
-            "multiplier (repeat it)",
+            "multiplier; one module for a DepthwiseConv1D (repeat it)",
         )
         command.add_argument(
             "--fold-norms",

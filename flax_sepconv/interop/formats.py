@@ -76,7 +76,7 @@ def load(
     norm_eps: float | None = None,
     configs: bool = True,
 ) -> list[Layer]:
-    """Read every separable convolution of a file.
+    """Read every `SeparableConv1D` and `DepthwiseConv1D` of a file.
 
     Args:
         path: of the file; of a SavedModel or an unpacked Keras model, its folder; of weights in
@@ -86,6 +86,7 @@ def load(
         layers: for "keras" and "keras-weights": the paths of the groups to take, and no others.
         pairs: for "torch", which two modules make a layer, and M where it is not 1:
             {"block/conv": ("block.a", "block.b", 2)}. A norm to fold stands between the two names.
+            One module makes a `DepthwiseConv1D`.
         fold_norms: for "torch", whether a BatchNorm between the two modules is folded into the
             layer, exactly, as it is in inference; else it is an error. Whether an activation stands
             there too, with which it would be wrong, is not in the file.

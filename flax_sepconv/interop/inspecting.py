@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from flax_sepconv import activations
 from flax_sepconv.interop.layer import Layer
-from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, SeparableArguments
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 _HEADINGS = (
     "layer",
@@ -30,7 +30,8 @@ def flops_per_step(layer: Layer) -> int:
     """
     sizes = layer.sizes
     joined = sizes["C"] * sizes["M"]
-    return 2 * sizes["K"] * joined + 2 * joined * sizes["F"] + sizes["F"] * (BIAS in layer.weights)
+    mixing = 2 * joined * sizes["F"] if POINTWISE_KERNEL in layer.weights else 0
+    return 2 * sizes["K"] * joined + mixing + sizes["F"] * (BIAS in layer.weights)
 
 
 def table(layers: Sequence[Layer]) -> str:
@@ -56,9 +57,10 @@ def _row(layer: Layer) -> tuple[str, ...]:
     weights = layer.weights
     return (
         layer.title,
-        str(weights[DEPTHWISE_KERNEL].shape),
-        str(weights[POINTWISE_KERNEL].shape),
-        str(weights[BIAS].shape) if BIAS in weights else "none",
+        *(
+            str(weights[name].shape) if name in weights else "none"
+            for name in (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
+        ),
         str(layer.dtype),
         f"{sum(weight.size for weight in weights.values()):,}",
         f"{flops_per_step(layer):,}",
@@ -67,16 +69,17 @@ def _row(layer: Layer) -> tuple[str, ...]:
 
 def call(layer: Layer) -> str:
     """Write a layer as the call that makes it, without what is as by default."""
-    own = _arguments(layer)
-    plain = SeparableArguments(filters=own.filters, kernel_size=own.kernel_size)
+    own = layer.resolved()
+    needed = [name for name in ("filters", "kernel_size") if hasattr(own, name)]
+    plain = layer.spec(**{name: getattr(own, name) for name in needed})
     # Activations are functions, whose names and dicts say more than they do.
     shown = {"activation": activations.serialize(own.activation)}
     told = [
         f"{name}={shown.get(name, getattr(own, name))!r}"
         for name in own.__dataclass_fields__
-        if name not in ("filters", "kernel_size") and getattr(own, name) != getattr(plain, name)
+        if name not in needed and getattr(own, name) != getattr(plain, name)
     ]
-    text = f"SeparableConv1D({', '.join([str(own.filters), str(own.kernel_size), *told])})"
+    text = f"{layer.class_name}({', '.join([*(str(getattr(own, n)) for n in needed), *told])})"
     unknown = "" if layer.config else "  # strides, padding, activation are not in the file"
     return f"{layer.title}: {text}{unknown}"
 
@@ -92,11 +95,11 @@ def torch_call(layer: Layer) -> str:
         >>> torch_call(Layer("conv", weights, config))
         "Conv1d(4, 4, 3, groups=4, bias=False, padding='same')"
     """
-    own, sizes = _arguments(layer), layer.sizes
+    own, sizes = layer.resolved(), layer.sizes
     reach = own.dilation_rate * (own.kernel_size - 1)
-    told = [
-        f"{sizes['C']}, {sizes['C'] * sizes['M']}, {sizes['K']}, groups={sizes['C']}, bias=False"
-    ]
+    told = [f"{sizes['C']}, {sizes['C'] * sizes['M']}, {sizes['K']}, groups={sizes['C']}"]
+    if POINTWISE_KERNEL in layer.weights or BIAS not in layer.weights:
+        told.append("bias=False")
     for name, value in (("stride", own.strides), ("dilation", own.dilation_rate)):
         if value != 1:
             told.append(f"{name}={value}")
@@ -108,10 +111,3 @@ def torch_call(layer: Layer) -> str:
     elif own.padding == "causal" and reach > 0:
         note = f" on an input padded by {reach} zeros on the left"
     return f"Conv1d({', '.join(told)}){note}"
-
-
-def _arguments(layer: Layer) -> SeparableArguments:
-    given = layer.arguments()
-    return SeparableArguments(
-        **{k: v for k, v in given.items() if k not in ("name", "dtype", "param_dtype")}
-    )

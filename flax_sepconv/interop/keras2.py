@@ -6,12 +6,13 @@ Each layer of the model has a group, in which its variables lie under their full
     /conv/conv/depthwise_kernel:0                   weights only
     /encoder/conv/depthwise_kernel:0                a layer of a model in the model
 
-Keras 3 writes whole models so too, without ":0".
+Keras 3 writes whole models so too, without ":0", and calls the kernel of a DepthwiseConv1D
+"kernel", as it does that of a Conv1D: which it is, its config tells.
 """
 
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from flax_sepconv.interop import hdf5, keras2_shared, keras_model
@@ -19,7 +20,7 @@ from flax_sepconv.interop.hdf5 import Store
 from flax_sepconv.interop.keras2_shared import Found
 from flax_sepconv.interop.keras_model import Node
 from flax_sepconv.interop.layer import AXES, InteropError, Layer, warn_of_untold
-from flax_sepconv.spec import DEPTHWISE_KERNEL, POINTWISE_KERNEL
+from flax_sepconv.spec import DEPTHWISE_KERNEL, DepthwiseArguments
 
 # The names of the scopes around a layer's variables, in the group of one layer of the model.
 Scope = tuple[str, ...]
@@ -62,12 +63,12 @@ def version_of(path: pathlib.Path) -> int:
 
 
 def read(path: pathlib.Path) -> list[Layer]:
-    """Read every SeparableConv1D of a `.h5` file.
+    """Read every layer of ours of a `.h5` file.
 
     In a whole model they are found by its config, in models inside of models and in wrappers too,
     and come with their own configs; their paths are the names of the layers, joined by "/". In a
     file of weights only, and where the config of a model does not tell its parts, each scope with
-    a depthwise and a pointwise kernel is taken, at the names that its variables have, in the order
+    a depthwise kernel is taken, at the names that its variables have, in the order
     that the file tells; what a wrapper wraps has the wrapper's name there.
 
     A layer that two models share is in the file once for each layer of the outermost model that it
@@ -133,13 +134,14 @@ def _by_config(store: Store, top: str, root: Node, path: pathlib.Path) -> dict[i
     for layer in root.below():
         if not (sought := list(_sought(layer, (), (), None))):
             continue
-        scopes = _scopes(store, _below(top, layer.name))
+        depthwise = {s for one in sought if one.node.spec is DepthwiseArguments for s in one.scopes}
+        scopes = _scopes(store, _below(top, layer.name), depthwise)
         takers, lost = _taken(sought, scopes, root.name)
         if lost:
             there = ", ".join("/".join(scope) for scope in scopes) or "none"
             raise InteropError(
                 f"{path}: the weights of layer {'/'.join(lost[0].names)!r} cannot be told; group "
-                f"{layer.name!r} has separable convolutions {there}"
+                f"{layer.name!r} has depthwise kernels in {there}"
             )
         for scope, (names, node, _, shared) in takers.items():
             opaque = keras_model.keeps_bfloat16(node.config)
@@ -176,7 +178,7 @@ def _sought(
         shared = (node.shared,)
     elif shared is not None:
         shared = (*shared, node.name)
-    if node.is_separable:
+    if node.spec is not None:
         yield _Sought(names, node, (names[-1], *wrapper), shared)
         return
     for child in node.children.values():
@@ -208,23 +210,30 @@ def _is_within(part: Scope, whole: Scope) -> bool:
     return all(name in rest for name in part)
 
 
-def _scopes(store: Store, group: str) -> dict[Scope, Variables]:
-    """Return the variables of what has a depthwise and a pointwise kernel in a group."""
+def _scopes(store: Store, group: str, depthwise: Collection[str] = ()) -> dict[Scope, Variables]:
+    """Return the variables of what has a depthwise kernel of one dimension in a group.
+
+    Args:
+        store: the file.
+        group: of a layer of the model.
+        depthwise: the names of layers whose "kernel" is a depthwise one.
+    """
     found: dict[Scope, dict[str, str]] = {}
     for place in dict.fromkeys([*_listed(store, group, "weight_names"), *store.walk(group)]):
         *scope, variable = place.removeprefix(f"{group}/").split("/")
         bare = variable.split(":")[0]
+        if bare == "kernel" and scope and scope[-1] in depthwise:
+            bare = DEPTHWISE_KERNEL
         if bare in AXES:
             variables = found.setdefault(tuple(scope), {})
             if bare in variables:
                 raise InteropError(f"{variables[bare]!r} and {place!r} are one variable")
             variables[bare] = place
-    kernels = {DEPTHWISE_KERNEL, POINTWISE_KERNEL}
     return {
         scope: variables
         for scope, variables in found.items()
-        # The variables of a SeparableConv2D have the same names.
-        if kernels <= set(variables) and len(store.shape(variables[DEPTHWISE_KERNEL])) != 4
+        # The variables of layers of two dimensions have the same names.
+        if DEPTHWISE_KERNEL in variables and len(store.shape(variables[DEPTHWISE_KERNEL])) != 4
     }
 
 

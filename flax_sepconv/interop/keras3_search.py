@@ -1,4 +1,4 @@
-"""Which groups in the weights of Keras 3 and tf-keras are a SeparableConv1D, and with what config.
+"""Which groups in the weights of Keras 3 and tf-keras are our layers, and with what config.
 
 The config of a model tells its layers as far as its classes are Keras' own; what is inside of other
 classes is seen from the variables.
@@ -11,6 +11,7 @@ from typing import Any
 from flax_sepconv.interop.keras3_files import Weights
 from flax_sepconv.interop.keras3_groups import (
     OLD,
+    ONE_OF_OURS,
     Place,
     bare,
     candidates,
@@ -25,7 +26,7 @@ from flax_sepconv.interop.layer import InteropError, warn, warn_of_untold
 
 
 def find(store: Weights, path: Any, root: Node | None, version: int, strict: bool) -> list[Place]:
-    """Return where every SeparableConv1D is.
+    """Return where every layer of ours is.
 
     Args:
         store: the weights.
@@ -39,7 +40,7 @@ def find(store: Weights, path: Any, root: Node | None, version: int, strict: boo
     """
     if root is None:
         if strict and not (groups := candidates(store)):
-            raise InteropError(f"{path} has no group with the variables of a SeparableConv1D")
+            raise InteropError(f"{path} has no group with the variables of {ONE_OF_OURS}")
         return distinct([bare(store, group) for group in groups]) if strict else []
     search = Search(store, path, version)
     places = search.run(root)
@@ -50,8 +51,8 @@ def find(store: Weights, path: Any, root: Node | None, version: int, strict: boo
         known = _assigned(store, lost, [] if root.is_told else rest, path)
         if custom := [f"{g} ({search.custom[g]})" for g in rest if g in search.custom]:
             warn(
-                f"{path}: {', '.join(custom)} has the weights of a SeparableConv1D, but is of no "
-                "class of Keras: it comes without arguments (strides, padding, activation)"
+                f"{path}: {', '.join(custom)} has the weights of {ONE_OF_OURS}, but is of no class "
+                "of Keras: it comes without arguments (strides, padding, activation)"
             )
         told = search.custom.keys() | {g for g in rest for _, n in lost if _fits(store, g, n)}
         warn_of_untold(path, [group for group in rest if group not in told])
@@ -72,7 +73,7 @@ def _assigned(store: Weights, lost: Lost, groups: Sequence[str], path: Any) -> d
     known, unsure = {}, []
     for (names, node), found in zip(lost, fitting, strict=True):
         if len(found) == 1 and amount[found[0]] == 1:
-            known[found[0]] = Place(found[0], names, node.config)
+            known[found[0]] = _place(found[0], names, node)
         else:
             unsure.append("/".join(names))
         if not found or len(unsure) > len(amount.keys() - known.keys()):
@@ -90,10 +91,16 @@ def _assigned(store: Weights, lost: Lost, groups: Sequence[str], path: Any) -> d
     return known
 
 
+def _place(group: str, names: tuple[str, ...], node: Node) -> Place:
+    """Return where a layer of ours is that the config tells."""
+    assert node.spec is not None
+    return Place(group, names, node.config, node.spec)
+
+
 def _fits(store: Weights, group: str, node: Node) -> bool:
     told = store.text(f"{group}/vars", "name")
     given: Mapping[str, Any] = {"depth_multiplier": 1, "use_bias": True, **node.config}
-    seen = sizes(store, group)
+    seen = None if node.spec is None else sizes(store, group, node.spec)
     if seen is None or (told is not None and told != node.name):
         return False
     return all(given.get(name) in (size, [size], (size,)) for name, size in seen.items())
@@ -181,7 +188,7 @@ class Search:
         names = (*names, node.name)
         told = self._store.text(f"{group}/vars", "name")
         is_named = told is None or told == node.name
-        if not any(node.separables()):
+        if not any(node.ours()):
             self._passed.update((n.class_name, n.name) for n in node.everything())
             if sure and is_named and not any(n.custom for n in node.everything()):
                 self._others.add(group)
@@ -196,18 +203,19 @@ class Search:
             )
         else:
             self._passed.add((node.class_name, node.name))
-            if node.is_separable:
+            if node.spec is not None:
                 self._found.append(node)
-                yield Place(group, names, node.config)
+                yield _place(group, names, node)
             else:
                 yield from self._below(node, group, names, sure)
 
     def _may_be(self, group: str, node: Node, is_named: bool) -> bool:
         """Tell whether a layer in one of a class of its own may be the attribute of its name."""
-        return is_named and (not node.is_separable or sizes(self._store, group) is not None)
+        spec = node.spec
+        return is_named and (spec is None or sizes(self._store, group, spec) is not None)
 
     def _miss(self, node: Node, names: tuple[str, ...]) -> None:
-        if node.is_separable:
+        if node.spec is not None:
             self._absent.append((names, node))
         for child in node.below():
             self._miss(child, (*names, child.name))

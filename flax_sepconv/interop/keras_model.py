@@ -7,7 +7,7 @@ from typing import Any
 
 from flax_sepconv.interop.layer import InteropError
 from flax_sepconv.keras import config as keras_config
-from flax_sepconv.spec import SeparableArguments
+from flax_sepconv.spec import Arguments
 
 # Far more than any model has; what is nested deeper was made to exhaust the stack.
 _DEEPEST = 50
@@ -34,9 +34,9 @@ class Node:
     shared: int | None = None
 
     @property
-    def is_separable(self) -> bool:
-        """Whether this is a SeparableConv1D, Keras' own one."""
-        return keras_config.layer_of(self.class_name) is SeparableArguments and not self.custom
+    def spec(self) -> type[Arguments] | None:
+        """The arguments of our layer that this is, if it is one, and Keras' own."""
+        return None if self.custom else keras_config.layer_of(self.class_name)
 
     @property
     def is_told(self) -> bool:
@@ -54,9 +54,9 @@ class Node:
         for child in self.below():
             yield from child.everything()
 
-    def separables(self) -> Iterator["Node"]:
-        """Yield every SeparableConv1D in it, itself included."""
-        return (node for node in self.everything() if node.is_separable)
+    def ours(self) -> Iterator["Node"]:
+        """Yield every layer in it that is one of ours, itself included."""
+        return (node for node in self.everything() if node.spec is not None)
 
     def equals(self, other: "Node") -> bool:
         """Tell whether both have one class and one config, their names included."""

@@ -11,10 +11,18 @@ import ml_dtypes
 import numpy as np
 
 from flax_sepconv.keras import config as keras_config
-from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, SeparableArguments
+from flax_sepconv.spec import (
+    BIAS,
+    DEPTHWISE_KERNEL,
+    POINTWISE_KERNEL,
+    Arguments,
+    DepthwiseArguments,
+    SeparableArguments,
+)
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-# What each weight's axes are, in the letters of the whole project.
+# What each weight's axes are, in the letters of the whole project; F is C*M where there is no
+# pointwise kernel.
 AXES = {DEPTHWISE_KERNEL: ("K", "C", "M"), POINTWISE_KERNEL: ("1", "C*M", "F"), BIAS: ("F",)}
 
 
@@ -55,12 +63,13 @@ def warn_of_untold(path: Any, layers: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One separable convolution.
+    """One layer: a `SeparableConv1D`, or, without a pointwise kernel, a `DepthwiseConv1D`.
 
     Attributes:
         path: the names on the way to it, joined by "/": "encoder/conv".
-        weights: `depthwise_kernel` (K, C, M), `pointwise_kernel` (1, C*M, F) and, where there is
-            one, `bias` (F,): NumPy arrays of one dtype.
+        weights: `depthwise_kernel` (K, C, M) and, where there are these, `pointwise_kernel`
+            (1, C*M, F) and `bias` (F,), which is (C*M,) without a pointwise kernel: NumPy arrays of
+            one dtype.
         config: Keras' dict of it, or None where the source says nothing beyond the weights
             (strides, padding and activation are unknown then).
 
@@ -83,7 +92,7 @@ class Layer:
             object.__setattr__(self, "config", None)
         try:
             self.path.encode()
-            _check_names(self.weights)
+            _check_names(self.weights, self.config)
             _check_shapes(self.weights)
             _check_dtypes(self.weights)
             if self.config is not None:
@@ -97,10 +106,22 @@ class Layer:
         return (self.path if self.path.isprintable() else ascii(self.path)) or "(root)"
 
     @property
+    def spec(self) -> type[Arguments]:
+        """Whose arguments it has: our layer's that has these weights."""
+        return SeparableArguments if POINTWISE_KERNEL in self.weights else DepthwiseArguments
+
+    @property
+    def class_name(self) -> str:
+        """The name of our layer, which is Keras' too."""
+        return self.spec.keras_names[0]
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The sizes K, C, M and F."""
         K, C, M = self.weights[DEPTHWISE_KERNEL].shape
-        return {"K": K, "C": C, "M": M, "F": self.weights[POINTWISE_KERNEL].shape[2]}
+        has_pointwise = POINTWISE_KERNEL in self.weights
+        F = self.weights[POINTWISE_KERNEL].shape[2] if has_pointwise else C * M
+        return {"K": K, "C": C, "M": M, "F": F}
 
     @property
     def dtype(self) -> np.dtype:
@@ -108,20 +129,25 @@ class Layer:
         return self.weights[DEPTHWISE_KERNEL].dtype
 
     def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments of `SeparableConv1D`, as far as they are known."""
+        """Return the keyword arguments of our layer, as far as they are known."""
         if self.config is not None:
-            return keras_config.arguments_of(self.config)
+            return keras_config.arguments_of(self.config, layer=self.spec)
+        filters = {"filters": self.sizes["F"]} if POINTWISE_KERNEL in self.weights else {}
         return {
-            "filters": self.sizes["F"],
+            **filters,
             "kernel_size": self.sizes["K"],
             "depth_multiplier": self.sizes["M"],
             "use_bias": BIAS in self.weights,
         }
 
+    def resolved(self) -> Arguments:
+        """Return the arguments, checked."""
+        given = self.arguments()
+        return self.spec(**{k: v for k, v in given.items() if k not in _NO_ARGUMENTS})
+
     def _check_config(self) -> None:
         try:
-            given = self.arguments()
-            own = SeparableArguments(**{k: v for k, v in given.items() if k not in _NO_ARGUMENTS})
+            own = self.resolved()
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"its config is of no layer of ours: {error} (load(..., configs=False), "
@@ -129,10 +155,10 @@ class Layer:
             ) from error
         sizes = self.sizes
         for name, letter in (("kernel_size", "K"), ("depth_multiplier", "M"), ("filters", "F")):
-            if getattr(own, name) != sizes[letter]:
+            said = getattr(own, name, sizes[letter])
+            if said != sizes[letter]:
                 raise ValueError(
-                    f"its config says {name}={getattr(own, name)}, its weights have "
-                    f"{letter}={sizes[letter]}"
+                    f"its config says {name}={said}, its weights have {letter}={sizes[letter]}"
                 )
         if own.use_bias != (BIAS in self.weights):
             raise ValueError(f"its config says use_bias={own.use_bias}, its weights say otherwise")
@@ -149,12 +175,15 @@ def unique(layers: Iterable[Layer], source: Any) -> list[Layer]:
             raise InteropError(f"{source} has two layers of the name {layer.path!r}")
         found[layer.path] = layer
     if not found:
-        raise InteropError(f"{source} has no SeparableConv1D in it")
+        raise InteropError(f"{source} has no SeparableConv1D and no DepthwiseConv1D in it")
     return list(found.values())
 
 
-def _check_names(weights: Mapping[str, np.ndarray]) -> None:
-    missing = [name for name in (DEPTHWISE_KERNEL, POINTWISE_KERNEL) if name not in weights]
+def _check_names(weights: Mapping[str, np.ndarray], config: Mapping[str, Any] | None) -> None:
+    needed = [DEPTHWISE_KERNEL]
+    if isinstance(config, Mapping) and "filters" in config:
+        needed.append(POINTWISE_KERNEL)
+    missing = [name for name in needed if name not in weights]
     if missing:
         raise ValueError(f"{missing[0]} is missing; there is {', '.join(weights) or 'nothing'}")
     unknown = sorted(set(weights) - set(AXES))
@@ -170,18 +199,22 @@ def _check_shapes(weights: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{name} must be ({', '.join(AXES[name])}), got shape {weight.shape}")
     shape = weights[DEPTHWISE_KERNEL].shape
     _, C, M = shape
-    one, joined, F = weights[POINTWISE_KERNEL].shape
-    got = f"got shape {weights[POINTWISE_KERNEL].shape}"
-    if one != 1:
-        raise ValueError(f"axis 0 of {POINTWISE_KERNEL} must be 1, {got}")
-    if joined != C * M:
-        raise ValueError(
-            f"axis 1 (C*M) of {POINTWISE_KERNEL} must be {C}*{M} = {C * M} as "
-            f"{DEPTHWISE_KERNEL} {shape} has it, {got}"
-        )
+    F, told = C * M, f"{DEPTHWISE_KERNEL} {shape}"
+    if POINTWISE_KERNEL in weights:
+        one, joined, F = weights[POINTWISE_KERNEL].shape
+        got = f"got shape {weights[POINTWISE_KERNEL].shape}"
+        if one != 1:
+            raise ValueError(f"axis 0 of {POINTWISE_KERNEL} must be 1, {got}")
+        if joined != C * M:
+            raise ValueError(
+                f"axis 1 (C*M) of {POINTWISE_KERNEL} must be {C}*{M} = {C * M} as {told} has it, "
+                f"{got}"
+            )
+        told = POINTWISE_KERNEL
     if BIAS in weights and weights[BIAS].shape != (F,):
+        letters = "F" if POINTWISE_KERNEL in weights else "C*M"
         raise ValueError(
-            f"axis 0 (F) of {BIAS} must be {F} as {POINTWISE_KERNEL} has it, got shape "
+            f"axis 0 ({letters}) of {BIAS} must be {F} as {told} has it, got shape "
             f"{weights[BIAS].shape}"
         )
 

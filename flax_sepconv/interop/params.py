@@ -55,11 +55,11 @@ def to_params(layers: Iterable[Layer], names: Mapping[str, str] | None = None) -
 def from_params(
     params: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[Layer]:
-    """Find every separable convolution in a tree of `params`.
+    """Find every layer of ours in a tree of `params`.
 
     Args:
-        params: of a linen model; what is no weight of a separable convolution is passed over.
-        configs: by path, what `SeparableConv1D.to_keras_config()` gave (`version=2` has padding
+        params: of a linen model; what is no weight of one is passed over.
+        configs: by path, what the layer's `to_keras_config()` gave (`version=2` has padding
             "causal").
 
     Raises:

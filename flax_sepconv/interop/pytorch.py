@@ -1,4 +1,4 @@
-"""Layers in PyTorch's state dicts: one of ours is two modules of PyTorch.
+"""Layers in PyTorch's state dicts: a separable convolution is two modules of PyTorch.
 
 | PyTorch | shape | here |
 |---|---|---|
@@ -9,7 +9,8 @@
 
 The first bias is added to every step of the hidden array, those at the ends included. The second
 module, 1 wide and without padding, maps it to the same F numbers at every step, whatever zeros were
-put around the input: bias + depthwise_bias @ pointwise_kernel is the one bias of the layer.
+put around the input: bias + depthwise_bias @ pointwise_kernel is the one bias of the layer. The
+first module alone is a `DepthwiseConv1D`, with its own bias.
 
 A state dict says nothing of strides, padding and activation, nor of an activation between the two
 modules, which makes them no separable convolution. A norm between them is seen, and folded where it
@@ -49,9 +50,10 @@ def read(
             memory; one of `state_dict.NESTED` in it is opened.
         pairs: by our path, the names of the layer's two modules in the state dict, and M where it
             is not 1, which the shapes alone do not say: {"block/conv": ("block.a", "block.b", 2)}.
-            A norm between them that is to be folded stands between their names.
-            None takes every two modules of one parent that are named like one of `ENDINGS`; the
-            layer's path is the parent's. A "module." in front of the names stays in the path.
+            A norm between them that is to be folded stands between their names. One module is a
+            `DepthwiseConv1D`. None takes every two modules of one parent that are named like one of
+            `ENDINGS`, and the first of two where the second is not there; the layer's path is the
+            parent's. A "module." in front of the names stays in the path.
         fold_norms: whether a BatchNorm between the two modules is folded into the layer.
         norm_eps: its eps, which no state dict tells.
 
@@ -83,6 +85,8 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
 def to_state_dict(layers: Iterable[Layer]) -> dict[str, np.ndarray]:
     """Return the weights for modules named "depthwise" and "pointwise" at each layer's path.
 
+    A `DepthwiseConv1D` has the first of them alone.
+
     Example:
         >>> layer = Layer("block/conv", {"depthwise_kernel": np.ones((3, 4, 2), "f"),
         ...                              "pointwise_kernel": np.ones((1, 8, 5), "f")})
@@ -93,12 +97,13 @@ def to_state_dict(layers: Iterable[Layer]) -> dict[str, np.ndarray]:
     for layer in unique(layers, "the list of layers"):
         K, C, M = layer.weights[DEPTHWISE_KERNEL].shape
         depthwise = layer.weights[DEPTHWISE_KERNEL].transpose(1, 2, 0).reshape(C * M, 1, K)
-        own = {
-            f"{_module(layer.path, 'depthwise')}.weight": depthwise,
-            f"{_module(layer.path, 'pointwise')}.weight": layer.weights[POINTWISE_KERNEL].T,
-        }
+        last = _module(layer.path, "depthwise")
+        own = {f"{last}.weight": depthwise}
+        if POINTWISE_KERNEL in layer.weights:
+            last = _module(layer.path, "pointwise")
+            own[f"{last}.weight"] = layer.weights[POINTWISE_KERNEL].T
         if BIAS in layer.weights:
-            own[f"{_module(layer.path, 'pointwise')}.bias"] = layer.weights[BIAS]
+            own[f"{last}.bias"] = layer.weights[BIAS]
         if own.keys() & state.keys():
             raise InteropError(f"layer {layer.path!r} has the name of another one in a state dict")
         state |= {name: np.array(weight, order="C") for name, weight in own.items()}
@@ -111,10 +116,11 @@ def modules_of(
     pairs: Mapping[str, Pair] | None = None,
     fold_norms: bool = False,
     norm_eps: float = EPS,
-) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any] | None]:
     """Return the tensors of a layer's modules by their names there, as PyTorch reads them.
 
-    They are those of the depthwise module, of the norms behind it, and of the pointwise module.
+    They are those of the depthwise module, of the norms behind it, and of the pointwise module,
+    where there is one.
 
     Raises:
         InteropError: as `read` does; there is no such layer.
@@ -125,49 +131,53 @@ def modules_of(
             raise InteropError(f"{path} has no layer {layer!r}; there are {', '.join(found)}")
         names = _names(state, found[layer])
     tensors = state_dict.tensors_of(path)
-    depthwise, *norms, pointwise = ({k: tensors[name] for k, name in own.items()} for own in names)
+    depthwise, *norms = ({k: tensors[name] for k, name in own.items()} for own in names)
+    pointwise = norms.pop() if norms else None
     return depthwise, norms, pointwise
 
 
 def layer_of(
     path: str,
     depthwise: Mapping[str, np.ndarray],
-    pointwise: Mapping[str, np.ndarray],
+    pointwise: Mapping[str, np.ndarray] | None,
     multiplier: int,
     norms: Sequence[tuple[Mapping[str, np.ndarray], float]] = (),
 ) -> Layer:
-    """Return the layer of two modules' arrays, by "weight" and "bias".
+    """Return the layer of one or two modules' arrays, by "weight" and "bias".
 
     Args:
         path: of the layer.
         depthwise: the first module's.
-        pointwise: the second's.
+        pointwise: the second's, or None: there is none.
         multiplier: M.
         norms: between the two in inference form, with the eps of each.
 
     Raises:
         InteropError: names the layer, and the weight that does not fit.
     """
-    taps, mixing = depthwise["weight"], pointwise["weight"]
+    taps = depthwise["weight"]
     if taps.ndim != 3 or taps.shape[1] != 1 or taps.shape[0] % multiplier:
         raise InteropError(
             f"layer {path!r}: its depthwise weight must be (C*M, 1, K) with M={multiplier}, got "
             f"shape {taps.shape}"
         )
-    if mixing.ndim not in (2, 3) or mixing.shape[2:] not in ((), (1,)):
-        raise InteropError(
-            f"layer {path!r}: its pointwise weight must be (F, C*M, 1), or (F, C*M) of a Linear, "
-            f"got shape {mixing.shape}"
-        )
     K, C, M = taps.shape[2], taps.shape[0] // multiplier, multiplier
-    weights = {
-        DEPTHWISE_KERNEL: taps.reshape(C, M, K).transpose(2, 0, 1),
-        POINTWISE_KERNEL: mixing.reshape(mixing.shape[:2]).T[None],
-    }
-    if "bias" in pointwise:
-        weights[BIAS] = pointwise["bias"]
+    weights = {DEPTHWISE_KERNEL: taps.reshape(C, M, K).transpose(2, 0, 1)}
+    if pointwise is not None:
+        mixing = pointwise["weight"]
+        if mixing.ndim not in (2, 3) or mixing.shape[2:] not in ((), (1,)):
+            raise InteropError(
+                f"layer {path!r}: its pointwise weight must be (F, C*M, 1), or (F, C*M) of a "
+                f"Linear, got shape {mixing.shape}"
+            )
+        weights[POINTWISE_KERNEL] = mixing.reshape(mixing.shape[:2]).T[None]
+    last = depthwise if pointwise is None else pointwise
+    if "bias" in last:
+        weights[BIAS] = last["bias"]
     # Copies: what is given may be a file's memory, or a module's that is trained on.
     layer = Layer(path, {name: np.array(weight, order="C") for name, weight in weights.items()})
+    if pointwise is None:
+        return layer
     bias = depthwise.get("bias")
     if bias is not None and (bias.shape != taps.shape[:1] or bias.dtype != layer.dtype):
         raise InteropError(
@@ -188,10 +198,11 @@ def _resolve(
 
 
 def _layer(state: state_dict.State, parts: Parts, norm_eps: float) -> Layer:
-    depthwise, *norms, pointwise = (
+    depthwise, *norms = (
         {key: state.get(name) for key, name in own.items() if key != "num_batches_tracked"}
         for own in _names(state, parts)
     )
+    pointwise = norms.pop() if norms else None
     with_eps = [(norm, norm_eps) for norm in norms]
     return layer_of(parts.path, depthwise, pointwise, parts.multiplier, with_eps)
 
@@ -199,11 +210,13 @@ def _layer(state: state_dict.State, parts: Parts, norm_eps: float) -> Layer:
 def _names(state: state_dict.State, parts: Parts) -> list[dict[str, str]]:
     """Return the names of the tensors of each module, in order."""
     path, depthwise, norms, pointwise, _ = parts
-    return [
+    names = [
         pytorch_pairs.tensors_of(state, path, depthwise),
         *(pytorch_pairs.norm_of(state, path, norm) for norm in norms),
-        pytorch_pairs.tensors_of(state, path, pointwise),
     ]
+    if pointwise is not None:
+        names.append(pytorch_pairs.tensors_of(state, path, pointwise))
+    return names
 
 
 def _fold_norms(

@@ -26,7 +26,7 @@ class Chain(NamedTuple):
     Attributes:
         depthwise: the first convolution.
         norms: BatchNorms between the two.
-        pointwise: the second convolution, or a Linear.
+        pointwise: the second convolution, or a Linear; None where there is none.
         activation: Keras' name of what follows, or None.
         left: what stands behind and is not the layer's, for people.
     """
@@ -42,7 +42,7 @@ def parse(depthwise: Any, pointwise: Any, fold_norms: bool) -> Chain:
     """Tell what each module is in the layer that starts with `depthwise`.
 
     Raises:
-        InteropError: there are no two convolutions, or something else stands between them.
+        InteropError: something stands between the two convolutions that cannot be folded.
     """
     nn = require().nn
     given = [depthwise] if pointwise is None else [depthwise, pointwise]
@@ -51,7 +51,7 @@ def parse(depthwise: Any, pointwise: Any, fold_norms: bool) -> Chain:
         for name, module in _flat(given)
         if not isinstance(module, nn.Identity | nn.modules.dropout._DropoutNd)
     ]
-    _, first = items[0] if items else ("", None)
+    first = items[0][1] if items else depthwise
     holder = "depthwise" if pointwise is None else "pointwise"
     second = next(
         (
@@ -61,13 +61,10 @@ def parse(depthwise: Any, pointwise: Any, fold_norms: bool) -> Chain:
         ),
         None,
     )
+    if second is None and pointwise is None:
+        activation = _activation(items[1][1]) if items[1:] else None
+        return Chain(first, [], None, activation, _told(items[1 if activation is None else 2 :]))
     if second is None:
-        if pointwise is None:
-            raise InteropError(
-                "pointwise is not given: it must be a torch.nn.Conv1d or a torch.nn.Linear, or "
-                "depthwise must be a torch.nn.Sequential of the two; got "
-                f"{type(depthwise).__name__}"
-            )
         second = len(items) - 1  # Which is refused as what it is.
     between, (last_name, last), behind = items[1:second], items[second], items[second + 1 :]
     if last_name.startswith("depthwise") and isinstance(last, nn.Linear):
@@ -78,9 +75,11 @@ def parse(depthwise: Any, pointwise: Any, fold_norms: bool) -> Chain:
     norms = [_norm(name, module, fold_norms) for name, module in between]
     activation = _activation(behind[0][1]) if behind else None
     left = behind if activation is None else behind[1:]
-    return Chain(
-        first, norms, last, activation, [f"{name} ({type(m).__name__})" for name, m in left]
-    )
+    return Chain(first, norms, last, activation, _told(left))
+
+
+def _told(items: list[tuple[str, Any]]) -> list[str]:
+    return [f"{name} ({type(module).__name__})" for name, module in items]
 
 
 def _flat(given: list[Any]) -> Iterator[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from flax_sepconv.keras.config import config_of
 from flax_sepconv.ops import geometry
 from flax_sepconv.ops.arguments import Padding, choice
 from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
-from flax_sepconv.spec import BIAS, Identifier, SeparableArguments
+from flax_sepconv.spec import BIAS, Identifier
 
 
 def from_modules(
@@ -32,14 +32,17 @@ def from_modules(
 ) -> Layer:
     """Return the layer that computes activation(pointwise(depthwise(x))) in inference.
 
+    Without a second module it is a `DepthwiseConv1D`: activation(depthwise(x)).
+
     The layer's config says channels_last; PyTorch's own arrays are (B, C, L), for which
     `layer.arguments() | {"data_format": "channels_first"}` makes the layer.
 
     Args:
         depthwise: `Conv1d(C, C*M, K, groups=C)`, or a `Sequential` that starts with one.
         pointwise: `Conv1d(C*M, F, 1)`, or `Linear(C*M, F)`, applied to the channels; or a
-            `Sequential`. None where the first `Sequential` has both. Dropout is passed over, an
-            activation behind the convolution is the layer's, and what follows that is left.
+            `Sequential`. None where the first `Sequential` has both, or there is none. Dropout is
+            passed over, an activation behind the convolution is the layer's, and what follows that
+            is left.
         activation: what follows, as the layer takes it: "relu".
         padding: of the layer, from a caller who knows better than the modules: "causal" where
             D*(K-1) zeros are put in front of the input by hand, "valid" where what `depthwise`
@@ -63,19 +66,24 @@ def from_modules(
             raise InteropError(f"activation is {activation!r}, and the modules have one, too")
         activation = chain.activation
     _check_depthwise(depthwise)
-    _check_pointwise(pointwise)
+    if pointwise is not None:
+        _check_pointwise(pointwise)
     (K,), (S,), (D,) = depthwise.kernel_size, depthwise.stride, depthwise.dilation
     if padding is None:
         given = depthwise.padding
         padding = padding_of(K, S, D, given if isinstance(given, str) else given[0], length)
     M = depthwise.out_channels // depthwise.in_channels
-    arrays = _arrays("depthwise", depthwise), _arrays("pointwise", pointwise)
+    arrays = (
+        _arrays("depthwise", depthwise),
+        None if pointwise is None else _arrays("pointwise", pointwise),
+    )
     norms = [(_arrays("norm", norm), norm.eps) for norm in chain.norms]
     layer = layer_of(path, *arrays, M, norms)
-    resolvable: Any = activation  # `Arguments` resolves it.
+    resolvable: Any = activation  # The arguments resolve it.
+    filters: dict[str, Any] = {} if pointwise is None else {"filters": layer.sizes["F"]}
     try:
-        arguments = SeparableArguments(
-            filters=layer.sizes["F"],
+        arguments = layer.spec(
+            **filters,
             kernel_size=K,
             strides=S,
             padding=choice("padding", padding, PADDINGS),
@@ -176,7 +184,7 @@ def _check_pointwise(module: Any) -> None:
         if value not in ((rule,), rule, *(("valid", "same") if name == "padding" else ())):
             raise InteropError(
                 f"{name} of pointwise must be {rule}, got {value}; nearest is a flax.linen.Conv "
-                "after a depthwise convolution (flax_sepconv.ops.depthwise_conv1d)"
+                "after a flax_sepconv.DepthwiseConv1D"
             )
 
 

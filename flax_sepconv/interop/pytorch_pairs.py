@@ -1,4 +1,4 @@
-"""Which modules of a state dict make a layer: two, and norms that are folded into them."""
+"""Which modules of a state dict make a layer: two, and norms that are folded into them; or one."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ ENDINGS = (
     ("dwconv", "pwconv"),
 )
 # What `pairs` says of a layer: its two modules, with a norm that is folded between them or none,
-# and, where it is not 1, M.
+# or the depthwise module alone; and, where it is not 1, M.
 Pair = tuple[str | int, ...]
 
 _TOLD = 20
@@ -32,8 +32,14 @@ class Parts(NamedTuple):
     path: str
     depthwise: str
     norms: tuple[str, ...]
-    pointwise: str
+    pointwise: str | None
     multiplier: int
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of all of them, in order."""
+        last = () if self.pointwise is None else (self.pointwise,)
+        return (self.depthwise, *self.norms, *last)
 
 
 def resolve(
@@ -45,7 +51,7 @@ def resolve(
         InteropError: as `pytorch.read`.
     """
     found = [_parts(state, path, pair) for path, pair in _pairs(state, pairs)]
-    owned = {name for parts in found for name in (parts.depthwise, *parts.norms, parts.pointwise)}
+    owned = {name for parts in found for name in parts.modules}
     rest = pytorch_norms.items(state, owned)
     resolved, told = [], []
     for parts in found:
@@ -100,8 +106,9 @@ def _pairs(state: State, pairs: Mapping[str, Pair] | None) -> list[tuple[str, Pa
         told = ", ".join(f"{name} {shape}" for name, shape in some)
         rest = len(state.shapes) - len(some)
         raise InteropError(
-            f"{state.path} has no two modules side by side whose names end in one of {endings}; "
-            'name them by pairs={"path": ("depthwise module", "pointwise module")}, or by --pair. '
+            f"{state.path} has no two modules side by side whose names end in one of {endings}, "
+            'nor the first alone; name them by pairs={"path": ("depthwise module", "pointwise '
+            'module")}, or the first alone, or by --pair. '
             f"It has {told}{f' and {rest} more' if rest else ''}"
         )
     return found
@@ -110,16 +117,17 @@ def _pairs(state: State, pairs: Mapping[str, Pair] | None) -> list[tuple[str, Pa
 def _parts(state: State, path: str, pair: Pair) -> Parts:
     kinds = [type(item) for item in pair] if isinstance(pair, tuple | list) else []
     modules = [item for item in pair if type(item) is str] if kinds else []
-    if len(modules) not in (2, 3) or kinds not in (
+    if len(modules) not in (1, 2, 3) or kinds not in (
         [str] * len(modules),
         [*[str] * len(modules), int],
     ):
         raise InteropError(
             f"pairs[{path!r}] must be the names of the depthwise and the pointwise module, or of "
-            "the depthwise module, a norm to fold and the pointwise module, and, where it is not "
-            f"1, the depth multiplier, got {pair!r}"
+            "the depthwise module, a norm to fold and the pointwise module, or of the depthwise "
+            f"module alone, and, where it is not 1, the depth multiplier, got {pair!r}"
         )
-    depthwise, *norms, pointwise = modules
+    depthwise, *norms = modules
+    pointwise = norms.pop() if norms else None
     told = pair[-1] if kinds[-1] is int else state.multipliers.get(depthwise, 1)
     if type(told) is not int or told < 1:
         raise InteropError(f"layer {path!r}: its M must be a positive int, got {told!r}")
@@ -127,7 +135,10 @@ def _parts(state: State, path: str, pair: Pair) -> Parts:
 
 
 def _alike(state: State) -> list[tuple[str, Pair]]:
-    """Find the modules of one parent that are named like one of `ENDINGS`."""
+    """Find the modules of one parent that are named like one of `ENDINGS`, or like its first.
+
+    The first alone is taken where its weight is that of a convolution with one channel a group.
+    """
     partners = dict(ENDINGS)
     known = {name for pair in ENDINGS for name in pair}
     modules: dict[str, None] = {}
@@ -139,9 +150,13 @@ def _alike(state: State) -> list[tuple[str, Pair]]:
     found: list[tuple[str, Pair]] = []
     for module in modules:
         parent, dot, last_name = module.rpartition(".")
-        pointwise = f"{parent}{dot}{partners.get(last_name)}"
+        if last_name not in partners:
+            continue
+        pointwise = f"{parent}{dot}{partners[last_name]}"
         if pointwise in modules:
             found.append((parent.replace(".", "/"), (module, pointwise)))
+        elif len(shape := state.shapes.get(f"{module}.weight", ())) == 3 and shape[1] == 1:
+            found.append((parent.replace(".", "/"), (module,)))
     # safetensors sorts its names; what was told beside them has the order of writing.
     order = {module: i for i, module in enumerate(state.multipliers)}
     return sorted(found, key=lambda item: order.get(str(item[1][0]), len(order)))
@@ -163,6 +178,8 @@ def _with_norms(
         InteropError: there is a norm that may not be folded, or something else; or it is not clear.
     """
     path, depthwise, norms, pointwise, M = parts
+    if pointwise is None:
+        return parts, []
     joined, F = (
         (*state.shapes[tensors_of(state, path, module)["weight"]], 0)[0]
         for module in (depthwise, pointwise)
@@ -174,7 +191,8 @@ def _with_norms(
             f"layer {path!r}: {described(state, wrong[0])} stands between {depthwise} and "
             f"{pointwise}: this is no separable convolution, and only a BatchNorm with running "
             "statistics can be folded into one. If it stands elsewhere in the program, give the "
-            "modules themselves to interop.from_modules"
+            "modules themselves to interop.from_modules; the depthwise module alone, named by "
+            "pairs (--pair), is a DepthwiseConv1D"
         )
     told = ", ".join(described(state, item) for item in itertools.chain(*found))
     if found.sure and norms:
@@ -186,7 +204,8 @@ def _with_norms(
         raise InteropError(
             f"layer {path!r}: {told} stands between {depthwise} and {pointwise}: this is no "
             "separable convolution. Where no activation stands there too, which a state dict does "
-            "not tell, fold_norms=True (--fold-norms) folds it into one"
+            "not tell, fold_norms=True (--fold-norms) folds it into one; the depthwise module "
+            "alone, named by pairs (--pair), is a DepthwiseConv1D"
         )
     if not (found.doubtful or found.unplaced) or norms:
         return parts._replace(norms=norms or tuple(item.name for item in found.sure)), []
@@ -210,7 +229,7 @@ def _left(state: State, rest: Sequence[Item], found: Sequence[Parts]) -> list[st
     """Tell what belongs to no layer, first what is beside them."""
     if not rest:
         return []
-    near = {pytorch_norms.parent(parts.depthwise, parts.pointwise) for parts in found}
+    near = {pytorch_norms.parent(parts.depthwise, parts.modules[-1]) for parts in found}
     ordered = sorted(rest, key=lambda item: not near.intersection(pytorch_norms.parents(item.name)))
     told = ", ".join(described(state, item) for item in ordered[:_TOLD])
     more = f" and {len(rest) - _TOLD} more" if len(rest) > _TOLD else ""

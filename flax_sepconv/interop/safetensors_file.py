@@ -1,9 +1,9 @@
 """Layers in safetensors, the neutral format: tensors by name, and Keras' configs as JSON.
 
 The layer at "block/conv" is the tensors "block/conv/depthwise_kernel",
-"block/conv/pointwise_kernel" and, where it has one, "block/conv/bias"; the layer at "" has the bare
-names. The metadata lists the layers in their order, each with its config, or null where only the
-weights are known:
+"block/conv/pointwise_kernel" and "block/conv/bias", where it has these; the layer at "" has the
+bare names. The metadata lists the layers in their order, each with its config, or null where only
+the weights are known:
 
     {"flax_sepconv": '{"version": 1, "layers": {"block/conv": {"filters": 5, ...}}}'}
 

@@ -21,7 +21,7 @@ from flax_sepconv.keras.config import layer_of
 
 
 def read(path: pathlib.Path) -> list[Layer]:
-    """Read every separable convolution of a SavedModel.
+    """Read every layer of ours of a SavedModel.
 
     Args:
         path: of the folder.

@@ -1,9 +1,11 @@
 """Checkpoints of TensorFlow: `model.ckpt.index` and `model.ckpt.data-00000-of-00001`.
 
 TF1 saves variables by name: `scope/depthwise_kernel`. TF2 saves objects by the attributes that
-hold them, and a layer is an object that holds both kernels. What optimizers and moving averages
-keep beside a weight (`scope/depthwise_kernel/Adam`) is passed over, and so are other layers; also
-the two-dimensional one, whose weights have the same names and four axes.
+hold them, and a layer is an object that holds a depthwise kernel. What optimizers and moving
+averages keep beside a weight (`scope/depthwise_kernel/Adam`) is passed over, and so are other
+layers; also those of two dimensions, whose weights have the same names and four axes. Keras 3 on
+TensorFlow calls the kernel of a DepthwiseConv1D "kernel", as it does that of a Conv1D: there it is
+not found.
 """
 
 import pathlib
@@ -25,7 +27,7 @@ _SLOTS = {
 
 
 def read(path: pathlib.Path) -> list[Layer]:
-    """Read every separable convolution of a checkpoint.
+    """Read every layer of ours of a checkpoint.
 
     Args:
         path: its prefix ("model.ckpt-100", or "folder/"), one of its files, or the folder that
@@ -53,12 +55,10 @@ def layers_by_name(bundle: Bundle, keys: Mapping[str, str]) -> list[Layer]:
         scope, _, weight = name.rpartition("/")
         if weight in AXES:
             scopes.setdefault(scope, {})[weight] = key
-    # With only the first of the kernels it is a depthwise convolution, and no layer of ours.
     found = [
         (scope, weights, None)
         for scope, weights in scopes.items()
-        if POINTWISE_KERNEL in weights
-        and not ("iteration" in keys and _is_optimizers(scope, scopes))
+        if _KERNELS & weights.keys() and not ("iteration" in keys and _is_optimizers(scope, scopes))
     ]
     return _one_dimensional(bundle, found)
 
@@ -75,14 +75,14 @@ def layers_by_object(
         bundle: the checkpoint.
         graph: its graph of objects.
         names: of objects; others are called as the attribute that holds them.
-        configs: Keras' dicts of objects that are separable convolutions.
+        configs: Keras' dicts of objects that are layers of ours.
     """
     names = {} if names is None else names
     configs = {} if configs is None else configs
     found = []
     for number in graph.reached:
         held = graph.children[number]
-        if number in configs or held.keys() >= _KERNELS:
+        if number in configs or DEPTHWISE_KERNEL in held:
             weights = {weight: graph.key(held[weight]) for weight in AXES if weight in held}
             found.append((graph.path(number, names), weights, configs.get(number)))
     return _one_dimensional(bundle, found)
@@ -101,7 +101,7 @@ def _one_dimensional(
     flat = [
         (path, keys, config)
         for path, keys, config in found
-        if [bundle.rank(keys[kernel]) for kernel in sorted(_KERNELS & keys.keys())] != [4, 4]
+        if {bundle.rank(keys[kernel]) for kernel in _KERNELS & keys.keys()} != {4}
     ]
     # Layers may share weights, which are read once.
     read = {key: bundle.array(key) for key in {k for _, keys, _ in flat for k in keys.values()}}

@@ -271,7 +271,9 @@ def bind(
         operands_of_step = (came.history, rows, kernel, *rest)
         if (
             (initial_state is not None and return_state and own is None)
-            and ("pointwise_kernel" in arrays and S == 1 and geometry.reach > 0 and dtype == x.dtype)
+            and (
+                "pointwise_kernel" in arrays and S == 1 and geometry.reach > 0 and dtype == x.dtype
+            )
             and stepping.steps(implementation, *operands_of_step)
         ):
             before, state = came.history, None

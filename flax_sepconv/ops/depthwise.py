@@ -55,19 +55,11 @@ def depthwise(
     kernel: Any,
     limits: Sequence[jax.Array],
     contraction: Contraction,
-    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Filter every channel on its own: (B, L, C), (K, C, M), (C*M,) -> (B, output_length, C*M).
+    """Filter every channel on its own: (B, L, C), (K, C, M) -> (B, output_length, C*M).
 
     Low-precision operands are accumulated in float32, here and in every derivative.
     """
-    if bias is not None:
-        accumulator = contraction.accumulator
-        y = depthwise(x, kernel, limits, replace(contraction, dtype=accumulator))
-        y = (y + bias.astype(accumulator)).astype(contraction.dtype)
-        if contraction.limits != "lengths":
-            return y
-        return zero_tails(y, output_lengths(limits[0], contraction.geometry))
     lowering = traced(contraction.implementation, x, kernel)
     if lowering is None:
         return apply(contraction, x, kernel, *limits)
@@ -145,19 +137,30 @@ def _jvp(
 ) -> tuple[jax.Array, Any]:
     a, b, *limits = primals
     out = apply(contraction, a, b, *limits)
-    moves_both = not any(isinstance(dot, ad.Zero) for dot in tangents[:2])
-    if moves_both and contraction.result == "y" and is_divided_by_xla(a, b):
-        moved = vary_alike(a, b, *tangents[:2], *limits)
-        return out, tangent_p.bind(*moved, contraction=contraction)[0]
-    pairs = ((tangents[0], b), (a, tangents[1]))
-    terms = [
-        apply(contraction, a_dot, b_dot, *limits)
-        for (a_dot, b_dot), dot in zip(pairs, tangents[:2], strict=True)
-        if not isinstance(dot, ad.Zero)
-    ]
+    terms = tangents_of(contraction, (a, b), tangents[:2], limits)
     if not terms:
         return out, ad.Zero(jax.typeof(out).to_tangent_aval())
     return out, sum(terms[1:], terms[0])
+
+
+def tangents_of(
+    contraction: Contraction,
+    operands: Sequence[jax.Array],
+    tangents: Sequence[Any],
+    limits: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """Tell how the result moves with its two operands, term by term."""
+    a, b = operands
+    moves_both = not any(isinstance(dot, ad.Zero) for dot in tangents)
+    if moves_both and contraction.result == "y" and is_divided_by_xla(a, b):
+        moved = vary_alike(a, b, *tangents, *limits)
+        return list(tangent_p.bind(*moved, contraction=contraction))
+    pairs = ((tangents[0], b), (a, tangents[1]))
+    return [
+        apply(contraction, a_dot, b_dot, *limits)
+        for (a_dot, b_dot), dot in zip(pairs, tangents, strict=True)
+        if not isinstance(dot, ad.Zero)
+    ]
 
 
 def _transpose(

@@ -20,6 +20,7 @@ import jax
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
+from flax_sepconv.ops.biased import biased
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.depthwise import depthwise
 from flax_sepconv.ops.halo import rows_with_halo
@@ -75,7 +76,9 @@ def compute(
     if stages.has_pointwise(rest):
         return separable(x, kernel, rest, limits, stages)
     contraction = stages.first_stage(kernel.shape[2], x.dtype, stages.dtype)
-    return depthwise(x, kernel, limits, contraction, *rest)
+    if rest:
+        return biased(x, kernel, rest[0], limits, contraction)
+    return depthwise(x, kernel, limits, contraction)
 
 
 def along_axes(

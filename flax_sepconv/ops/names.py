@@ -99,8 +99,10 @@ def _told(name: str, known: Collection[str]) -> str:
         if here in known and name in there.split():
             return f"it is called {here!r} here"
     for what, there in _BOTH.items():
-        if name in there.split() and f"depthwise_{what}" in known:
+        if name in there.split() and f"pointwise_{what}" in known:
             return f"here each kernel has its own, 'depthwise_{what}' and 'pointwise_{what}'"
+        if name in there.split() and f"depthwise_{what}" in known:
+            return f"it is called 'depthwise_{what}' here"
     for names, reason in _NONE.items():
         if name in names.split():
             return f"there is none here, {reason}"

@@ -1,6 +1,7 @@
 """`python -m flax_sepconv`, and the table of formats behind it."""
 
 import pathlib
+import re
 import subprocess
 import sys
 import warnings
@@ -19,9 +20,14 @@ X = np.random.default_rng(0).standard_normal((2, 21, 3)).astype("float32")
 
 def layer(path="block/conv", K=4, C=3, M=2, F=5, **config):
     rng = np.random.default_rng(1)
-    shapes = {"depthwise_kernel": (K, C, M), "pointwise_kernel": (1, C * M, F), "bias": (F,)}
+    features = C * M if F is None else F
+    shapes = {"depthwise_kernel": (K, C, M), "pointwise_kernel": (1, C * M, F), "bias": (features,)}
+    if F is None:
+        del shapes["pointwise_kernel"]
     weights = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
     arguments = {"filters": F, "kernel_size": K, "depth_multiplier": M, **config}
+    if F is None:
+        del arguments["filters"]
     return interop.Layer(path, weights, arguments if config else None)
 
 
@@ -36,6 +42,16 @@ def run(*argv, capsys):
 def weights(tmp_path):
     path = tmp_path / "weights.safetensors"
     interop.save(path, [layer(padding="causal", dilation_rate=2), layer("second", K=3)])
+    return path
+
+
+@pytest.fixture
+def with_depthwise(weights, tmp_path):
+    """A file in which a DepthwiseConv1D stands between others."""
+    path = tmp_path / "mixed.safetensors"
+    first, second = interop.load(weights)
+    alone = layer("alone", F=None, padding="causal", strides=2, activation="relu")
+    interop.save(path, [first, alone, second])
     return path
 
 
@@ -71,20 +87,25 @@ def test_convert_from_keras_and_check(keras_file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["copy.pt", "copy.weights.h5", "copy.safetensors"])
-def test_every_format_that_is_written_is_read_and_checked(name, weights, tmp_path, capsys):
+def test_every_format_that_is_written_is_read_and_checked(name, with_depthwise, tmp_path, capsys):
     if name == "copy.pt":
         peers.torch()
     if name == "copy.weights.h5":
         peers.keras()
     dest = tmp_path / name
-    status, out, err = run("convert", weights, dest, "--check", capsys=capsys)
+    status, out, err = run("convert", with_depthwise, dest, "--check", capsys=capsys)
     assert (status, err) == (0, ""), out
     assert interop.format_of(dest) == next(
         form for form in formats.WRITABLE if name.endswith(formats.FORMATS[form].endings)
     )
-    for found, wanted in zip(interop.load(dest), interop.load(weights), strict=True):
-        for key, weight in wanted.weights.items():
-            np.testing.assert_array_equal(found.weights[key], weight)
+    found, wanted = (
+        {each.path: each.weights for each in interop.load(path)} for path in (dest, with_depthwise)
+    )
+    assert found.keys() == wanted.keys() == {"block/conv", "alone", "second"}
+    for path, own in wanted.items():
+        assert found[path].keys() == own.keys()
+        for key, weight in own.items():
+            np.testing.assert_array_equal(found[path][key], weight)
 
 
 def test_to_says_more_than_the_ending(weights, tmp_path, capsys):
@@ -229,6 +250,18 @@ def test_inspect(weights, capsys):
     assert calls[1].startswith("second: SeparableConv1D(5, 3, depth_multiplier=2)  # strides,")
 
 
+def test_inspect_a_depthwise_layer(with_depthwise, capsys):
+    _, out, _ = run("inspect", with_depthwise, capsys=capsys)
+    (row,) = (line for line in out.splitlines() if line.startswith("alone "))
+    assert re.split(" {2,}", row)[1:4] == ["(4, 3, 2)", "none", "(6,)"]
+    assert row.split()[-2:] == ["30", "54"]  # 24 + 6 weights; 2*24 + 6 FLOPs
+    (call,) = (line for line in out.splitlines() if line.startswith("alone: "))
+    assert call == (
+        "alone: DepthwiseConv1D(4, strides=2, padding='causal', depth_multiplier=2, "
+        "activation='relu')"
+    )
+
+
 def test_inspect_shows_what_can_be_typed(tmp_path, capsys):
     path = tmp_path / "one.safetensors"
     activation = {"class_name": "leaky_relu", "config": {"negative_slope": 0.1}}
@@ -283,7 +316,7 @@ def test_forced_format_is_heeded(weights, capsys):
     ("argv", "message"),
     [
         (("--layer", "a"), r"layers (--layer) says nothing about"),
-        (("--pair", "a=b"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
+        (("--pair", "a="), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--pair", "a=b,c,d,e"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--pair", "a=b,,c"), "--pair must be PATH=DEPTHWISE,POINTWISE"),
         (("--fold-norms",), r"fold_norms (--fold-norms) says nothing about"),

@@ -321,6 +321,25 @@ def test_channels_first_and_extra_batch_dimensions():
     np.testing.assert_allclose(actual, expected.reshape(2, 7, 5, 6), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("implementation", [None, "grouped_conv"])
+def test_the_depthwise_layer(implementation):
+    layer = fsc.DepthwiseConv1D(
+        4,
+        strides=2,
+        padding="same",
+        depth_multiplier=2,
+        bias_initializer=BIAS,
+        implementation=implementation,
+    )
+    x = np.random.default_rng(0).standard_normal((2, 11, 3)).astype(np.float32)
+    variables = layer.init(jax.random.key(0), x)
+    exported = export_model(layer.apply, variables, "b, t, 3")
+    assert "@flax_sepconv_" not in exported.mlir_module()
+    weights = variables["params"]
+    expected = oracle.depthwise(x, weights["depthwise_kernel"], S=2, padding="same")
+    np.testing.assert_allclose(exported.call(x), expected + weights["bias"], rtol=1e-5, atol=1e-5)
+
+
 def test_weights_on_several_devices():
     """The artifact is for one device all the same."""
     apply, variables, weights = linen()

@@ -52,6 +52,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "bias_constraint": "non_neg",
     },
     "shared": {"filters": 7, "kernel_size": 2, "padding": "same", "depthwise_regularizer": "l2"},
+    "only_depthwise": {"kernel_size": 3, "depth_multiplier": 2, "padding": "same"},
     "td/e": {"filters": 3, "kernel_size": 2, "padding": "same", "activation": "relu"},
     "td2/seq/f": {"filters": 2, "kernel_size": 5, "padding": "same", "depth_multiplier": 4},
 }
@@ -62,7 +63,8 @@ def with_all(keras: types.ModuleType) -> tuple[Any, dict[str, Any]]:
     L, made = keras.layers, {}
 
     def separable(path: str) -> Any:
-        made[path] = L.SeparableConv1D(name=path.split("/")[-1], **ARGUMENTS[path])
+        make = L.SeparableConv1D if "filters" in ARGUMENTS[path] else L.DepthwiseConv1D
+        made[path] = make(name=path.split("/")[-1], **ARGUMENTS[path])
         return made[path]
 
     inner = keras.Sequential(
@@ -78,8 +80,8 @@ def with_all(keras: types.ModuleType) -> tuple[Any, dict[str, Any]]:
     shared = separable("shared")
     y = L.Reshape((3, 3, 7))(shared(shared(y)))
     y = L.SeparableConv2D(7, 2, padding="same", name="two")(y)
-    y = L.DepthwiseConv1D(1, name="only_depthwise")(L.Reshape((9, 7))(y))
-    y = L.TimeDistributed(separable("td/e"), name="td")(L.Reshape((3, 3, 7))(y))
+    y = separable("only_depthwise")(L.Reshape((9, 7))(y))
+    y = L.TimeDistributed(separable("td/e"), name="td")(L.Reshape((3, 3, 14))(y))
     y = L.TimeDistributed(sequential, name="td2")(y)
     model = keras.Model(x, y, name="model")
     randomize(model)
@@ -116,7 +118,7 @@ def assert_computes_the_same(layer: Layer, theirs: Any) -> None:
     if layer.config is None:
         layer = Layer(layer.path, layer.weights, theirs.get_config())
     x = np.random.default_rng(1).standard_normal((3, 19, layer.sizes["C"])).astype("float32")
-    ours = fsc.SeparableConv1D(**layer.arguments() | {"name": None})
+    ours = getattr(fsc, type(theirs).__name__)(**layer.arguments() | {"name": None})
     collection = "params" if ours.trainable else "non_trainable"
     output = ours.apply({collection: to_params([layer], {layer.path: ""})}, x)
     expected = np.asarray(theirs(x))
@@ -139,6 +141,7 @@ def test_whole_models_compute_the_same(trained, name):
 def test_weights_of_keras_3_are_found_by_their_variables(trained):
     library, made, files = trained
     groups = {
+        "layers/depthwise_conv1d": "only_depthwise",
         "layers/functional/layers/separable_conv1d": "deep/d",
         "layers/separable_conv1d": "first",
         "layers/separable_conv1d_1": "shared",
@@ -187,6 +190,7 @@ def test_weights_of_keras_2_are_found_by_their_names(trained):
         "first": "first",
         "inner/b": "inner/b",
         "inner/c": "inner/c",
+        "only_depthwise": "only_depthwise",
         "shared": "shared",
         "td": "td/e",
         "td2/f": "td2/seq/f",
@@ -240,7 +244,7 @@ def test_models_without_such_a_layer(library, tmp_path):
     L = keras.layers
     model = keras.Sequential([L.Input((9, 3)), L.Conv1D(2, 3, activation="relu")])
     for name in ("m.keras", "m.h5"):
-        with pytest.raises(InteropError, match="has no SeparableConv1D in it"):
+        with pytest.raises(InteropError, match="has no SeparableConv1D and no Depthwise"):
             load(save(model, tmp_path / name))
 
 

@@ -106,6 +106,28 @@ def test_one_layer_without_a_path(tmp_path, dtype):
     assert safetensors_file.read(path)[0].dtype == dtype
 
 
+@pytest.mark.parametrize("configured", [False, True])
+def test_a_depthwise_layer(tmp_path, configured):
+    own = weights()
+    own = {"depthwise_kernel": own["depthwise_kernel"], "bias": own["pointwise_kernel"][0, :, 0]}
+    module = fsc.DepthwiseConv1D(K, padding="same", depth_multiplier=M, activation="relu")
+    layer = Layer("block/dw", own, module.to_keras_config() if configured else None)
+    path = tmp_path / "depthwise.safetensors"
+    safetensors_file.write(path, [layer])
+    (read,) = found = safetensors_file.read(path)
+    assert_same(found, [layer])
+    if configured:
+        assert fsc.DepthwiseConv1D(**read.arguments()).arguments() == module.arguments()
+    x = np.random.default_rng(3).standard_normal((2, 11, C)).astype("float32")
+    y = fsc.DepthwiseConv1D(**read.arguments()).apply(
+        {"params": to_params(found)["block"]["dw"]}, x
+    )
+    expected = fsc.ops.depthwise_conv1d(x, *own.values(), padding="same" if configured else "valid")
+    np.testing.assert_array_equal(y, np.maximum(expected, 0) if configured else expected)
+    with pytest.raises(InteropError, match=r"axis 0 \(C\*M\) of bias must be"):
+        Layer("a", own | {"bias": np.ones(1, "f")})
+
+
 def test_strided_weights_are_written_as_they_look(tmp_path):
     turned = {name: np.asfortranarray(weight) for name, weight in weights().items()}
     turned["depthwise_kernel"] = np.repeat(turned["depthwise_kernel"], 2, axis=0)[::2]

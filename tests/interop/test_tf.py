@@ -28,12 +28,20 @@ LAYERS = {
     },
     "encoder/no_bias": {"filters": 8, "kernel_size": 4, "use_bias": False, "activation": "relu"},
     "causal": {"filters": 5, "kernel_size": 7, "padding": "causal", "dilation_rate": 3},
+    "alone": {"kernel_size": 3, "depth_multiplier": 2},
 }
 
 
 def tf1_layer(tf, x, scope, **arguments):
     names = ("depthwise", "pointwise", "bias")
     random = {f"{name}_initializer": tf.compat.v1.random_normal_initializer() for name in names}
+    if "filters" not in arguments:  # TF1 has no such layer: it is one of its operations.
+        K, M = arguments["kernel_size"], arguments["depth_multiplier"]
+        with tf.compat.v1.variable_scope(scope, initializer=random["bias_initializer"]):
+            kernel = tf.compat.v1.get_variable("depthwise_kernel", (K, C, M))
+            bias = tf.compat.v1.get_variable("bias", (C * M,))
+        y = tf.nn.depthwise_conv2d(x[:, None], kernel[None], (1, 1, 1, 1), "VALID")
+        return y[:, 0] + bias
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is deprecated
         return tf.compat.v1.layers.separable_conv1d(x, name=scope, **arguments, **random)
@@ -46,8 +54,6 @@ def other_layers(tf, x):
         warnings.simplefilter("ignore")
         flat = v1.layers.conv1d(x, 6, 3, name="ordinary")
         square = v1.layers.separable_conv2d(x[:, None], 6, (1, 3), name="encoder/two_dimensional")
-    with v1.variable_scope("alone"):
-        v1.get_variable("depthwise_kernel", (3, C, 1))
     return tf.reduce_sum(flat) + tf.reduce_sum(square)
 
 
@@ -78,7 +84,7 @@ def graph(tmp_path_factory):
 
 def assert_same_output(layer, y, x=X, **given):
     """Compare our layer, with what was read and what the source does not tell, to TensorFlow."""
-    module = fsc.SeparableConv1D(**layer.arguments() | given)
+    module = getattr(fsc, layer.class_name)(**layer.arguments() | given)
     ours = module.apply({"params": dict(layer.weights)}, x)
     assert np.abs(y).max() > 0.1
     np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
@@ -185,7 +191,9 @@ def test_index_of_several_blocks(tmp_path):
     )
     assert (tmp_path / "many.index").stat().st_size > 1 << 18
     found = {layer.path: layer.weights for layer in tf_checkpoint.read(tmp_path / "many")}
-    assert found.keys() == {scopes[7], scopes[-1]}
+    assert found.keys() == set(scopes)
+    with_both = {path for path, weights in found.items() if "pointwise_kernel" in weights}
+    assert with_both == {scopes[7], scopes[-1]}
     assert found[scopes[7]]["depthwise_kernel"] == 2 * 7
     assert found[scopes[7]]["pointwise_kernel"] == len(names) - 1
     assert found[scopes[-1]]["depthwise_kernel"] == 2 * 1299

@@ -21,7 +21,7 @@ SECOND = {"depth_multiplier": 2, "padding": "same", "activation": "gelu"}
 
 def assert_same_output(layer, x, y, **given):
     """Compare our layer, with what was read and what the source does not tell, to TensorFlow."""
-    module = fsc.SeparableConv1D(**layer.arguments() | given)
+    module = getattr(fsc, layer.class_name)(**layer.arguments() | given)
     ours = module.apply({"params": dict(layer.weights)}, np.asarray(x))
     assert np.abs(y).max() > 0.01
     np.testing.assert_allclose(ours, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
@@ -53,7 +53,8 @@ def model():
     h = sep(7, 5, name="conv", dilation_rate=2, **SECOND)(h)
     h = keras.layers.TimeDistributed(sep(5, 2, name="inside", strides=3), name="each")(h[:, None])
     h = keras.layers.SeparableConv2D(6, (1, 2))(keras.layers.Conv2D(4, (1, 2))(h))
-    h = keras.layers.DepthwiseConv1D(2)(Subclass(3, 2, name="special")(h[:, 0]))
+    alone = keras.layers.DepthwiseConv1D(2, padding="same", name="alone", depth_multiplier=2)
+    h = alone(Subclass(3, 2, name="special")(h[:, 0]))
     model = keras.Model(x, h)
     model.compile("adam", "mse")
     model.fit(X, np.zeros((B, *model.output_shape[1:])), verbose=0)
@@ -65,6 +66,7 @@ def layers_of(model):
     return {
         "conv": model.get_layer("conv"),
         "special": model.get_layer("special"),
+        "alone": model.get_layer("alone"),
         "inner/conv": model.get_layer("inner").layers[0],
         "each/inside": model.get_layer("each").layer,
     }
@@ -74,6 +76,7 @@ def layers_of(model):
 ATTRIBUTES = {
     "layer_with_weights-3": "conv",
     "layer_with_weights-7": "special",
+    "layer_with_weights-8": "alone",
     "layer_with_weights-2/layer_with_weights-0": "inner/conv",
     "layer_with_weights-4/layer": "each/inside",
 }
@@ -97,7 +100,7 @@ def test_keras_2_saved_model(model, tmp_path):
     assert_same_as(layers.pop("special"), expected["special"])
     for path, layer in layers.items():
         config = expected[path].get_config()
-        assert layer.arguments() == keras_config.arguments_of(config)
+        assert layer.arguments() == keras_config.arguments_of(config, layer=layer.spec)
         assert_same_as(layer, expected[path])
 
 

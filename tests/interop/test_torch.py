@@ -1,6 +1,7 @@
 """State dicts and modules of PyTorch: our output beside its own, on the same input."""
 
 import collections
+import contextlib
 import pathlib
 import re
 import sys
@@ -48,10 +49,12 @@ def named(**children):
 
 
 def theirs(first, second, x):
-    """Run PyTorch: (B, L, C) -> (B, steps, F)."""
+    """Run PyTorch, one module or both: (B, L, C) -> (B, steps, F)."""
     torch = peers.torch()
     with torch.no_grad():
         h = first(torch.tensor(x).transpose(1, 2))
+        if second is None:
+            return h.transpose(1, 2).numpy()
         if isinstance(second, torch.nn.Linear):
             return second(h.transpose(1, 2)).numpy()
         return second(h).transpose(1, 2).numpy()
@@ -62,7 +65,7 @@ def inputs(length=L):
 
 
 def ours(layer, x, **arguments):
-    module = fsc.SeparableConv1D(**(layer.arguments() | arguments))
+    module = getattr(fsc, layer.class_name)(**(layer.arguments() | arguments))
     return np.asarray(module.apply({"params": dict(layer.weights)}, x))
 
 
@@ -108,12 +111,43 @@ def test_output_of_a_state_dict(tmp_path, container, linear, bias, depthwise_bia
 def test_modules_are_found_by_their_endings(tmp_path, names):
     made = modules(M=1)
     pair = named(**dict(zip(names, made, strict=True)))
-    lone = named(**{names[0]: modules(M=1)[0]})
-    model = named(module=named(encoder=named(**{"0": pair}), head=lone))
-    with pytest.warns(InteropWarning, match=rf"not converted.*: module\.head\.{names[0]} "):
-        (layer,) = pytorch.read(written(tmp_path, model.state_dict()))
-    assert layer.path == "module/encoder/0"
-    assert_close(ours(layer, inputs()), theirs(*made, inputs()))
+    lone = modules(M=1, seed=1)[0]
+    model = named(encoder=named(**{"0": pair}), head=named(**{names[0]: lone, names[1]: None}))
+    model.tail = named(**{names[1]: modules(M=1)[1]})
+    with pytest.warns(InteropWarning, match=rf"not converted.*: module\.tail\.{names[1]} "):
+        layers = pytorch.read(written(tmp_path, named(module=model).state_dict()))
+    assert [layer.path for layer in layers] == ["module/encoder/0", "module/head"]
+    assert_close(ours(layers[0], inputs()), theirs(*made, inputs()))
+    assert_close(ours(layers[1], inputs()), theirs(lone, None, inputs()))
+
+
+@pytest.mark.parametrize("container", ["pt", "safetensors"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_depthwise_module_alone(tmp_path, container, bias):
+    torch = peers.torch()
+    first, second = modules(depthwise_bias=bias)
+    path = written(tmp_path, named(a=first, b=torch.nn.BatchNorm1d(C * M), c=second).state_dict())
+    with pytest.warns(InteropWarning, match="not converted"):
+        (layer,) = pytorch.read(path, {"block/conv": ("a", M)})
+    assert_close(ours(layer, inputs()), theirs(first, None, inputs()))
+    # And back into such a module.
+    back = tmp_path / f"back.{container}"
+    pytorch.write(back, [layer])
+    tensors = state_dict.tensors_of(back)
+    again = modules(depthwise_bias=bias, seed=2)[0]
+    again.load_state_dict({k.removeprefix("block.conv.depthwise."): t for k, t in tensors.items()})
+    assert_close(theirs(again, None, inputs()), theirs(first, None, inputs()))
+    (read,) = pytorch.read(back)
+    assert read.path == "block/conv"
+    assert read.weights.keys() == layer.weights.keys()
+    for name, weight in layer.weights.items():
+        np.testing.assert_array_equal(read.weights[name], weight)
+
+
+def test_modules_that_share_a_name_with_a_depthwise_one(tmp_path):
+    """What is named so and has more than one channel a group is not taken."""
+    wide = peers.torch().nn.Conv1d(C, C, K)
+    assert_refused(written(tmp_path, named(dw=wide).state_dict()), "name them by pairs")
 
 
 def test_modules_without_a_parent(tmp_path):
@@ -214,9 +248,11 @@ def test_nothing_is_guessed(tmp_path):
 def test_pairs_that_do_not_fit(tmp_path):
     first, second = modules()
     path = written(tmp_path, named(a=first, b=second).state_dict())
-    for pair in ("ab", ("a",), ("a", 3), ("a", "b", 0.5), ("a", "b", True), 3):
+    for pair in ("ab", (), (3,), ("a", 0.5), ("a", "b", 0.5), ("a", "b", True), 3):
         assert_refused(path, r"pairs\['x'\] must be the names", {"x": pair})
     assert_refused(path, "M must be a positive int, got 0", {"x": ("a", "b", 0)})
+    assert_refused(path, "M must be a positive int, got 0", {"x": ("a", 0)})
+    assert_refused(path, r"depthwise weight must be .*\(5, 12, 1\)", {"x": ("b",)})
     assert_refused(path, "module 'c' must have a weight.*has nothing of it", {"x": ("a", "c")})
     assert_refused(path, r"depthwise weight must be \(C\*M, 1, K\) with M=5", {"x": ("a", "b", 5)})
     assert_refused(path, r"depthwise weight must be .* got shape \(5, 12, 1\)", {"x": ("b", "a")})
@@ -420,6 +456,21 @@ def test_output_of_modules(given, linear):
     assert layer.config["name"] == "sep"
     for length in (L, L + 1):
         assert_close(ours(layer, inputs(length)), theirs(first, second, inputs(length)))
+
+
+@pytest.mark.parametrize("activation", [None, "ReLU"])
+def test_one_module_alone(activation):
+    nn = peers.torch().nn
+    first = modules(padding="same", dilation=2)[0]
+    given = first
+    if activation is not None:
+        given = nn.Sequential(first, getattr(nn, activation)(), nn.Dropout(), nn.Flatten())
+    left = pytest.warns(InteropWarning, match="not converted: .*Flatten")
+    with left if activation else contextlib.nullcontext():
+        layer = pytorch_modules.from_modules(given, path="a/conv")
+    expected = theirs(first, None, inputs())
+    assert_close(ours(layer, inputs()), np.maximum(expected, 0) if activation else expected)
+    assert fsc.DepthwiseConv1D.from_keras_config(layer.config).dilation_rate == 2
 
 
 def test_activation_of_modules():

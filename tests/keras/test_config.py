@@ -11,7 +11,6 @@ import pytest
 from hypothesis import strategies as st
 
 import flax_sepconv as fsc
-from flax_sepconv.spec import SeparableArguments
 from tests import peers, settings
 from tests.keras_layers import (
     ACTIVATION_LAYERS,
@@ -33,21 +32,22 @@ from tests.keras_layers import (
     assert_said_by,
     assert_same_layer,
     made,
+    needed,
     numbers,
     objects,
+    weights_of,
     written,
 )
 
 
-@pytest.mark.parametrize(("version", "argument", "name", "given"), OBJECTS)
-def test_every_object_is_read(version, argument, name, given):
-    keras = PEERS[version]()
-    layer = keras.layers.SeparableConv1D(F, K, **{argument: made(keras, argument, name, given)})
-    expected = SeparableArguments(
-        filters=F, kernel_size=K, **{argument: made(fsc, argument, name, given)}
-    )
+@pytest.mark.parametrize(("version", "class_name", "argument", "name", "given"), OBJECTS)
+def test_every_object_is_read(version, class_name, argument, name, given):
+    keras, of = PEERS[version](), needed(class_name)
+    ours, theirs = getattr(fsc, class_name), getattr(keras.layers, class_name)
+    layer = theirs(**of, **{argument: made(keras, argument, name, given)})
+    expected = ours(**of, **{argument: made(fsc, argument, name, given)}).arguments()
     for form in written(layer, keras):
-        ours = fsc.SeparableConv1D.from_keras_config(form)
+        ours = getattr(fsc, class_name).from_keras_config(form)
         assert ours.arguments() == expected
         assert hash(ours) == hash(ours.clone())
 
@@ -129,6 +129,9 @@ def test_activation_layers_without_arguments_have_their_defaults(version, name):
 # Both ways, everything at once.
 
 
+BOTH = pytest.mark.parametrize("class_name", settings.LAYERS)
+
+
 def one_of(argument: str, version: int) -> st.SearchStrategy[tuple[str, dict[str, Any]] | None]:
     found = [
         (name, given)
@@ -139,11 +142,12 @@ def one_of(argument: str, version: int) -> st.SearchStrategy[tuple[str, dict[str
 
 
 @st.composite
-def layers(draw: st.DrawFn, version: int) -> dict[str, Any]:
+def layers(draw: st.DrawFn, version: int, class_name: str) -> dict[str, Any]:
     """Draw arguments; an object is a pair of its class name and arguments."""
+    causal = ["causal"] if (version, class_name) == (2, "SeparableConv1D") else []
     given: dict[str, Any] = {
         "depth_multiplier": M,
-        "padding": draw(st.sampled_from(["valid", "same", "SAME", *["causal"] * (version == 2)])),
+        "padding": draw(st.sampled_from(["valid", "same", "SAME", *causal])),
         "data_format": draw(st.sampled_from(settings.DATA_FORMATS)),
         "use_bias": draw(st.booleans()),
         "trainable": draw(st.booleans()),
@@ -154,7 +158,7 @@ def layers(draw: st.DrawFn, version: int) -> dict[str, Any]:
     given |= {"strides": strides, "dilation_rate": rate}
     for argument in ["activity_regularizer"] + [
         f"{weight}_{kind}"
-        for weight in WEIGHTS
+        for weight in weights_of(class_name)
         for kind in ("initializer", "regularizer", "constraint")
     ]:
         found = draw(one_of(argument, version))
@@ -169,44 +173,46 @@ def layers(draw: st.DrawFn, version: int) -> dict[str, Any]:
     return given
 
 
-def call(library: Any, given: dict[str, Any]) -> Any:
+def call(library: Any, class_name: str, given: dict[str, Any]) -> Any:
     kinds = ("initializer", "regularizer", "constraint")
     objects = {
         name: made(library, name, *value)
         for name, value in given.items()
         if name.endswith(kinds) and value is not None
     }
-    layer = library.SeparableConv1D if library is fsc else library.layers.SeparableConv1D
+    layer = getattr(library if library is fsc else library.layers, class_name)
     plain = {name: value for name, value in given.items() if not name.endswith(kinds)}
-    return layer(filters=F, kernel_size=K, **plain, **objects)
+    return layer(**needed(class_name), **plain, **objects)
 
 
+@BOTH
 @pytest.mark.parametrize("version", PEERS)
-@settings.examples(8)
+@settings.examples(5)
 @hypothesis.given(data=st.data())
-def test_random_layers_from_keras(version: int, data: st.DataObject) -> None:
+def test_random_layers_from_keras(version: int, class_name: str, data: st.DataObject) -> None:
     keras = PEERS[version]()
-    given = data.draw(layers(version))
-    theirs = call(keras, given)
-    expected = call(fsc, given)
+    given = data.draw(layers(version, class_name))
+    theirs = call(keras, class_name, given)
+    expected = call(fsc, class_name, given)
     for form in written(theirs, keras):
-        ours = fsc.SeparableConv1D.from_keras_config(form)
+        ours = getattr(fsc, class_name).from_keras_config(form)
         assert ours.arguments() == expected.arguments()
         assert ours.name == given["name"]
         assert (ours.dtype, ours.param_dtype) == ("float32", "float32")
     assert_same_layer(ours, theirs, version)
 
 
+@BOTH
 @pytest.mark.parametrize("version", PEERS)
-@settings.examples(8)
+@settings.examples(5)
 @hypothesis.given(data=st.data())
-def test_random_layers_to_keras(version: int, data: st.DataObject) -> None:
+def test_random_layers_to_keras(version: int, class_name: str, data: st.DataObject) -> None:
     keras = PEERS[version]()
-    ours = call(fsc, data.draw(layers(version)))
+    ours = call(fsc, class_name, data.draw(layers(version, class_name)))
     config = json.loads(json.dumps(ours.to_keras_config(version)))
-    theirs = keras.layers.SeparableConv1D.from_config(copy.deepcopy(config))
+    theirs = getattr(keras.layers, class_name).from_config(copy.deepcopy(config))
     assert_said_by(config, theirs.get_config())
-    assert fsc.SeparableConv1D.from_keras_config(config).arguments() == ours.arguments()
-    again = fsc.SeparableConv1D.from_keras_config(theirs.get_config())
+    assert getattr(fsc, class_name).from_keras_config(config).arguments() == ours.arguments()
+    again = getattr(fsc, class_name).from_keras_config(theirs.get_config())
     assert again.arguments() == ours.arguments()
     assert_same_layer(ours, theirs, version)

@@ -72,6 +72,11 @@ def constraints(tree):
         (nn.remat(fsc.SeparableConv1D)(**ARGUMENTS), (X,), {"[depthwise_kernel]": NonNeg()}),
         (fsc.SeparableConv1D(**ARGUMENTS, trainable=False), (X,), {}),
         (
+            nn.Sequential([fsc.DepthwiseConv1D(4, **SAID), nn.LayerNorm(), nn.relu, nn.Dense(3)]),
+            (X,),
+            {"[layers_0/depthwise_kernel]": NonNeg()},
+        ),
+        (
             nn.Sequential([nn.Dense(3), LAYER.copy(), nn.relu]),
             (X,),
             {"[layers_1/depthwise_kernel]": NonNeg()},
@@ -95,7 +100,16 @@ def constraints(tree):
             {"[ToLinen_0/depthwise_kernel]": Stacked(NonNeg(), 1)},
         ),
     ],
-    ids=["layer", "remat", "not trainable", "sequential", "scan", "to linen", "scan to linen"],
+    ids=[
+        "layer",
+        "remat",
+        "not trainable",
+        "depthwise",
+        "sequential",
+        "scan",
+        "to linen",
+        "scan to linen",
+    ],
 )
 def test_linen_models_and_what_the_bridge_makes_of_them_say_the_same(module, inputs, expected):
     assert constraints(fsc.constraints_of(module, KEY, *inputs)) == expected

@@ -22,9 +22,10 @@ def close(actual, desired):
     np.testing.assert_allclose(actual, desired, rtol=1e-5, atol=1e-5)
 
 
-def both_layers(x=CLEAN, **arguments):
+def both_systems(x=CLEAN, class_name="SeparableConv1D", **arguments):
     """Return apply(weights, x, lengths) -> (y, losses) in linen and in nnx, and the weights."""
-    linen = fsc.SeparableConv1D(6, 4, bias_initializer="ones", **arguments)
+    sizes = (6, 4) if class_name == "SeparableConv1D" else (4,)
+    linen = getattr(fsc, class_name)(*sizes, bias_initializer="ones", **arguments)
     weights = linen.init(jax.random.key(0), x)["params"]
 
     def apply_linen(weights, x, lengths):
@@ -32,7 +33,7 @@ def both_layers(x=CLEAN, **arguments):
         return y, fsc.regularization_loss(state)
 
     def apply_nnx(weights, x, lengths):
-        layer = fsc.nnx.SeparableConv1D(3, 6, 4, rngs=nnx.Rngs(0), **arguments)
+        layer = getattr(fsc.nnx, class_name)(3, *sizes, rngs=nnx.Rngs(0), **arguments)
         for name, weight in weights.items():
             getattr(layer, name)[...] = weight
         y = layer(x, lengths)
@@ -52,13 +53,15 @@ def both_layers(x=CLEAN, **arguments):
         {"padding": "valid", "activation": jnp.log},
         {"padding": "same", "activation": "relu", "data_format": "channels_first"},
         {"padding": "same", "activation": "glu"},
+        {"padding": "same", "activation": "sigmoid", "class_name": "DepthwiseConv1D"},
+        {"padding": "causal", "activation": None, "class_name": "DepthwiseConv1D"},
     ],
     ids=lambda arguments: "-".join(getattr(v, "__name__", str(v)) for v in arguments.values()),
 )
 def test_rows_are_sequences_alone(system, arguments):
     first = arguments.get("data_format") == "channels_first"
     x, clean = (a.swapaxes(1, 2) if first else a for a in (SPOILED, CLEAN))
-    weights, layers = both_layers(clean, **arguments)
+    weights, layers = both_systems(clean, **arguments)
     layer = layers[system]
 
     def total(weights, x):
@@ -86,7 +89,7 @@ def test_rows_are_sequences_alone(system, arguments):
 def test_activity_regularizer_counts_valid_steps_and_divides_by_the_batch(system, regularizer):
     """sigmoid(0) is not 0, and the bias is not: what stands behind the ends would be counted."""
     arguments = {"padding": "same", "strides": 2, "activation": "sigmoid"}
-    weights, layers = both_layers(**arguments, activity_regularizer=regularizer)
+    weights, layers = both_systems(**arguments, activity_regularizer=regularizer)
     layer = layers[system]
     loss = layer(weights, SPOILED, N)[1]
     power = {"l1": 1, "l2": 2}[regularizer]
@@ -96,7 +99,7 @@ def test_activity_regularizer_counts_valid_steps_and_divides_by_the_batch(system
 
 @pytest.mark.parametrize("system", ["linen", "nnx"])
 def test_rows_of_no_length_give_and_get_nothing(system):
-    weights, layers = both_layers(padding="same", activation="sigmoid", activity_regularizer="l2")
+    weights, layers = both_systems(padding="same", activation="sigmoid", activity_regularizer="l2")
 
     def total(weights, x):
         y, loss = layers[system](weights, x, np.zeros(5, int))

@@ -31,6 +31,11 @@ def test_parameters_and_their_defaults():
         largest = float(jnp.abs(variables["params"][name]).max())
         assert 0.9 * limit < largest <= limit
     assert "bias" not in fsc.SeparableConv1D(7, 4, use_bias=False).init(KEY, X)["params"]
+    alone = fsc.DepthwiseConv1D(4, depth_multiplier=5).init(KEY, X)["params"]
+    assert jax.tree.map(jnp.shape, alone) == {"depthwise_kernel": (4, 3, 5), "bias": (15,)}
+    np.testing.assert_array_equal(
+        alone["depthwise_kernel"], variables["params"]["depthwise_kernel"]
+    )
 
 
 def test_equals_the_definition():

@@ -49,6 +49,12 @@ def test_the_error_says_what_it_is_called_here(call):
         CALLS[call](in_channels=3)
 
 
+@pytest.mark.parametrize("what", ["initializer", "regularizer", "constraint"])
+def test_a_layer_of_one_kernel(what):
+    with pytest.raises(TypeError, match=f"called 'depthwise_{what}' here"):
+        fsc.DepthwiseConv1D(3, **{f"kernel_{what}": None})
+
+
 def test_classes_of_users_have_arguments_of_their_own():
     class Own(fsc.SeparableConv1D):
         features: int = 0

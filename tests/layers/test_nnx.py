@@ -10,6 +10,10 @@ from flax_sepconv.constraints import MaxNorm, NonNeg, Stacked
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, 11, 3)), jnp.float32)
 BALL = MaxNorm(0.5, axis=[0, 1])
+# The layers, with F and K.
+BOTH = pytest.mark.parametrize(
+    ("class_name", "sizes"), [("SeparableConv1D", (5, 4)), ("DepthwiseConv1D", (4,))]
+)
 
 
 @pytest.mark.parametrize(
@@ -22,11 +26,13 @@ BALL = MaxNorm(0.5, axis=[0, 1])
         {"data_format": "channels_first", "activation": "softmax", "param_dtype": jnp.bfloat16},
     ],
 )
-def test_exactly_the_numbers_of_linen(options):
-    layer = fsc.nnx.SeparableConv1D(3, 5, 4, **options, rngs=nnx.Rngs(1))
-    linen = fsc.SeparableConv1D(5, 4, **options)
+@BOTH
+def test_exactly_the_numbers_of_linen(class_name, sizes, options):
+    layer = getattr(fsc.nnx, class_name)(3, *sizes, **options, rngs=nnx.Rngs(1))
+    linen = getattr(fsc, class_name)(*sizes, **options)
     x = X.swapaxes(1, 2) if options.get("data_format") == "channels_first" else X
-    names = ["depthwise_kernel", "pointwise_kernel", "bias"][: 2 + options.get("use_bias", True)]
+    names = [f"{weight}_kernel" for weight in ("depthwise", "pointwise")[: len(sizes)]]
+    names += ["bias"] if options.get("use_bias", True) else []
     weights = {name: getattr(layer, name)[...] for name in names}
     collection = "params" if options.get("trainable", True) else "non_trainable"
     shapes = linen.init(jax.random.key(0), x)[collection]
@@ -39,15 +45,16 @@ def test_exactly_the_numbers_of_linen(options):
     np.testing.assert_array_equal(y, expected)
 
 
-def test_gradients_and_losses_are_exactly_those_of_linen():
+@BOTH
+def test_gradients_and_losses_are_exactly_those_of_linen(class_name, sizes):
     options = {
         "depthwise_regularizer": "l2",
         "bias_regularizer": "l1",
         "activity_regularizer": "l2",
         "bias_initializer": "ones",
     }
-    layer = fsc.nnx.SeparableConv1D(3, 5, 4, **options, rngs=nnx.Rngs(1))
-    linen = fsc.SeparableConv1D(5, 4, **options)
+    layer = getattr(fsc.nnx, class_name)(3, *sizes, **options, rngs=nnx.Rngs(1))
+    linen = getattr(fsc, class_name)(*sizes, **options)
     params = nnx.to_pure_dict(nnx.state(layer, nnx.Param))
 
     def loss(layer):

@@ -1,4 +1,4 @@
-"""The layer against Keras 2 on TensorFlow and Keras 3 on JAX: outputs, losses, all gradients."""
+"""The layers against Keras 2 on TensorFlow and Keras 3 on JAX: outputs, losses, all gradients."""
 
 import copy
 import functools
@@ -17,12 +17,9 @@ import flax_sepconv as fsc
 from tests import peers, settings
 from tests.settings import Answer, Setting
 
-# The weights are set afterwards; to draw random ones first costs a compilation each.
-PLAIN = {"depthwise_initializer": "zeros", "pointwise_initializer": "zeros"}
-
 
 def ours(setting: Setting) -> Answer:
-    layer = fsc.SeparableConv1D(
+    layer = getattr(fsc, setting.class_name)(
         **setting.arguments(fsc), dtype=setting.dtype, param_dtype=setting.dtype
     )
 
@@ -53,12 +50,16 @@ def keras_3(setting: Setting) -> Answer:
     arguments = setting.arguments(keras)
     if setting.activation == "sparsemax":
         arguments["activation"] = sparsemax
-    layer = keras.layers.SeparableConv1D(**arguments, **PLAIN, dtype=setting.dtype)
+    make = getattr(keras.layers, setting.class_name)
+    layer = make(**arguments, **setting.undrawn, dtype=setting.dtype)
     layer.build(x.shape)
+    # The kernel of a DepthwiseConv1D is called like that of a Conv1D.
+    names = {"kernel": "depthwise_kernel"}
 
     def apply(weights: dict[str, Any], x: Any) -> tuple[Any, Any]:
         # layer.stateless_call would leave out the activity regularizer.
-        values = [(variable, weights[variable.name]) for variable in layer.trainable_variables]
+        variables = layer.trainable_variables
+        values = [(each, weights[names.get(each.name, each.name)]) for each in variables]
         with keras.StatelessScope(values, collect_losses=True):
             y = layer(x)
             return y, layer.losses
@@ -81,21 +82,30 @@ def keras_2(setting: Setting) -> Answer:
     tf, keras = peers.tf(), peers.tf_keras()
     weights, x = setting.numbers()
     arguments = setting.arguments(keras)
-    # TensorFlow on the CPU has no channels_first in float64, and in float32 only through oneDNN:
-    # elsewhere its channels_last layer is asked, between two transpositions.
+    # TensorFlow on the CPU has no channels_first in float64, and in float32 only through oneDNN,
+    # and none of the depthwise stage alone: there its channels_last layer is asked, between two
+    # transpositions.
     transposed = setting.data_format == "channels_first" and not (
-        setting.dtype == "float32" and tensorflow_convolves_channels_first()
+        setting.has_pointwise
+        and setting.dtype == "float32"
+        and tensorflow_convolves_channels_first()
     )
     if transposed:
         hypothesis.assume(setting.activation not in settings.ALONG_LAST_AXIS)
         arguments["data_format"] = "channels_last"
-    layer = keras.layers.SeparableConv1D(**arguments, dtype=setting.dtype)
-    layer.build(tf.TensorShape(np.swapaxes(x, 1, 2).shape if transposed else x.shape))
+    # Keras' DepthwiseConv1D has no "causal": the zeros are put in front by hand.
+    zeros = [(0, 0), (0, 0), (0, 0)]
+    if setting.padding == "causal" and not setting.has_pointwise:
+        arguments["padding"] = "valid"
+        zeros[1 if transposed or setting.data_format == "channels_last" else 2] = setting.padded
+    layer = getattr(keras.layers, setting.class_name)(**arguments, dtype=setting.dtype)
+    shape = np.swapaxes(x, 1, 2).shape if transposed else x.shape
+    layer.build(tf.TensorShape([n + sum(z) for n, z in zip(shape, zeros, strict=True)]))
     layer.set_weights(list(weights.values()))
     inputs = tf.constant(x)
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        y = layer(tf.transpose(inputs, (0, 2, 1)) if transposed else inputs)
+        y = layer(tf.pad(tf.transpose(inputs, (0, 2, 1)) if transposed else inputs, zeros))
         y = tf.transpose(y, (0, 2, 1)) if transposed else y
         total = tf.reduce_sum(y * setting.cotangent(y.shape)) + sum(layer.losses)
     gradients = tape.gradient(total, [inputs, *layer.trainable_weights])
@@ -128,6 +138,7 @@ def test_random_layers(padding: str, data_format: str, steps: str, data: st.Data
         steps=[settings.STEPS[steps]],
         activations=[None, *settings.KERAS_2_ACTIVATIONS],
         dtypes=["float32", "float64"],
+        classes=settings.LAYERS,
     )
     check(data.draw(layers))
 
@@ -169,16 +180,19 @@ def test_mixed_precision(dtype: str, data: st.DataObject) -> None:
     """Keras rounds after every operation, this layer at the end: they agree roughly."""
     keras = peers.keras()
     layers = settings.layers(
-        paddings=["valid", "same"], activations=["tanh", "gelu", None, "softmax"]
+        paddings=["valid", "same"],
+        activations=["tanh", "gelu", None, "softmax"],
+        classes=settings.LAYERS,
     )
     setting = data.draw(layers)
     weights, x = setting.numbers()
     arguments = setting.arguments(keras)
-    theirs = keras.layers.SeparableConv1D(**arguments, **PLAIN, dtype=f"mixed_{dtype}")
+    make = getattr(keras.layers, setting.class_name)
+    theirs = make(**arguments, **setting.undrawn, dtype=f"mixed_{dtype}")
     theirs.build(x.shape)
     theirs.set_weights(list(weights.values()))
     desired = jax.jit(lambda x: theirs(x))(x)
-    layer = fsc.SeparableConv1D(**setting.arguments(fsc), dtype=dtype)
+    layer = getattr(fsc, setting.class_name)(**setting.arguments(fsc), dtype=dtype)
     actual = jax.jit(layer.apply)({"params": weights}, x)
     assert actual.dtype == desired.dtype == jnp.dtype(dtype)
     settings.assert_close(

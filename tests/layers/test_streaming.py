@@ -21,6 +21,12 @@ LAYERS = {
 }
 
 
+# The layers, with F and K.
+BOTH = pytest.mark.parametrize(
+    ("class_name", "sizes"), [("SeparableConv1D", (5, 4)), ("DepthwiseConv1D", (4,))]
+)
+
+
 def in_chunks(layer, x, sizes, **settings):
     """Yield a layer's outputs of chunks; `layer` takes a chunk and tells how many steps it gave."""
     S, data_format = settings.get("strides", 1), settings.get("data_format", "channels_last")
@@ -31,9 +37,10 @@ def in_chunks(layer, x, sizes, **settings):
 
 
 @pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS)
-def test_linen_decodes(settings):
+@BOTH
+def test_linen_decodes(class_name, sizes, settings):
     x, *_ = operands(4, 1)
-    layer = fsc.SeparableConv1D(5, 4, padding="causal", **settings)
+    layer = getattr(fsc, class_name)(*sizes, padding="causal", **settings)
     decoding = layer.clone(decode=True)
     data_format = settings.get("data_format", "channels_last")
     whole = swapped(x, data_format)
@@ -58,9 +65,11 @@ def test_linen_decodes(settings):
 
 
 @pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS)
-def test_nnx_decodes(settings):
+@BOTH
+def test_nnx_decodes(class_name, sizes, settings):
     x, *_ = operands(4, 1)
-    layer = fsc.nnx.SeparableConv1D(4, 5, 4, padding="causal", **settings, rngs=nnx.Rngs(0))
+    make = getattr(fsc.nnx, class_name)
+    layer = make(4, *sizes, padding="causal", **settings, rngs=nnx.Rngs(0))
     data_format = settings.get("data_format", "channels_last")
     reference = swapped(layer(swapped(x, data_format)), data_format)
     decoding = nnx.view(layer, decode=True, batch_size=3)

@@ -32,7 +32,8 @@ struct Operation {
 };
 
 template <typename T, typename R>
-std::vector<Operation<T, R>> contractions(const Problem& p, Contractions<T, R> Kernels::*types) {
+std::vector<Operation<T, R>> contractions(const Problem& p, bool has_bias,
+                                          Contractions<T, R> Kernels::*types) {
   const Shape x{p.batch, p.length, p.channels}, k{1, p.taps, p.lanes()};
   const Shape y{p.batch, p.output_length, p.lanes()};
   using Function = void (*Contractions<T, R>::*)(const Problem&, const T*, const T*, R*, Pool&);
@@ -50,7 +51,18 @@ std::vector<Operation<T, R>> contractions(const Problem& p, Contractions<T, R> K
         }};
   };
   using All = Contractions<T, R>;
-  return {contraction("output", x, k, y, &All::output, Contraction::kOutput),
+  const Operation<T, R> output{
+      "output", {x, k, {1, 1, has_bias ? p.lanes() : 0}}, {y},
+      [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
+        (kernels.*types).output(p, in[0], in[1], in[2], out[0], pool);
+      },
+      [=](auto& in, bool padding) {
+        Sums sums = contract(Contraction::kOutput, p, in[0], in[1], padding);
+        for (std::size_t i = 0; has_bias && i < sums.size(); ++i)
+          sums[i].add(in[2][i % p.lanes()]);
+        return std::vector<Sums>{sums};
+      }};
+  return {output,
           contraction("input_gradient", y, k, x, &All::input_gradient,
                       Contraction::kInputGradient),
           contraction("kernel_gradient", x, y, k, &All::kernel_gradient,

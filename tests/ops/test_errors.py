@@ -86,11 +86,17 @@ INPUTS = [
 @pytest.mark.parametrize(("options", "error", "message"), LAYER)
 def test_layer_arguments(options, error, message):
     """The error comes where the argument is given, in every way to make the layer."""
-    options = {"filters": 5, "kernel_size": 4} | options
-    with pytest.raises(error, match=message):
-        fsc.SeparableConv1D(**options)
-    with pytest.raises(error, match=message):
-        fsc.nnx.SeparableConv1D(3, **options, rngs=nnx.Rngs(0))
+    of_pointwise = any(name.startswith(("filters", "pointwise")) for name in options)
+    given = {"filters": 5, "kernel_size": 4} | options
+    calls = [(fsc.SeparableConv1D, fsc.nnx.SeparableConv1D, given)]
+    if not of_pointwise:
+        given = {"kernel_size": 4} | options
+        calls.append((fsc.DepthwiseConv1D, fsc.nnx.DepthwiseConv1D, given))
+    for linen, of_nnx, given in calls:
+        with pytest.raises(error, match=message):
+            linen(**given)
+        with pytest.raises(error, match=message):
+            of_nnx(3, **given, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(("options", "error", "message"), SHARED)
@@ -103,8 +109,9 @@ def test_operation_arguments(options, error, message):
 
 @pytest.mark.parametrize(("inputs", "error", "message"), INPUTS)
 def test_layer_inputs(inputs, error, message):
-    with pytest.raises(error, match=message):
-        fsc.SeparableConv1D(5, 4).init(KEY, inputs)
+    for layer in (fsc.SeparableConv1D(5, 4), fsc.DepthwiseConv1D(4)):
+        with pytest.raises(error, match=message):
+            layer.init(KEY, inputs)
     with pytest.raises(error, match=message.replace("inputs", "x")):
         fsc.ops.separable_conv1d(inputs, K, P, BIAS)
 
@@ -128,6 +135,19 @@ def test_layer_inputs(inputs, error, message):
 def test_operands(operands, error, message):
     with pytest.raises(error, match=message):
         fsc.ops.separable_conv1d(*operands)
+
+
+@pytest.mark.parametrize(
+    ("bias", "error", "message"),
+    [
+        (jnp.ones(3), ValueError, r"bias must have shape \(C\*M,\) with C\*M=6, got \(3,\)"),
+        (jnp.ones((3, 2)), ValueError, r"bias .*got \(3, 2\)"),
+        (jnp.ones(6, int), TypeError, r"bias must be of dtype.*got int32"),
+    ],
+)
+def test_bias_of_the_depthwise_stage(bias, error, message):
+    with pytest.raises(error, match=message):
+        fsc.ops.depthwise_conv1d(X, K, bias)
 
 
 def test_channels_first_inputs():

@@ -19,6 +19,9 @@ N = np.array([3, 0, 16, 9], np.int32)
 IDS = np.sort(np.random.default_rng(0).integers(0, 4, (4, 16))).astype(np.int32)
 
 
+WITH_BIAS = [WEIGHTS[0], np.arange(8, dtype=np.float32)]
+
+
 def with_lengths(x, n, ids, operation, weights, **settings):
     return operation(x, *weights, lengths=n, **settings)
 
@@ -54,6 +57,9 @@ CALLS = {
     for padding in ("valid", "same", "causal")
     for S in (1, 2)
 } | {
+    "one stage with a bias": functools.partial(
+        with_lengths, operation=ops.depthwise_conv1d, weights=WITH_BIAS, padding="same", strides=2
+    ),
     "segments, same": functools.partial(with_segments, padding="same"),
     "segments, causal": functools.partial(with_segments, padding="causal"),
     "chunks": functools.partial(in_chunks, strides=1),
@@ -109,16 +115,21 @@ def test_gradients_go_through_a_divided_state():
 @pytest.mark.parametrize("on_mesh", [False, True], ids=["weights anywhere", "weights on the mesh"])
 @pytest.mark.parametrize("strides", [1, 2, 5])
 @pytest.mark.parametrize("lengths", [None, N], ids=["whole", "ragged"])
-def test_all_gradients(on_mesh, strides, lengths):
+@pytest.mark.parametrize(
+    ("operation", "operands"),
+    [(ops.separable_conv1d, WEIGHTS), (ops.depthwise_conv1d, WITH_BIAS)],
+    ids=["both stages", "one stage"],
+)
+def test_all_gradients(on_mesh, strides, lengths, operation, operands):
     def loss(x, weights, n):
-        y = ops.separable_conv1d(x, *weights, strides=strides, padding="same", lengths=n)
+        y = operation(x, *weights, strides=strides, padding="same", lengths=n)
         return (y**2).sum()
 
     gradients = jax.grad(loss, (0, 1))
-    expected = jax.jit(gradients)(X, WEIGHTS, lengths)
+    expected = jax.jit(gradients)(X, operands, lengths)
     with jax.set_mesh(jax.make_mesh((4,), ("d",))):
         x, n = jax.device_put((X, lengths), P("d"))
-        weights = jax.device_put(WEIGHTS, P()) if on_mesh else WEIGHTS
+        weights = jax.device_put(operands, P()) if on_mesh else operands
         got = gradients(x, weights, n) if strides == 2 else jax.jit(gradients)(x, weights, n)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -206,17 +206,22 @@ def test_collectives_on_automatic_axes(name, wanted):
 
 @pytest.mark.parametrize("kind", ["explicit", "auto"])
 @pytest.mark.parametrize("module", ["linen", "nnx"])
-def test_layers_take_a_placement(module, kind):
+@pytest.mark.parametrize(
+    ("class_name", "sizes"), [("SeparableConv1D", (F, K)), ("DepthwiseConv1D", (K,))]
+)
+def test_layers_take_a_placement(class_name, sizes, module, kind):
     axis = AxisType.Explicit if kind == "explicit" else AxisType.Auto
     mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(axis, axis))
     x = arrays()[0]
     out = NamedSharding(mesh, P("d", None, "m"))
+    options = {"padding": "same", "use_bias": class_name == "DepthwiseConv1D"}
+    options["bias_initializer"] = "ones"
     if module == "linen":
-        layer = fsc.SeparableConv1D(F, K, padding="same", use_bias=False)
+        layer = getattr(fsc, class_name)(*sizes, **options)
         call = functools.partial(layer.apply, layer.init(jax.random.key(0), x))
     else:
         rngs = fsc.nnx.nnx.Rngs(0)
-        call = fsc.nnx.SeparableConv1D(C, F, K, padding="same", use_bias=False, rngs=rngs)
+        call = getattr(fsc.nnx, class_name)(C, *sizes, **options, rngs=rngs)
     expected = call(x)
     with jax.set_mesh(mesh):
         y = jax.jit(lambda x: call(x, out_sharding=out))(place(mesh, [x], [P("d")])[0])

@@ -25,6 +25,7 @@ class Lowering:
         is_traced: whether, where it is named, what it does stands in the program that JAX traces,
             in XLA's own operations, for tools that look for these; JAX differentiates them then.
         stages: the results of both stages that `separable` computes, under the same limits.
+        adds_bias: whether it has `output_with_bias`, under the same limits.
         has_step: whether it has the method `step`.
     """
 
@@ -33,6 +34,7 @@ class Lowering:
     is_portable: bool = False
     is_traced: bool = False
     stages: frozenset[StagesResult] = frozenset()
+    adds_bias: bool = False
     has_step: bool = False
 
     def declines(self, context: Context) -> str | None:
@@ -41,6 +43,12 @@ class Lowering:
 
     def output(self, task: Contraction, x: Array, kernel: Array, *limits: Array) -> Array:
         """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M)."""
+        raise NotImplementedError
+
+    def output_with_bias(
+        self, task: Contraction, x: Array, kernel: Array, bias: Array, *limits: Array
+    ) -> Array:
+        """Compute `output`, and add a bias (C*M,) to the steps that there are."""
         raise NotImplementedError
 
     def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:

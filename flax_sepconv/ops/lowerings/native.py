@@ -38,6 +38,7 @@ class Native(Lowering):
 
     limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
     stages: frozenset[StagesResult] = frozenset(get_args(StagesResult))
+    adds_bias: bool = True
     has_step: bool = True
     version: int = 3
 
@@ -45,17 +46,29 @@ class Native(Lowering):
         """Say why it cannot run in a program, or None."""
         return native.declines(context)
 
+    def output_with_bias(
+        self, task: Contraction, x: Array, kernel: Array, bias: Array, *limits: Array
+    ) -> Array:
+        """Let sums start from the bias."""
+        return self._call(task, f"{task.name}_with_bias", x, kernel, bias, *limits)
+
     def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
         """Call the library on operands of one dtype."""
+        return self._call(task, task.name, a, b, None, *limits)
+
+    def _call(
+        self, task: Contraction, target: str, a: Array, b: Array, bias: Array | None, *limits: Array
+    ) -> Array:
         common, result = task.operand_dtype, task.dtype
         if (common.name, result.name) not in DTYPES:
             common = result = task.accumulator
         a, b = a.astype(common), b.astype(common)
+        rest = limits if bias is None else (bias.astype(common), *limits)
         lanes = b.shape[2] if task.result == "k" else b.shape[1] * b.shape[2]
         products = a.shape[0] * task.geometry.output_length, task.geometry.kernel_size, lanes
-        b = counted(b, task.context, products)
+        b = counted(b, task.context, products, 0 if bias is None else products[0] * lanes)
         out = result_type(task.name, (a, b), _shape_of_result(task, a, b), result)
-        called: Array = native.call(task.name, out, task.geometry, task.limits, (a, b, *limits))
+        called: Array = native.call(target, out, task.geometry, task.limits, (a, b, *rest))
         return called.astype(task.dtype)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:

@@ -17,11 +17,13 @@ bool is_read_in_place(const Schedule& schedule, std::int64_t taps, std::int64_t 
   return edges * positions_per_edge <= schedule.positions && taps * in_a_set <= competition;
 }
 
-// `count` taps, `step` from one to the next; each is a row of lanes.
+// `count` taps, `step` from one to the next; each is a row of lanes. Sums start from another such
+// row, or, where that is null, from zero.
 template <typename T>
 struct Taps {
   const T* data;
   std::int64_t count, step;
+  const T* start = nullptr;
 };
 
 // Rows of type T, taps of type K, results of type R.
@@ -57,9 +59,9 @@ class Correlation {
   std::int64_t blocks() const { return ceil_div(schedule_.positions, block_); }
 
   std::size_t scratch_bytes() const {
-    if (direct_) return kWidensTaps ? sizeof(A) * taps_ * lanes_ : 0;
+    if (direct_) return kWidensTaps ? sizeof(A) * packed_taps() * lanes_ : 0;
     const std::int64_t width = padded_width<A>(fold_ * strip_);
-    return sizeof(A) * width * (taps_ + block_ + schedule_.rows_met(block_));
+    return sizeof(A) * width * (packed_taps() + block_ + schedule_.rows_met(block_));
   }
 
   // Ask for the rows that begin at positions [first, last): those of an output, by the stride.
@@ -112,9 +114,9 @@ class Correlation {
     if constexpr (!kWidensTaps) {
       return kernel_;
     } else {
-      for (std::int64_t t = 0; t < taps_; ++t)
-        convert_row(kernel_.data + t * kernel_.step, scratch + t * lanes_, lanes_);
-      return {scratch, taps_, lanes_};
+      for (std::int64_t t = 0; t < packed_taps(); ++t)
+        convert_row(packed_row(t), scratch + t * lanes_, lanes_);
+      return {scratch, taps_, lanes_, kernel_.start == nullptr ? nullptr : scratch + taps_ * lanes_};
     }
   }
 
@@ -134,7 +136,7 @@ class Correlation {
           runs.push_back({(run.row - shift) * in_.step, taps.data + run.tap * taps.step,
                           run.tap_step * taps.step, run.count});
       }
-      tiles(in, schedule_.row_step * in_.step, runs, out.row(batch, position),
+      tiles(in, schedule_.row_step * in_.step, runs, taps.start, out.row(batch, position),
             schedule_.classes * out.step, count, lanes_, nothing);
     });
   }
@@ -144,7 +146,7 @@ class Correlation {
                 A* scratch) const {
     const std::int64_t width = padded_width<A>(strip.width());
     A* const taps = scratch;
-    A* const out = taps + taps_ * width;
+    A* const out = taps + packed_taps() * width;
     A* const in = out + block_ * width;
     pack_taps(strip, taps, width);
     std::int64_t low = schedule_.rows, high = 0;
@@ -175,12 +177,19 @@ class Correlation {
             ceil_div(last - first, positions)};
   }
 
+  // Behind the taps stands what sums start from, where that is not zero.
+  std::int64_t packed_taps() const { return taps_ + (kernel_.start != nullptr); }
+  const K* packed_row(std::int64_t t) const {
+    return t < taps_ ? kernel_.data + t * kernel_.step : kernel_.start;
+  }
+
   // Every example of a folded strip meets the same taps.
   void pack_taps(const Strip& strip, A* taps, std::int64_t width) const {
-    for (std::int64_t t = 0; t < taps_; ++t, taps += width) {
+    for (std::int64_t t = 0; t < packed_taps(); ++t, taps += width) {
+      const K* const from = packed_row(t);
       A* to = taps;
       for (std::int64_t i = 0; i < strip.fold; ++i, to += strip.lanes)
-        convert_row(kernel_.data + t * kernel_.step + strip.lane, to, strip.lanes);
+        convert_row(from + strip.lane, to, strip.lanes);
       std::fill(to, taps + width, A{0});
     }
   }
@@ -190,6 +199,7 @@ class Correlation {
                   std::int64_t first, std::int64_t last, Coming<T>& coming, A* out,
                   std::int64_t out_step) const {
     std::vector<TapRun<A>> runs;
+    const A* const start = kernel_.start == nullptr ? nullptr : taps + taps_ * width;
     each_class(first, last, [&](std::int64_t i, std::int64_t position, std::int64_t count) {
       runs.clear();
       for (const Run& whole : schedule_.runs[i]) {
@@ -198,15 +208,16 @@ class Correlation {
           runs.push_back({(run.row - low) * width, taps + run.tap * width, run.tap_step * width,
                           run.count});
       }
-      tiles(in, schedule_.row_step * width, runs, out + (position - first) * out_step,
+      tiles(in, schedule_.row_step * width, runs, start, out + (position - first) * out_step,
             schedule_.classes * out_step, count, width, coming);
     });
   }
 
   // `count` positions of one class, `lanes` lanes.
   template <typename X, typename Y>
-  static void tiles(const X* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs, Y* out,
-                    std::int64_t out_step, std::int64_t count, std::int64_t lanes, Coming<T>& coming) {
+  static void tiles(const X* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs,
+                    const A* start, Y* out, std::int64_t out_step, std::int64_t count,
+                    std::int64_t lanes, Coming<T>& coming) {
     constexpr std::int64_t wide = kVectors * kWidth<A>;
     const int n = static_cast<int>(runs.size());
 #define SEPCONV_TILES(P)                                                                        \
@@ -214,11 +225,12 @@ class Correlation {
     coming.ask(P);                                                                              \
     std::int64_t lane = 0;                                                                      \
     for (; lane + wide <= lanes; lane += wide)                                                  \
-      output_tile<A, P, kVectors>(in + lane, row_step, runs.data(), n, lane, out + lane, out_step); \
+      output_tile<A, P, kVectors>(in + lane, row_step, runs.data(), n, lane, start, out + lane,     \
+                                  out_step);                                                        \
     for (; lane < lanes; lane += kWidth<A>) {                                                   \
       /* The last vector goes over lanes again rather than over the end. */                     \
       const std::int64_t at = std::min(lane, lanes - kWidth<A>);                                \
-      output_tile<A, P, 1>(in + at, row_step, runs.data(), n, at, out + at, out_step);          \
+      output_tile<A, P, 1>(in + at, row_step, runs.data(), n, at, start, out + at, out_step);   \
     }                                                                                           \
   }
     SEPCONV_TILES(kPositions)

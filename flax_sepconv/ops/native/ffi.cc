@@ -117,11 +117,14 @@ ffi::Error compute(const Call& call, Wanted wanted, std::initializer_list<Result
 // Which array of the trilinear form is the result of the two others.
 enum class Role { kX, kK, kY };
 
+// An output may have a bias.
 ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffer a, Buffer b,
-                    Result result) {
+                    Result result, std::optional<Buffer> bias = std::nullopt) {
   if (!call.consistent() || call.lanes() != call.y.dimensions()[2]) return wrong_shapes();
   const auto from = a.element_type(), to = result->element_type();
-  if (from != b.element_type()) return ffi::Error::InvalidArgument("operands of two types");
+  if (bias && count(*bias) != call.lanes()) return wrong_shapes();
+  if (from != b.element_type() || (bias && from != bias->element_type()))
+    return ffi::Error::InvalidArgument("operands of two types");
   const Wanted wanted = role == Role::kX ? Wanted::kInputGradient : Wanted::kForward;
   return compute(call, wanted, {result}, threads, [&](const Sequences& batch, Pool& pool) {
     const auto run = [&](const auto& contractions) {
@@ -132,7 +135,8 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
       R* const out = data<R>(*result);
       const std::int64_t step = sizeof(R) * result->dimensions().back();
       if (role == Role::kY) {
-        contractions.output(batch.problem(), first, second, out, pool);
+        const auto* const start = bias ? data<const typename Types::Operand>(*bias) : nullptr;
+        contractions.output(batch.problem(), first, second, start, out, pool);
         batch.clear_y(out, step, pool);
       } else if (role == Role::kX) {
         contractions.input_gradient(batch.problem(), first, second, out, pool);
@@ -156,6 +160,11 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
 ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Limited limits, Result y,
                   Settings settings) {
   return contract(Role::kY, {x, k, *y, limits, settings}, threads, x, k, y);
+}
+
+ffi::Error OutputWithBias(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer bias, Limited limits,
+                          Result y, Settings settings) {
+  return contract(Role::kY, {x, k, *y, limits, settings}, threads, x, k, y, bias);
 }
 
 ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Limited limits, Result x,
@@ -309,6 +318,8 @@ auto call() {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output, sepconv::Output,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output_with_bias, sepconv::OutputWithBias,
+                              sepconv::call<3>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient,

@@ -30,6 +30,7 @@ TARGETS = (
     "separable_step",
     "separable_gradients",
     "zero_tails",
+    "output_with_bias",
 )
 # Names the instruction set that the kernels run with; empty, or not set: the fastest.
 VARIABLE = "FLAX_SEPCONV_INSTRUCTION_SET"

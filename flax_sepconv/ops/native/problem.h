@@ -36,12 +36,13 @@ struct Problem {
   std::int64_t lanes() const { return channels * multiplier; }
 };
 
-// The three contractions for operands of type T and a result of type R.
+// The three contractions for operands of type T and a result of type R. The output has a bias, one
+// number for each lane, or null.
 template <typename T, typename R>
 struct Contractions {
   using Operand = T;
   using Result = R;
-  void (*output)(const Problem&, const T* x, const T* k, R* y, Pool&);
+  void (*output)(const Problem&, const T* x, const T* k, const T* bias, R* y, Pool&);
   void (*input_gradient)(const Problem&, const T* y, const T* k, R* x, Pool&);
   void (*kernel_gradient)(const Problem&, const T* x, const T* y, R* k, Pool&);
 };

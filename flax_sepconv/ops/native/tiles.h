@@ -38,11 +38,17 @@ SEPCONV_INLINE void add_products(Vector<A> (&sums)[N][V], const X* rows, std::in
   }
 }
 
-// out[p] = sum over all runs of rows[p + t] * taps[t], for P positions and V vectors of lanes.
+// out[p] = start + sum over all runs of rows[p + t] * taps[t], for P positions and V vectors of lanes.
 template <typename A, int P, int V, typename T, typename R>
 SEPCONV_INLINE void output_tile(const T* in, std::int64_t row_step, const TapRun<A>* runs,
-                                int n_runs, std::int64_t lane, R* out, std::int64_t out_step) {
+                                int n_runs, std::int64_t lane, const A* start, R* out,
+                                std::int64_t out_step) {
   Vector<A> sums[P][V] = {};
+  if (start != nullptr)
+    for (int v = 0; v < V; ++v) {
+      const Vector<A> first = load<A>(start + lane + v * kWidth<A>);
+      for (int p = 0; p < P; ++p) sums[p][v] = first;
+    }
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < V; ++v) __builtin_prefetch(out + p * out_step + v * kWidth<A>, 1);
   for (int i = 0; i < n_runs; ++i) {
