@@ -42,6 +42,13 @@ def lead(row: Row, dtype: str, program: str) -> float | None:
     return over(row, rival, ours(dtype), program) if rival else None
 
 
+def possible(row: Row, program: str) -> float | None:
+    """Return how far one at the machine's bound would lead the best of the others, in float32."""
+    rival, bound = best(row, "float32", program), row.get("bounds", {}).get(program)
+    time = milliseconds(row, rival, program) if rival else None
+    return float(time / bound["bound_ms"]) if time and bound else None
+
+
 def least(row: Row, programs: Sequence[str] = PROGRAMS) -> float:
     """Return the least lead of a row, infinite where it has none."""
     leads = (lead(row, dtype, program) for dtype in DTYPES for program in programs)
@@ -90,7 +97,8 @@ def times(row: Row) -> str:
 def table(rows: Sequence[Row], program: str) -> str:
     """Return a line for each layer, the one where we lead least at the top."""
     head = (
-        f"{drawing.TITLES[program]:48}{'lead':>6}{'ours, ms':>10}  {'best of the others, ms':24}"
+        f"{drawing.TITLES[program]:48}{'lead':>6}{'possible':>10}{'ours, ms':>10}"
+        f"  {'best of the others, ms':24}"
         f"{'/ floor':>9}{'faults':>8}{'bf16 lead':>11}{'bf16, ms':>10}{'bf16/f32':>10}"
     )
     lines = [_line(row, program) for row in worst_first(rows, (program,))]
@@ -109,7 +117,8 @@ def _line(row: Row, program: str) -> str:
     ]
     return (
         f"{drawing.short(row['shape']):48}"
-        f"{_cell(lead(row, 'float32', program), 6)}{_cell(milliseconds(row, 'ours', program), 10)}"
+        f"{_cell(lead(row, 'float32', program), 6)}{_cell(possible(row, program), 10)}"
+        f"{_cell(milliseconds(row, 'ours', program), 10)}"
         f"  {theirs:24}{_cell(over(row, 'ours', 'floor', program), 9)}"
         f"{'-' if faults is None else faults:>8}" + "".join(cells)
     )
@@ -123,7 +132,8 @@ def summarize(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """Return, for each type and program that was measured, leads and how many layers have them.
 
     `behind` counts the layers where the best of the others is faster by more than the tolerance,
-    `ahead` those where we are; `lead_over` has the geometric mean over each of the others.
+    `ahead` those where we are; `possible_lead` is that of one at the machine's bound; `lead_over`
+    has the geometric mean over each of the others.
     """
     return {
         f"{dtype} {program}": summary
@@ -152,6 +162,11 @@ def _of(rows: Sequence[Row], dtype: str, program: str) -> dict[str, Any]:
             if (mean := geometric_mean(over(row, name, own, program) for row in rows))
         },
         "over_floor": geometric_mean(over(row, own, "floor", program) for row in rows),
+        **(
+            {"possible_lead": geometric_mean(possible(row, program) for row in rows)}
+            if dtype == "float32"
+            else {}
+        ),
         **({"over_float32": geometric_mean(narrow)} if dtype == "bfloat16" else {}),
     }
 
@@ -171,6 +186,7 @@ def tail(summary: Mapping[str, Mapping[str, Any]]) -> str:
             means = (f"{name} {mean:.2f}" for name, mean in its["lead_over"].items())
             lines.append(f"  over each: {', '.join(means)}")
         for key, words in (
+            ("possible_lead", "lead of one at the machine's bound"),
             ("over_floor", "time over the floor's (float32)"),
             ("over_float32", "time over our float32"),
         ):

@@ -4,7 +4,8 @@ A seed draws kinds of layers, then sizes. Ours in float32 and bfloat16 stands be
 both, TensorFlow, the matrix products alone (the floor), and forward beside ONNX Runtime and
 OpenVINO, whose weights are constants. Each is a process of its own. All numbers are compared with
 NumPy float64 before anything is timed; then all are asked in turn. Tables have the layer where we
-lead least at the top. `--check` fails where the best of the others is faster by more than 3 %.
+lead least at the top, and say how far anybody could lead there who does what this machine can
+(`roofline.py`). `--check` fails where the best of the others is faster by more than 3 %.
 
 Results of many megabytes are written into memory that the system has to give page by page, unless
 the C library keeps it from call to call: `--memory kept` has all processes keep it.
@@ -111,7 +112,8 @@ def main(argv: list[str]) -> None:
             for name in contenders.names(peers, arguments.dtypes)
         ]
         for layer in tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty()):
-            rows.append(measuring.measure(layer, asked, arguments.seconds))
+            row = measuring.measure(layer, asked, arguments.seconds)
+            rows.append({**row, "bounds": roofline.bounds(layer, rates)})
             record["summary"] = report.summarize(rows)
             record["seconds"] = round(time.perf_counter() - start)
             machine.save(arguments.output, record)  # So that nothing is lost in a long run.

@@ -10,6 +10,7 @@ from benchmarks import flags, machine, reference, roofline
 from benchmarks.__main__ import main
 from benchmarks.case import Case
 from benchmarks.peers import PEERS
+from benchmarks.summary import PROGRAMS
 from benchmarks.sweep import contenders, generator, measuring, picture, report, suite
 from benchmarks.sweep.contenders import Contender, Name
 from benchmarks.worker import Declined
@@ -200,13 +201,14 @@ def row(name, ours, torch, narrow=None, theirs=None):
     }
     facts = {
         peer: {
-            program: {"milliseconds": np.float64(time), "page_faults": 7}
-            for program in ("forward", "forward_backward")
+            program: {"milliseconds": np.float64(time), "page_faults": 7} for program in PROGRAMS
         }
         for peer, time in both.items()
         if time
     }
-    return {"workload": name, "kind": "last", "shape": str(SMALL), "contenders": facts}
+    bounds = {program: {"bound_ms": 0.5} for program in PROGRAMS}
+    its = {"workload": name, "kind": "last", "shape": str(SMALL), "contenders": facts}
+    return {**its, "bounds": bounds}
 
 
 def test_the_worst_is_first():
@@ -218,11 +220,13 @@ def test_the_worst_is_first():
     assert (forward["ahead"], forward["level"], forward["behind"]) == (2, 0, 1)
     assert forward["least_lead"] == {"workload": "b", "lead": 0.95}
     assert forward["lead"] == pytest.approx((4 * 0.95 * 2) ** (1 / 3))
+    assert forward["possible_lead"] == pytest.approx((8 * 3.8 * 4) ** (1 / 3))
     assert forward["lead_over"].keys() == {"torch_ncl"}
     assert summary["bfloat16 forward"]["behind"] == 1
     assert summary["bfloat16 forward"]["over_float32"] == 1.0
     lines = report.table(rows, "forward").splitlines()
     assert [line.split()[5] for line in lines[2:]] == ["2", "0.95", "4"]
+    assert [line.split()[6] for line in lines[2:]] == ["4", "3.8", "8"]
     assert "behind 1; least 0.95 at b" in report.tail(summary)
 
 
