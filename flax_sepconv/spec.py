@@ -24,8 +24,9 @@ from flax_sepconv.ops.arguments import (
     mask_tails,
     positive_int,
 )
-from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
+from flax_sepconv.ops.geometry import PaddingRule
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.ops.sharding import AxisName, OutSharding, size_inside
 from flax_sepconv.regularizers import Regularizer
 
@@ -85,7 +86,7 @@ class Arguments:
     def __post_init__(self) -> None:
         for name in ("filters", "kernel_size", "strides", "dilation_rate", "depth_multiplier"):
             self._set(name, positive_int(name, getattr(self, name)))
-        self._set("padding", choice("padding", self.padding, PADDINGS))
+        self._set("padding", padding_rule(self.padding))
         self._set("data_format", choice("data_format", self.data_format, DATA_FORMATS))
         for name in ("use_bias", "trainable"):
             if not isinstance(getattr(self, name), bool):

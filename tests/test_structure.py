@@ -16,6 +16,7 @@ PACKAGE = ROOT / "flax_sepconv"
 LAYERS = {
     "integers, and what JAX is asked": [
         "ops.geometry",
+        "ops.paddings",
         "ops.names",
         "ops.primitives",
         "ops.sharding",
@@ -26,6 +27,7 @@ LAYERS = {
         "ops.lengths",
         "ops.masking",
         "ops.limits",
+        "ops.edges",
         "ops.permute",
         "ops.halo",
         "ops.contraction",

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from flax_sepconv.keras import config as keras_config
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -53,6 +54,10 @@ def warn_of_untold(path: Any, layers: Sequence[str]) -> None:
         )
 
 
+# In a config, beside what Keras knows: a pair of numbers of zeros, "circular" or "reflect".
+PADDING = "flax_sepconv_padding"
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """One separable convolution.
@@ -61,7 +66,8 @@ class Layer:
         path: the names on the way to it, joined by "/": "encoder/conv".
         weights: `depthwise_kernel` (K, C, M), `pointwise_kernel` (1, C*M, F) and, where there is
             one, `bias` (F,): NumPy arrays of one dtype.
-        config: Keras' dict of it, or None where the source says nothing beyond the weights
+        config: Keras' dict of it (with a padding that Keras does not have beside it, as
+            "flax_sepconv_padding"), or None where the source says nothing beyond the weights
             (strides, padding and activation are unknown then).
 
     Raises:
@@ -110,7 +116,11 @@ class Layer:
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `SeparableConv1D`, as far as they are known."""
         if self.config is not None:
-            return keras_config.arguments_of(self.config)
+            own = self.config.get(PADDING) if isinstance(self.config, Mapping) else None
+            if own is None:
+                return keras_config.arguments_of(self.config)
+            of_keras = {name: value for name, value in self.config.items() if name != PADDING}
+            return keras_config.arguments_of(of_keras) | {"padding": padding_rule(own)}
         return {
             "filters": self.sizes["F"],
             "kernel_size": self.sizes["K"],

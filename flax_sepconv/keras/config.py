@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 
 from flax_sepconv import activations, constraints, initializers, regularizers
 from flax_sepconv.keras import registry, versions
+from flax_sepconv.ops.arguments import choice
+from flax_sepconv.ops.geometry import PADDINGS
 from flax_sepconv.spec import Arguments
 
 CLASS_NAMES = ("SeparableConv1D", "SeparableConvolution1D")
@@ -125,6 +127,11 @@ def config_of(
         ('sep', [3], 'relu')
     """
     _check_version(version)
+    if arguments.padding not in PADDINGS:
+        raise ValueError(
+            f"padding must be one of {', '.join(map(repr, PADDINGS))} for Keras, got "
+            f"{arguments.padding!r}: pad the input there by hand, and use 'valid'"
+        )
     if version == 3 and arguments.padding == "causal":
         raise ValueError(
             "padding 'causal' is refused by Keras 3's SeparableConv1D; pad the input there by "
@@ -178,6 +185,10 @@ def _read(config: Mapping[str, Any], version: int | None) -> dict[str, Any]:
     if not isinstance(config.get("name", ""), str | None):
         raise TypeError(f"name must be a string, got {config['name']!r}")
     given = {name: config[name] for name in _TAKEN if name in config}
+    if "padding" in given:
+        choice(
+            "padding", given["padding"], PADDINGS
+        )  # The layer takes others, which Keras has not.
     resolved = Arguments(**given)
     if version is None:
         version = versions.version_of(config)

@@ -1,5 +1,6 @@
 """The operations on arrays, as users call them."""
 
+from dataclasses import replace
 from typing import Literal, overload
 
 import jax
@@ -16,6 +17,7 @@ from flax_sepconv.ops.arguments import (
     fresh_state,
 )
 from flax_sepconv.ops.divided import along_axes, compute, on_mesh, plan_of
+from flax_sepconv.ops.edges import strips
 from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
@@ -36,6 +38,11 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
         y = along_axes(*operands, call.shards)
     else:
         y = compute(*operands, call.shards)
+    if call.edges is not None:
+        for strip in strips(x, call.edges, stages.geometry):
+            own = replace(stages, geometry=strip.geometry, bias=False)
+            part = compute(strip.x, call.kernel, call.pointwise[:1], (), own)
+            y = y.at[:, strip.first : strip.first + part.shape[1]].add(part)
     y = call.unflatten(y)
     return y if out_sharding is None else place(y, out_sharding)
 

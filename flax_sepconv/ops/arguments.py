@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -13,19 +13,23 @@ from jax.extend.core import InconclusiveDimensionOperation
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.ops import edges as edges_lib
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops import state as state_lib
 from flax_sepconv.ops.contraction import Stages
-from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
+from flax_sepconv.ops.geometry import EDGES, EdgePadding, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.ops.sharding import AxisName, Layout, Shards, along, axes_of, names_of
 from flax_sepconv.ops.state import StreamState
 
 # As they may be given.
-Padding = Literal["valid", "same", "causal", "VALID", "SAME", "CAUSAL"]
+PaddingName = Literal["valid", "same", "causal", "circular", "reflect"]
+UpperPaddingName = Literal["VALID", "SAME", "CAUSAL", "CIRCULAR", "REFLECT"]
+Padding = PaddingName | UpperPaddingName | int | Sequence[int | Sequence[int]]
 DataFormat = Literal["channels_last", "channels_first"]
 Size = int | Sequence[int]
 Name = TypeVar("Name", bound=str)
@@ -155,6 +159,7 @@ class Call:
         ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
         batch: the batch dimensions.
         is_last: whether the caller's channels are the last axis.
+        edges: where what is beyond the ends of x comes from, if it is to be added; else zeros.
         shards: how steps are divided, where a mesh axis is named for that; geometry and lengths are
             of whole sequences, `ends` of what x is.
     """
@@ -168,6 +173,7 @@ class Call:
     ends: jax.Array | None
     batch: tuple[int, ...]
     is_last: bool
+    edges: EdgePadding | None
     shards: Shards | None
 
     def rows_of(self, sharding: Any) -> Layout | None:
@@ -219,7 +225,7 @@ def bind(
     state_dtype = jnp.asarray(given["x"]).dtype
     arrays, dtype = widened(arrays_of(given), preferred_element_type)
     x, kernel = arrays["x"], arrays["depthwise_kernel"]
-    rule = choice("padding", padding, PADDINGS)
+    rule = padding_rule(padding)
     has_state = initial_state is not None or return_state
     if has_state and rule != "causal":
         raise ValueError(f"padding must be 'causal' where there is a state, got {padding!r}")
@@ -262,13 +268,24 @@ def bind(
         if initial_state is not None:
             rows, own = state_lib.with_history(before, rows, own)
             geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
+    edges: EdgePadding | None = None
+    if not isinstance(rule, tuple) and rule in EDGES:
+        _check_edges(rule, segment_ids, shards, rows)
+        is_ours = isinstance(kernel, jax.Array) and implementation != "grouped_conv"
+        if own is None and is_ours and edges_lib.takes_strips(rows, geometry):
+            edges = rule
+        else:
+            low = geometry.pad_low
+            rows = edges_lib.continued(rows, own, rule, low, geometry.reach - low)
+            own = None if own is None else jnp.where(own > 0, own + geometry.reach, 0)
+            geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
     kind: Limit = "whole"
     limits: tuple[jax.Array, ...] = ()
     ends = None
     if segment_ids is not None:
         shape = (*batch, steps.shape[-2])
         kind = "segments"
-        limits = (_segments(segment_ids, shape, geometry, padding, implementation),)
+        limits = (_segments(segment_ids, shape, geometry, rule, implementation),)
         if own is not None:  # Packed rows may have a tail.
             ends = output_lengths(own, geometry)
             if shards is not None and shards.is_own:
@@ -278,10 +295,29 @@ def bind(
         kind, limits = "lengths", (own,)
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
+    if kind != "lengths":
+        geometry = replace(geometry, behind=0)
     pointwise = _pointwise(arrays, math.prod(kernel.shape[1:]))
     bias = len(pointwise) == 2
     stages = Stages("y", bias, geometry, kind, precision, implementation, dtype)
-    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last, shards)
+    return Call(rows, kernel, pointwise, limits, stages, state, ends, batch, is_last, edges, shards)
+
+
+def _check_edges(
+    rule: EdgePadding, segment_ids: Any, shards: Shards | None, rows: jax.Array
+) -> None:
+    """Raise where a padding that comes from the sequence itself cannot be taken from it."""
+    if segment_ids is not None:
+        raise ValueError(
+            f"segment_ids and padding {rule!r} do not go together: give each sequence a row of its "
+            "own, with lengths"
+        )
+    if shards is not None or axes_of(rows, 1):
+        raise ValueError(
+            f"padding {rule!r} needs whole sequences on each device, and the steps of x are "
+            "divided: divide the batch or the channels, or name no axis_name, so that XLA sends "
+            "what is beyond the ends"
+        )
 
 
 def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
@@ -321,14 +357,15 @@ def _segments(
     segment_ids: ArrayLike,
     shape: tuple[int, ...],
     geometry: Geometry,
-    padding: str,
+    padding: PaddingRule,
     implementation: str | None,
 ) -> jax.Array:
     """Check segment ids against the shape (..., L), and return them as int32 (B, L)."""
-    if geometry.stride != 1 or padding.lower() == "valid":
+    is_short = padding == "valid" or geometry.output_length != geometry.length
+    if geometry.stride != 1 or is_short:
         raise ValueError(
-            "segment_ids need padding 'same' or 'causal' and strides 1, got "
-            f"padding={padding!r} and strides={geometry.stride}"
+            "segment_ids need padding 'same', 'causal' or one of D*(K-1) zeros in all, and strides "
+            f"1, got padding={padding!r} and strides={geometry.stride}"
         )
     if implementation is not None and "segments" not in LOWERINGS[implementation].limits:
         able = [name for name, lowering in LOWERINGS.items() if "segments" in lowering.limits]
