@@ -67,8 +67,8 @@ class SeparableConv1D(nnx.Module):
         filters: F, output channels.
         kernel_size: K, taps of the depthwise kernels.
         strides: S, input steps between output steps.
-        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right) or "causal", in any
-            case.
+        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right), "causal",
+            "circular" or "reflect", in any case; or zeros at both ends: a number, or (low, high).
         data_format: "channels_last", (..., L, C), or "channels_first", (..., C, L).
         dilation_rate: D, input steps between taps; S and D may not both differ from 1.
         depth_multiplier: M, depthwise filters per input channel.

@@ -205,7 +205,10 @@ def separable_conv1d(
         strides: S, input steps between output steps. Unlike the layer, the operation takes strides
             and a dilation rate together.
         padding: "valid", "same" (TensorFlow's rule: the odd zero goes to the right) or "causal"
-            (D * (K - 1) zeros in front), in any case.
+            (D * (K - 1) zeros in front), in any case; or as `flax.linen.Conv` has it: a number of
+            zeros at both ends, a pair (low, high) or [(low, high)], any number, none negative;
+            "circular" or "reflect", with D * (K - 1) steps in all, the odd one behind, as
+            `jnp.pad` takes them from the sequence.
         data_format: "channels_last" or "channels_first". The kernels are the same.
         dilation_rate: D, input steps between taps.
         lengths: integers (...), one for each sequence of the batch, or None: all are whole. What
@@ -213,8 +216,8 @@ def separable_conv1d(
             no gradient; its first `output_length(length, ...)` steps are those of the sequence
             alone ("same" by its own length), and what follows them is zero, without the bias.
         segment_ids: integers (..., L), or None. Where they change within a row, a sequence ends and
-            another one begins, and no tap reaches across: with "same" or "causal" and strides 1,
-            every sequence has the result that it has alone.
+            another one begins, and no tap reaches across: with "same", "causal" or D * (K - 1)
+            zeros in numbers, and strides 1, every sequence has the result that it has alone.
         implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum", "fft" or
             "native" ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or
             "native". None takes what `select_implementation` says for where the program is lowered.
