@@ -62,7 +62,7 @@ class SeparableConv1D(nn.Module):
         precision: of the contractions; None is the platform's default.
         implementation: the depthwise lowering by name; None takes the best one known.
             "grouped_conv" is what tools that quantize or convert can look into.
-        decode: whether the layer, which must be causal, is given its sequences in chunks (below).
+        decode: whether the layer is given its sequences in chunks (below).
         name: of the submodule; None numbers them: "SeparableConv1D_0", ...
 
     With `decode` each call takes the next chunk, of any size, of every sequence of the batch. The
@@ -184,6 +184,7 @@ class SeparableConv1D(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
     ) -> jax.Array: ...
@@ -198,6 +199,7 @@ class SeparableConv1D(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
     ) -> tuple[jax.Array, ops.StreamState]: ...
@@ -212,6 +214,7 @@ class SeparableConv1D(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
@@ -227,6 +230,7 @@ class SeparableConv1D(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
@@ -245,7 +249,9 @@ class SeparableConv1D(nn.Module):
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
-            initial_state: of a causal layer without `decode`, what came before the inputs, as an
+            flush: with `decode`, bool (...), which sequences end with this chunk, or True: all.
+                They get the zeros of the padding behind it, and begin anew with the next chunk.
+            initial_state: of a layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
             return_state: whether the state behind the inputs is returned too, in a pair.
 
@@ -261,7 +267,7 @@ class SeparableConv1D(nn.Module):
             if regularizer is not None and self.is_mutable_collection("losses"):
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
-        arguments.check_call(self.decode, reset, initial_state, return_state)
+        arguments.check_call(self.decode, reset, initial_state, return_state, flush)
         if self.decode:
             initial_state = fresh = arguments.initial_state(x.shape, x.dtype)
             if self.has_variable("cache", "history"):
@@ -278,6 +284,7 @@ class SeparableConv1D(nn.Module):
             return_state or self.decode,
             axis_name,
             out_sharding,
+            flush,
         )
         if self.decode:
             after: Any = fresh if self.is_initializing() else state

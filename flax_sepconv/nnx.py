@@ -87,7 +87,7 @@ class SeparableConv1D(nnx.Module):
         implementation: the depthwise lowering by name; None takes the best one known.
             "grouped_conv" is what tools that quantize or convert can look into.
         trainable: whether the weights are `nnx.Param` or, invisible to optimizers, `NonTrainable`.
-        decode: whether the layer, which must be causal, is given its sequences in chunks: each call
+        decode: whether the layer is given its sequences in chunks: each call
             takes the next one, of any size. Their states are `nnx.Cache` variables that
             `init_cache` makes, and makes anew. With a `kernel_size` of 1 `history` has no elements,
             and Orbax saves no such array.
@@ -240,6 +240,7 @@ class SeparableConv1D(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
     ) -> jax.Array: ...
@@ -254,6 +255,7 @@ class SeparableConv1D(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
     ) -> tuple[jax.Array, ops.StreamState]: ...
@@ -268,6 +270,7 @@ class SeparableConv1D(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
@@ -282,6 +285,7 @@ class SeparableConv1D(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
@@ -298,7 +302,9 @@ class SeparableConv1D(nnx.Module):
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
-            initial_state: of a causal layer without `decode`, what came before the inputs, as an
+            flush: with `decode`, bool (...), which sequences end with this chunk, or True: all.
+                They get the zeros of the padding behind it, and begin anew with the next chunk.
+            initial_state: of a layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
             return_state: whether the state behind the inputs is returned too, in a pair.
         """
@@ -310,7 +316,7 @@ class SeparableConv1D(nnx.Module):
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
         x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        self.arguments.check_call(self.decode, reset, initial_state, return_state)
+        self.arguments.check_call(self.decode, reset, initial_state, return_state, flush)
         if self.decode:
             if self.history is None:
                 raise ValueError("decode=True needs a cache: call init_cache first")
@@ -328,6 +334,7 @@ class SeparableConv1D(nnx.Module):
             return_state or self.decode,
             axis_name,
             out_sharding,
+            flush,
         )
         if self.decode and state is not None:
             for name, array in state.arrays.items():

@@ -28,6 +28,7 @@ from flax_sepconv.ops.geometry import PaddingRule
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.ops.sharding import AxisName, OutSharding, size_inside
+from flax_sepconv.ops.state import delay_of
 from flax_sepconv.regularizers import Regularizer
 
 DEPTHWISE_KERNEL = "depthwise_kernel"
@@ -146,6 +147,7 @@ class Arguments:
         return_state: bool = False,
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
+        flush: ArrayLike | None = None,
     ) -> tuple[jax.Array, ops.StreamState | None]:
         """Run the operation and the activation; nothing stands behind the ends of sequences.
 
@@ -153,24 +155,34 @@ class Arguments:
             The output, and, where there is a state or one is asked for, the state behind x.
         """
         streams = initial_state is not None or return_state
-        out = ops.separable_conv1d(
-            x,
-            weights[DEPTHWISE_KERNEL],
-            weights[POINTWISE_KERNEL],
-            weights.get(BIAS),
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-            lengths=lengths,
-            segment_ids=segment_ids,
-            implementation=self.implementation,
-            precision=precision,
-            axis_name=axis_name,
-            out_sharding=out_sharding,
-            initial_state=initial_state,
-            return_state=streams,
-        )
+        kernels = weights[DEPTHWISE_KERNEL], weights[POINTWISE_KERNEL], weights.get(BIAS)
+        settings: dict[str, Any] = {
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "lengths": lengths,
+            "implementation": self.implementation,
+            "precision": precision,
+        }
+        out: jax.Array | tuple[jax.Array, ops.StreamState]
+        if flush is not None:
+            if any(each is not None for each in (segment_ids, axis_name, out_sharding)):
+                raise ValueError(
+                    "flush goes together with none of segment_ids, axis_name and out_sharding"
+                )
+            out = ops.separable_conv1d_step(x, initial_state, *kernels, **settings, flush=flush)
+        else:
+            out = ops.separable_conv1d(
+                x,
+                *kernels,
+                **settings,
+                segment_ids=segment_ids,
+                axis_name=axis_name,
+                out_sharding=out_sharding,
+                initial_state=initial_state,
+                return_state=streams,
+            )
         y, state = out if isinstance(out, tuple) else (out, None)
         if lengths is not None or segment_ids is not None or streams:
             self._check_activation(y.ndim)
@@ -193,6 +205,7 @@ class Arguments:
             x_shape,
             (self.kernel_size, channels, self.depth_multiplier),
             strides=self.strides,
+            padding=self.padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
             dtype=dtype,
@@ -202,8 +215,8 @@ class Arguments:
         """Raise ValueError unless a layer with these arguments can take a sequence in chunks."""
         if not isinstance(decode, bool):
             raise ValueError(f"decode must be True or False, got {decode!r}")
-        if decode and self.padding != "causal":
-            raise ValueError(f"padding must be 'causal' with decode=True, got {self.padding!r}")
+        if decode:
+            delay_of(self.padding, self.kernel_size, self.dilation_rate, self.strides)
 
     def _check_activation(self, rank: int) -> None:
         """Raise ValueError where an activation of Keras would mix the steps of a sequence."""
@@ -219,7 +232,9 @@ class Arguments:
             )
 
     @staticmethod
-    def check_call(decode: bool, reset: Any, initial_state: Any, return_state: bool) -> None:
+    def check_call(
+        decode: bool, reset: Any, initial_state: Any, return_state: bool, flush: Any = None
+    ) -> None:
         """Raise ValueError where a call asks for no state, or for two."""
         if decode and (initial_state is not None or return_state):
             raise ValueError(
@@ -228,6 +243,8 @@ class Arguments:
             )
         if reset is not None and not decode:
             raise ValueError("reset is for decode=True: without a cache nothing can begin anew")
+        if flush is not None and not decode:
+            raise ValueError("flush is for decode=True: without a cache a call has the whole")
 
     def activity_loss(self, y: jax.Array, axis_name: AxisName | None = None) -> jax.Array | None:
         """Return the activity regularizer's value per example of the batch, None without one.

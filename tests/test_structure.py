@@ -71,6 +71,7 @@ LAYERS = {
         "bridge",
         "nnx",
         "functional",
+        "streams",
         "transforms",
     ],
     "around it": ["", "memory", "interop", "training", "__main__"],
@@ -185,5 +186,6 @@ def test_no_file_is_too_long_to_read():
 def test_the_root_holds_the_layers_own_files():
     """The root of the package holds the layer's own files, and nothing else."""
     own = {"__init__", "__main__", "linen", "bridge", "nnx", "functional", "spec", "memory"}
+    own |= {"streams"}
     objects = {"activations", "constraints", "initializers", "regularizers"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == own | objects | {"transforms", "weights"}

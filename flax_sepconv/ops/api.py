@@ -235,10 +235,11 @@ def separable_conv1d(
             TPUs, on meshes of automatic axes, XLA exchanges less where the axis is named (x is
             whole then).
         out_sharding: how the result is to be divided, or None: as x and the weights are.
-        initial_state: with "causal", what came before x, as an earlier call returned it; None is
-            the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates
-            them); with respect to a whole state of strides > 1, `jax.grad` needs `allow_int=True`.
-        return_state: with "causal", whether the state behind x is returned too.
+        initial_state: what came before x, as an earlier call returned it; None is the beginning.
+            Paddings as for `separable_conv1d_step`, which says when outputs are there. Gradients
+            flow through its `history` (`lax.stop_gradient` truncates them); with respect to a
+            whole state that has integers in it, `jax.grad` needs `allow_int=True`.
+        return_state: whether the state behind x is returned too.
 
     Returns:
         (..., output length, F), or (..., F, output length); with `return_state` a pair of it and a
@@ -297,11 +298,12 @@ def separable_conv1d_step(
     dilation_rate: Size = 1,
     lengths: ArrayLike | None = None,
     reset: ArrayLike | None = None,
+    flush: ArrayLike | None = None,
     implementation: Implementation | None = None,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
 ) -> tuple[jax.Array, StreamState]:
-    """Take the next chunk of each stream of a batch: `separable_conv1d` with padding "causal".
+    """Take the next chunk of each stream of a batch, as `separable_conv1d` takes the whole.
 
     The results of all chunks, one behind the other, are the result of the whole sequence. Chunks
     may have any size from one step up; each new size compiles a program.
@@ -310,16 +312,24 @@ def separable_conv1d_step(
     `state.steps` (of the returned state), then zeros. Where T is a multiple of S (and all of the
     chunk is there, no `lengths`) every one of them counts.
 
+    With another padding than "causal" an output step reads `state.delay` steps behind its own. It
+    is given as soon as these have come: a stream's first chunks give fewer steps, again
+    `state.steps` of them. What the zeros behind the last step then give comes with `flush`.
+
     Args:
         x: (..., T, C), or (..., C, T) with "channels_first".
         state: what the call before returned, or `initial_state`; None begins all streams.
         depthwise_kernel, pointwise_kernel, bias: as for `separable_conv1d`.
         strides, data_format, dilation_rate, implementation, precision, preferred_element_type: as
             for `separable_conv1d`.
-        padding: "causal"; with another one an output step would read steps still to come.
+        padding: "causal", "valid", a pair of numbers of zeros (low, high), no more than D * (K - 1)
+            in all, or, with strides 1, "same".
         lengths: integers (...,), how many of the T steps each stream has, from 0 on; None: all.
             What stands behind them changes nothing, and 0 leaves a stream as it is.
         reset: bool (...,), which streams begin anew with this chunk.
+        flush: bool (...,), which streams end with this chunk, or True: all. They get the `high`
+            zeros of the padding behind it, and begin anew with the next chunk. There is room then
+            for ceil((T + high) / S) output steps.
 
     Returns:
         (..., ceil(T / S), F), or (..., F, ceil(T / S)), and the state behind the chunk, which holds
@@ -328,7 +338,7 @@ def separable_conv1d_step(
     Raises:
         ValueError: an argument or a shape breaks its rule, or the state is of another
             configuration.
-        TypeError: an operand, `lengths`, `reset` or `state` has the wrong type.
+        TypeError: an operand, `lengths`, `reset`, `flush` or `state` has the wrong type.
 
     Example:
         >>> kernels = jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5))
@@ -337,26 +347,43 @@ def separable_conv1d_step(
         >>> second, state = separable_conv1d_step(x[:, 7:], state, *kernels)
         >>> first.shape, second.shape, state.history.shape
         ((2, 7, 5), (2, 3, 5), (2, 3, 3))
+
+        One step on the left and two on the right: the outputs come two steps later.
+
+        >>> first, state = separable_conv1d_step(x[:, :7], None, *kernels, padding=(1, 2))
+        >>> state.delay, state.steps
+        (2, Array([5, 5], dtype=int32))
+        >>> last, state = separable_conv1d_step(
+        ...     x[:, 7:], state, *kernels, padding=(1, 2), flush=True
+        ... )
+        >>> last.shape, state.steps
+        ((2, 5, 5), Array([5, 5], dtype=int32))
     """
     if reset is not None:
         reset = resolve_reset(reset, jnp.shape(x)[:-2])
         state = state.reset(reset) if isinstance(state, StreamState) else state
-    return separable_conv1d(
-        x,
-        depthwise_kernel,
-        pointwise_kernel,
-        bias,
+    call = bind(
+        {
+            "x": x,
+            "depthwise_kernel": depthwise_kernel,
+            "pointwise_kernel": pointwise_kernel,
+            "bias": bias,
+        },
         strides=strides,
         padding=padding,
         data_format=data_format,
         dilation_rate=dilation_rate,
         lengths=lengths,
+        segment_ids=None,
         implementation=implementation,
         precision=precision,
         preferred_element_type=preferred_element_type,
         initial_state=state,
         return_state=True,
+        flush=flush,
     )
+    assert call.state is not None
+    return _compute(call, None), call.state
 
 
 @names_arguments
@@ -365,6 +392,7 @@ def initial_state(
     depthwise_kernel_shape: tuple[int, ...],
     *,
     strides: Size = 1,
+    padding: Padding = "causal",
     data_format: DataFormat = "channels_last",
     dilation_rate: Size = 1,
     dtype: DTypeLike = "float32",
@@ -374,7 +402,7 @@ def initial_state(
     Args:
         x_shape: (..., T, C), or (..., C, T) with "channels_first", of a chunk; T may be any.
         depthwise_kernel_shape: (K, C, M).
-        strides, data_format, dilation_rate: as for the calls.
+        strides, padding, data_format, dilation_rate: as for the calls.
         dtype: of the inputs.
 
     Example:
@@ -385,6 +413,7 @@ def initial_state(
         x_shape,
         depthwise_kernel_shape,
         strides=strides,
+        padding=padding,
         data_format=data_format,
         dilation_rate=dilation_rate,
         dtype=dtype,

@@ -212,6 +212,7 @@ def bind(
     axis_name: AxisName | None = None,
     initial_state: StreamState | None = None,
     return_state: bool = False,
+    flush: ArrayLike | None = None,
 ) -> Call:
     """Check the arguments of an operation.
 
@@ -219,7 +220,7 @@ def bind(
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
-            given to `ops.separable_conv1d`.
+            given to `ops.separable_conv1d`; flush to `ops.separable_conv1d_step`.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
@@ -227,8 +228,6 @@ def bind(
     x, kernel = arrays["x"], arrays["depthwise_kernel"]
     rule = padding_rule(padding)
     has_state = initial_state is not None or return_state
-    if has_state and rule != "causal":
-        raise ValueError(f"padding must be 'causal' where there is a state, got {padding!r}")
     if has_state and segment_ids is not None:
         raise ValueError("segment_ids and the state of a stream do not go together")
     channels = channels_of("x", x, data_format)
@@ -239,6 +238,15 @@ def bind(
     steps = x if is_last else x.swapaxes(-1, -2)
     batch, length = x.shape[:-2], steps.shape[-2]
     rows = steps.reshape(math.prod(batch), length, channels)
+    delay = state_lib.delay_of(rule, kernel.shape[0], D, S) if has_state else 0
+    own = None
+    if flush is not None:
+        flush = state_lib.resolve_reset(flush, batch, "flush")
+        own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
+        own = None if own is None else lengths_lib.possible(own, length)
+        high = state_lib.around(rule, kernel.shape[0], D, S)[1]
+        rows, own = state_lib.ended(rows, own, flush.reshape(-1), high)
+        length = rows.shape[1]
     if has_state and length == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
     shards = None if axis_name is None else along(axis_name, rows)
@@ -249,22 +257,26 @@ def bind(
             "the steps of a chunk must not be divided where there is a state, and those of x are, "
             f"by {axes_of(rows, 1)!r}"
         )
-    geometry = _geometry(length, kernel.shape[0], S, D, rule)
+    geometry = _geometry(length, kernel.shape[0], S, D, "causal" if has_state else rule)
     if shards is not None and geometry.output_length % shards.count:
         raise ValueError(
             f"axis_name={shards.axes}: the {geometry.output_length} output steps of {length} must "
             f"be a multiple of the number of devices, {shards.count}"
         )
-    own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
+    if flush is None and lengths is not None:
+        own = lengths_lib.resolve(lengths, batch, length)
     state = None
     if has_state:
         own = None if own is None else lengths_lib.possible(own, length)
-        state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype)
+        state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype, delay)
+        if initial_state is None and delay:
+            initial_state = state
         if initial_state is not None:
             state_lib.check("the state", initial_state, state, is_last)
             state = initial_state
         before = state_lib.reshaped(state, rows.shape[:1], is_last)
         state = state_lib.reshaped(state_lib.next_state(before, rows, own), batch, is_last)
+        state = state if flush is None else state.reset(flush)
         if initial_state is not None:
             rows, own = state_lib.with_history(before, rows, own)
             geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
@@ -385,6 +397,7 @@ def fresh_state(
     kernel_shape: tuple[int, ...],
     *,
     strides: Size,
+    padding: Padding,
     data_format: DataFormat,
     dilation_rate: Size,
     dtype: DTypeLike,
@@ -398,7 +411,8 @@ def fresh_state(
     check_kernel(tuple(kernel_shape), channels)
     check_dtype("dtype", dtype)
     reach = D * (kernel_shape[0] - 1)
-    return state_lib.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype)
+    delay = state_lib.delay_of(padding_rule(padding), kernel_shape[0], D, S)
+    return state_lib.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype, delay)
 
 
 def _geometry(
