@@ -255,9 +255,10 @@ class SeparableConv1D(nn.Module):
                 earlier call returned it; None is the beginning.
             return_state: whether the state behind the inputs is returned too, in a pair.
 
-        With `decode` and strides, the chunk gives each sequence as many output steps as the
-        variable "steps" of the cache then says, and zeros behind them. A `kernel_size` of 1 leaves
-        nothing to remember: "history" has no elements then, and Orbax saves no such array.
+        With `decode` and strides, or another padding than "causal", the chunk gives each sequence
+        as many output steps as the variable "steps" of the cache then says, and zeros behind them.
+        A `kernel_size` of 1 leaves nothing to remember: "history" has no elements then, and Orbax
+        saves no such array.
         """
         arguments = self.arguments()
         channels = channels_of("inputs", inputs, arguments.data_format)

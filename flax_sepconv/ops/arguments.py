@@ -241,7 +241,8 @@ def bind(
     delay = state_lib.delay_of(rule, kernel.shape[0], D, S) if has_state else 0
     own = None
     if flush is not None:
-        flush = state_lib.resolve_reset(flush, batch, "flush")
+        ends_here = jnp.full(batch, True) if flush is True else flush
+        flush = state_lib.resolve_reset(ends_here, batch, "flush")
         own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
         own = None if own is None else lengths_lib.possible(own, length)
         high = state_lib.around(rule, kernel.shape[0], D, S)[1]

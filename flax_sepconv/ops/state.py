@@ -101,7 +101,7 @@ def _reset(state: StreamState, where: jax.Array) -> StreamState:
 
 def resolve_reset(reset: ArrayLike, batch: tuple[int, ...], name: str = "reset") -> jax.Array:
     """Return an array that tells which streams of a batch begin, or end, or raise."""
-    where = jnp.full(batch, True) if reset is True else jnp.asarray(reset)
+    where = jnp.asarray(reset)
     if where.dtype != bool:
         raise TypeError(f"{name} must be bool, got dtype {where.dtype}")
     if where.shape != batch:
