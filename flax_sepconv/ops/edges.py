@@ -5,6 +5,7 @@ what these few steps alone give. That is computed from strips, and x is not copi
 little or is needed anyway, rows are continued beyond their ends and convolved without padding.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -15,7 +16,7 @@ from jax import lax
 from jax.extend.core import InconclusiveDimensionOperation
 
 from flax_sepconv.ops.geometry import EdgePadding, Geometry
-from flax_sepconv.ops.sharding import mesh_of
+from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 
 MODES: dict[EdgePadding, Literal["wrap", "reflect"]] = {"circular": "wrap", "reflect": "reflect"}
 # Rows of fewer values are copied: two calls more take longer than that.
@@ -102,9 +103,13 @@ def continued(
         met = steps % period
         met = jnp.minimum(met, 2 * (n - 1) - met)
     met = jnp.clip(met, 0, x.shape[1] - 1)
-    rows: jax.Array = jax.vmap(lambda row, taken: row.at[taken].get(mode="promise_in_bounds"))(
-        x, met
-    )
+    mesh = mesh_of(x)
+    if mesh is not None:
+        met = jax.reshard(met, sharding_on(mesh, axes_of(x, 0), None))
+    take = jax.vmap(lambda row, steps: row.at[steps].get(mode="promise_in_bounds"))
+    # Its transpose makes zeros, which are on the mesh that is set here.
+    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
+        rows: jax.Array = take(x, met)
     return rows
 
 

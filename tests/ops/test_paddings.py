@@ -12,6 +12,8 @@ from jax.test_util import check_grads
 import flax_sepconv as fsc
 from flax_sepconv import ops
 from flax_sepconv.ops import edges
+from flax_sepconv.ops.tuning import command
+from flax_sepconv.ops.tuning.models import problems_of
 from tests import oracle
 from tests.conftest import DEVICES
 
@@ -208,6 +210,50 @@ def test_on_meshes(monkeypatch, padding, kind, few):
             found = jax.jit(asked)(divided, k, w)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.skipif(DEVICES != 4, reason="for a mesh of four devices")
+@pytest.mark.parametrize("padding", [(1, 2), (4, 3), "circular", "reflect"])
+def test_sequences_that_end_on_meshes(padding):
+    """With numbers of zeros the steps are divided, else the batch."""
+    x, k, w, b = (a.astype(jnp.float32) for a in draw((4, 16, 4), (4, 4, 1), (1, 4, 6), (6,)))
+    n = jnp.array([16, 0, 9, 3])
+
+    def layer(x, k, w, b):
+        return ops.separable_conv1d(x, k, w, b, strides=2, padding=padding, lengths=n)
+
+    def asked(*operands):
+        y, back = jax.vjp(layer, *operands)
+        return y, back(y)
+
+    expected = jax.jit(asked)(x, k, w, b)
+    for row, length in enumerate(n):
+        if length:
+            alone = oracle.separable(x[row : row + 1, :length], k, w, b, 2, padding=padding)[0]
+            np.testing.assert_allclose(expected[0][row, : len(alone)], alone, atol=2e-5)
+    spec = jax.P("a") if isinstance(padding, str) else jax.P(None, "a")
+    devices = 2 if padding == (4, 3) else 4  # of 10 and 8 output steps
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((devices,), ("a",), axis_types=(kind,))
+        with jax.set_mesh(mesh):
+            found = jax.jit(asked)(jax.device_put(x, jax.NamedSharding(mesh, spec)), k, w, b)
+        for own, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(own, wanted, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("padding", [(1, 4), (9, 0), (0, 0), "circular"])
+def test_tuning_knows_numbers_of_zeros(padding):
+    x, k, w, b = draw((4, 16, 4), (4, 4, 1), (1, 4, 6), (6,))
+
+    def layer(x, k, w, b, lengths=None):
+        return ops.separable_conv1d(x, k, w, b, padding=padding, lengths=lengths)
+
+    wanted = "valid" if isinstance(padding, str) or padding == (0, 0) else padding
+    for operands in ((x, k, w, b), (x, k, w, b, jnp.array([16, 9, 3, 1]))):
+        ((problem, _),), left_out = problems_of(layer, *operands)
+        assert not left_out
+        assert problem.padding == wanted
+        assert command.shape(str(problem).removesuffix(" lengths")).padding == wanted
 
 
 @pytest.mark.parametrize("padding", ["circular", "reflect"])
