@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from flax_sepconv import ops
 from tests import oracle
 from tests.cases import LOWERINGS
+from tests.conftest import DEVICES
 from tests.streams import assert_close, operands, swapped
 
 # K, D, S, M, padding
@@ -191,3 +193,27 @@ def test_wrong_arguments_are_named():
         step(x, state, *weights, padding=(2, 1))
     with pytest.raises(ValueError, match="delay is 0, not 2"):
         step(x, ops.separable_conv1d_step(x, None, *weights)[1], *weights)
+
+
+@pytest.mark.skipif(DEVICES != 4, reason="for a mesh of four devices")
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_on_meshes(kind):
+    """The batch is divided among devices, and streams end at different times."""
+    x, *weights = operands(4, 2, B=4, L=16)
+    lengths, flush = jnp.array([7, 0, 3, 7]), jnp.array([True, True, False, False])
+
+    def in_chunks(x):
+        step = functools.partial(ops.separable_conv1d_step, padding=(1, 2))
+        first, state = step(x[:, :9], None, *weights)
+        second, state = step(x[:, 9:], state, *weights, lengths=lengths, flush=flush)
+        return first, second, state.history, state.phase, state.steps
+
+    expected = jax.jit(in_chunks)(x)
+    np.testing.assert_array_equal(expected[4], [9, 2, 3, 7])
+    mesh = jax.make_mesh((4,), ("a",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        divided = jax.device_put(x, jax.NamedSharding(mesh, jax.P("a")))
+        found = [jax.jit(in_chunks)(divided), in_chunks(divided)]
+    for arrays in found:
+        for own, wanted in zip(arrays, expected, strict=True):
+            np.testing.assert_allclose(own, wanted, atol=1e-5)
