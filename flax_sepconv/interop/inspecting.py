@@ -109,8 +109,12 @@ def torch_call(layer: Layer) -> str:
             f" on an input padded by {padding[0]} zeros on the left and {padding[1]} on the right"
         )
     elif padding in EDGES and reach > 0:
-        told.append(f"padding={reach // 2}, padding_mode='{padding}'")
-        note = " on an input with one more step of it on the right" if reach % 2 else ""
+        if reach % 2 and own.strides > 1:
+            note = f" on an input padded by hand ({padding}), {reach // 2} steps on the left and "
+            note += f"{reach - reach // 2} on the right"
+        else:
+            zeros = "'same'" if reach % 2 else str(reach // 2)
+            told.append(f"padding={zeros}, padding_mode='{padding}'")
     elif padding == "same" and own.strides == 1:
         told.append("padding='same'")
     elif padding == "same" and reach > 0:

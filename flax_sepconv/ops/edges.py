@@ -106,11 +106,13 @@ def continued(
     mesh = mesh_of(x)
     if mesh is not None:
         met = jax.reshard(met, sharding_on(mesh, axes_of(x, 0), None))
-    take = jax.vmap(lambda row, steps: row.at[steps].get(mode="promise_in_bounds"))
+
+    def taken(row: jax.Array, steps: jax.Array) -> jax.Array:
+        return row.at[steps].get(mode="promise_in_bounds")
+
     # Its transpose makes zeros, which are on the mesh that is set here.
     with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
-        rows: jax.Array = take(x, met)
-    return rows
+        return jax.vmap(taken)(x, met)
 
 
 def _has_more_steps(x: jax.Array, padding: EdgePadding, steps: int) -> bool:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import flax_sepconv as fsc
+from flax_sepconv import interop
 from flax_sepconv.interop import (
     InteropError,
     InteropWarning,
     Layer,
+    inspecting,
     pytorch,
     pytorch_modules,
     state_dict,
@@ -427,6 +429,29 @@ def test_output_of_modules(given, linear):
     assert layer.config["name"] == "sep"
     for length in (L, L + 1):
         assert_close(ours(layer, inputs(length)), theirs(first, second, inputs(length)))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"stride": 2, "padding": 1}, "stride=2, padding=1)"),
+        ({"padding": 5}, "padding=5)"),
+        ({"padding": 1, "padding_mode": "circular"}, "padding=1, padding_mode='circular')"),
+        ({"K": 4, "padding": "same", "padding_mode": "reflect"}, "'same', padding_mode='reflect')"),
+    ],
+    ids=str,
+)
+def test_paddings_that_keras_has_not_are_kept_in_files(tmp_path, given, told):
+    first, second = modules(**given)
+    layer = pytorch_modules.from_modules(first, second, path="encoder/sep")
+    interop.save(tmp_path / "w.safetensors", [layer])
+    (back,) = interop.load(tmp_path / "w.safetensors")
+    assert back.arguments() == layer.arguments()
+    assert inspecting.torch_call(back).endswith(told)
+    assert_close(ours(back, inputs()), theirs(first, second, inputs()))
+    module = fsc.SeparableConv1D(**back.arguments())
+    with pytest.raises(ValueError, match=r"padding must be one of .* for Keras"):
+        module.to_keras_config()
 
 
 def test_activation_of_modules():
