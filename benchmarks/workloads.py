@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from flax_sepconv.ops import geometry
 from flax_sepconv.ops.arguments import choice
-from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
+from flax_sepconv.ops.geometry import PADDINGS, ZeroPadding
 
 TABLE = pathlib.Path(__file__).with_name("workloads.csv")
 
@@ -48,7 +48,7 @@ class Workload(NamedTuple):
     strides: int
     dilation_rate: int
     depth_multiplier: int
-    padding: PaddingRule
+    padding: ZeroPadding
     cpu_batch: int
     source: str
 

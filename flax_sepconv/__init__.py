@@ -3,6 +3,7 @@
 from flax_sepconv import activations, constraints, initializers, nnx, ops, regularizers
 from flax_sepconv.functional import separable_conv1d
 from flax_sepconv.linen import DepthwiseConv1D, SeparableConv1D, regularization_loss
+from flax_sepconv.streams import stream_delay
 from flax_sepconv.transforms import keep_params_constrained
 from flax_sepconv.weights import constraints_of
 
@@ -22,6 +23,7 @@ __all__ = [
     "regularization_loss",
     "regularizers",
     "separable_conv1d",
+    "stream_delay",
 ]
 
 

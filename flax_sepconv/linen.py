@@ -31,8 +31,8 @@ class SeparableConv1D(LinenLayer):
         filters: F, output channels.
         kernel_size: K, taps of the depthwise kernels.
         strides: S, input steps between output steps.
-        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right) or "causal", in any
-            case.
+        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right), "causal",
+            "circular" or "reflect", in any case; or zeros at both ends: a number, or (low, high).
         data_format: "channels_last", (..., L, C), or "channels_first", (..., C, L).
         dilation_rate: D, input steps between taps; S and D may not both differ from 1.
         depth_multiplier: M, depthwise filters per input channel.
@@ -52,7 +52,7 @@ class SeparableConv1D(LinenLayer):
         precision: of the contractions; None is the platform's default.
         implementation: the depthwise lowering by name; None takes the best one known.
             "grouped_conv" is what tools that quantize or convert can look into.
-        decode: whether the layer, which must be causal, is given its sequences in chunks (below).
+        decode: whether the layer is given its sequences in chunks (below).
         name: of the submodule; None numbers them: "SeparableConv1D_0", ...
 
     With `decode` each call takes the next chunk, of any size, of every sequence of the batch. The

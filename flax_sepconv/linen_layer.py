@@ -94,6 +94,7 @@ class LinenLayer(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
     ) -> jax.Array: ...
@@ -108,6 +109,7 @@ class LinenLayer(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
     ) -> tuple[jax.Array, ops.StreamState]: ...
@@ -122,6 +124,7 @@ class LinenLayer(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
@@ -137,6 +140,7 @@ class LinenLayer(nn.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
@@ -157,13 +161,16 @@ class LinenLayer(nn.Module):
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
-            initial_state: of a causal layer without `decode`, what came before the inputs, as an
+            flush: with `decode`, bool (...), which sequences end with this chunk, or True: all.
+                They get the zeros of the padding behind it, and begin anew with the next chunk.
+            initial_state: of a layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
             return_state: whether the state behind the inputs is returned too, in a pair.
 
-        With `decode` and strides, the chunk gives each sequence as many output steps as the
-        variable "steps" of the cache then says, and zeros behind them. A `kernel_size` of 1 leaves
-        nothing to remember: "history" has no elements then, and Orbax saves no such array.
+        With `decode` and strides, or another padding than "causal", the chunk gives each sequence
+        as many output steps as the variable "steps" of the cache then says, and zeros behind them.
+        A `kernel_size` of 1 leaves nothing to remember: "history" has no elements then, and Orbax
+        saves no such array.
         """
         arguments = self.arguments()
         channels = channels_of("inputs", inputs, arguments.data_format)
@@ -173,7 +180,7 @@ class LinenLayer(nn.Module):
             if regularizer is not None and self.is_mutable_collection("losses"):
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
-        arguments.check_call(self.decode, reset, initial_state, return_state)
+        arguments.check_call(self.decode, reset, initial_state, return_state, flush)
         if self.decode:
             initial_state = fresh = arguments.initial_state(x.shape, x.dtype)
             if self.has_variable("cache", "history"):
@@ -190,6 +197,7 @@ class LinenLayer(nn.Module):
             return_state or self.decode,
             axis_name,
             out_sharding,
+            flush,
         )
         if self.decode:
             after: Any = fresh if self.is_initializing() else state

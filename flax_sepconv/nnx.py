@@ -47,8 +47,8 @@ class SeparableConv1D(NnxLayer):
         filters: F, output channels.
         kernel_size: K, taps of the depthwise kernels.
         strides: S, input steps between output steps.
-        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right) or "causal", in any
-            case.
+        padding: "valid", "same" (TensorFlow's: the odd zero goes to the right), "causal",
+            "circular" or "reflect", in any case; or zeros at both ends: a number, or (low, high).
         data_format: "channels_last", (..., L, C), or "channels_first", (..., C, L).
         dilation_rate: D, input steps between taps; S and D may not both differ from 1.
         depth_multiplier: M, depthwise filters per input channel.
@@ -67,7 +67,7 @@ class SeparableConv1D(NnxLayer):
         implementation: the depthwise lowering by name; None takes the best one known.
             "grouped_conv" is what tools that quantize or convert can look into.
         trainable: whether the weights are `nnx.Param` or, invisible to optimizers, `NonTrainable`.
-        decode: whether the layer, which must be causal, is given its sequences in chunks: each call
+        decode: whether the layer is given its sequences in chunks: each call
             takes the next one, of any size. Their states are `nnx.Cache` variables that
             `init_cache` makes, and makes anew. With a `kernel_size` of 1 `history` has no elements,
             and Orbax saves no such array.

@@ -166,6 +166,7 @@ class NnxLayer(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
     ) -> jax.Array: ...
@@ -180,6 +181,7 @@ class NnxLayer(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
     ) -> tuple[jax.Array, ops.StreamState]: ...
@@ -194,6 +196,7 @@ class NnxLayer(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
@@ -208,6 +211,7 @@ class NnxLayer(nnx.Module):
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
         reset: ArrayLike | None = None,
+        flush: ArrayLike | None = None,
         initial_state: ops.StreamState | None = None,
         return_state: bool = False,
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]:
@@ -226,7 +230,9 @@ class NnxLayer(nnx.Module):
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
             reset: with `decode`, bool (...), which sequences begin anew with this chunk.
-            initial_state: of a causal layer without `decode`, what came before the inputs, as an
+            flush: with `decode`, bool (...), which sequences end with this chunk, or True: all.
+                They get the zeros of the padding behind it, and begin anew with the next chunk.
+            initial_state: of a layer without `decode`, what came before the inputs, as an
                 earlier call returned it; None is the beginning.
             return_state: whether the state behind the inputs is returned too, in a pair.
         """
@@ -238,7 +244,7 @@ class NnxLayer(nnx.Module):
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
         x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        self.arguments.check_call(self.decode, reset, initial_state, return_state)
+        self.arguments.check_call(self.decode, reset, initial_state, return_state, flush)
         if self.decode:
             if self.history is None:
                 raise ValueError("decode=True needs a cache: call init_cache first")
@@ -256,6 +262,7 @@ class NnxLayer(nnx.Module):
             return_state or self.decode,
             axis_name,
             out_sharding,
+            flush,
         )
         if self.decode and state is not None:
             for name, array in state.arrays.items():

@@ -24,9 +24,11 @@ from flax_sepconv.ops.arguments import (
     mask_tails,
     positive_int,
 )
-from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
+from flax_sepconv.ops.geometry import PaddingRule
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.ops.sharding import AxisName, OutSharding, size_inside
+from flax_sepconv.ops.state import delay_of
 from flax_sepconv.regularizers import Regularizer
 
 DEPTHWISE_KERNEL = "depthwise_kernel"
@@ -63,7 +65,7 @@ class Arguments:
 
     # Keras' class, by all names that it has had, and the versions that have it with "causal"; the
     # weights in their order, as their initializers call them; the arguments that are sizes; and the
-    # operation, which takes x and the weights.
+    # operation, which takes x and the weights; and that on chunks.
     keras_names: ClassVar[tuple[str, ...]]
     causal_in: ClassVar[tuple[int, ...]] = ()
     weights: ClassVar[tuple[str, ...]]
@@ -74,6 +76,7 @@ class Arguments:
         "depth_multiplier",
     )
     operation: ClassVar[Callable[..., jax.Array | tuple[jax.Array, ops.StreamState]]]
+    step: ClassVar[Callable[..., tuple[jax.Array, ops.StreamState]]]
 
     kernel_size: int
     strides: int = 1
@@ -96,7 +99,7 @@ class Arguments:
     def __post_init__(self) -> None:
         for name in self.sizes:
             self._set(name, positive_int(name, getattr(self, name)))
-        self._set("padding", choice("padding", self.padding, PADDINGS))
+        self._set("padding", padding_rule(self.padding))
         self._set("data_format", choice("data_format", self.data_format, DATA_FORMATS))
         for name in ("use_bias", "trainable"):
             if not isinstance(getattr(self, name), bool):
@@ -150,6 +153,7 @@ class Arguments:
         return_state: bool = False,
         axis_name: AxisName | None = None,
         out_sharding: OutSharding | None = None,
+        flush: ArrayLike | None = None,
     ) -> tuple[jax.Array, ops.StreamState | None]:
         """Run the operation and the activation; nothing stands behind the ends of sequences.
 
@@ -163,22 +167,32 @@ class Arguments:
             The output, and, where there is a state or one is asked for, the state behind x.
         """
         streams = initial_state is not None or return_state
-        out = self.operation(
-            x,
-            *weights.values(),
-            strides=self.strides,
-            padding=self.padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-            lengths=lengths,
-            segment_ids=segment_ids,
-            implementation=self.implementation,
-            precision=precision,
-            axis_name=axis_name,
-            out_sharding=out_sharding,
-            initial_state=initial_state,
-            return_state=streams,
-        )
+        settings: dict[str, Any] = {
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "lengths": lengths,
+            "implementation": self.implementation,
+            "precision": precision,
+        }
+        if flush is None:
+            out = self.operation(
+                x,
+                *weights.values(),
+                **settings,
+                segment_ids=segment_ids,
+                axis_name=axis_name,
+                out_sharding=out_sharding,
+                initial_state=initial_state,
+                return_state=streams,
+            )
+        elif any(each is not None for each in (segment_ids, axis_name, out_sharding)):
+            raise ValueError(
+                "flush goes together with none of segment_ids, axis_name and out_sharding"
+            )
+        else:
+            out = self.step(x, initial_state, *weights.values(), **settings, flush=flush)
         y, state = out if isinstance(out, tuple) else (out, None)
         if lengths is not None or segment_ids is not None or streams:
             self._check_activation(y.ndim)
@@ -201,6 +215,7 @@ class Arguments:
             x_shape,
             (self.kernel_size, channels, self.depth_multiplier),
             strides=self.strides,
+            padding=self.padding,
             data_format=self.data_format,
             dilation_rate=self.dilation_rate,
             dtype=dtype,
@@ -210,8 +225,8 @@ class Arguments:
         """Raise ValueError unless a layer with these arguments can take a sequence in chunks."""
         if not isinstance(decode, bool):
             raise ValueError(f"decode must be True or False, got {decode!r}")
-        if decode and self.padding != "causal":
-            raise ValueError(f"padding must be 'causal' with decode=True, got {self.padding!r}")
+        if decode:
+            delay_of(self.padding, self.kernel_size, self.dilation_rate, self.strides)
 
     def _check_activation(self, rank: int) -> None:
         """Raise ValueError where an activation of Keras would mix the steps of a sequence."""
@@ -227,7 +242,9 @@ class Arguments:
             )
 
     @staticmethod
-    def check_call(decode: bool, reset: Any, initial_state: Any, return_state: bool) -> None:
+    def check_call(
+        decode: bool, reset: Any, initial_state: Any, return_state: bool, flush: Any = None
+    ) -> None:
         """Raise ValueError where a call asks for no state, or for two."""
         if decode and (initial_state is not None or return_state):
             raise ValueError(
@@ -236,6 +253,8 @@ class Arguments:
             )
         if reset is not None and not decode:
             raise ValueError("reset is for decode=True: without a cache nothing can begin anew")
+        if flush is not None and not decode:
+            raise ValueError("flush is for decode=True: without a cache a call has the whole")
 
     def activity_loss(self, y: jax.Array, axis_name: AxisName | None = None) -> jax.Array | None:
         """Return the activity regularizer's value per example of the batch, None without one.
@@ -275,6 +294,7 @@ class DepthwiseArguments(Arguments):
     keras_names = ("DepthwiseConv1D",)
     weights = ("depthwise", BIAS)
     operation = staticmethod(ops.depthwise_conv1d)
+    step = staticmethod(ops.depthwise_conv1d_step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -286,6 +306,7 @@ class SeparableArguments(Arguments):
     weights = ("depthwise", "pointwise", BIAS)
     sizes = ("filters", *Arguments.sizes)
     operation = staticmethod(ops.separable_conv1d)
+    step = staticmethod(ops.separable_conv1d_step)
 
     filters: int
     pointwise_initializer: Initializer = _DEFAULT

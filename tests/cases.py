@@ -21,7 +21,7 @@ class Case(NamedTuple):
     M: int = 1
     S: int = 1
     D: int = 1
-    padding: str = "same"
+    padding: str | tuple[int, int] = "same"
 
     @property
     def id(self) -> str:
@@ -58,6 +58,11 @@ CASES = (
     Case(2, 9, 3, 4, M=2, padding="causal"),
     Case(2, 10, 3, 4, S=2, padding="causal"),
     Case(2, 10, 3, 4, M=2, D=3, padding="causal"),
+    Case(2, 11, 3, 4, M=2, padding=(5, 1)),
+    Case(2, 12, 3, 4, S=2, padding=(1, 7)),
+    Case(2, 10, 4, 3, S=3, D=2, padding=(9, 8)),
+    Case(2, 11, 3, 4, M=2, D=2, padding="circular"),
+    Case(2, 12, 3, 5, S=2, padding="reflect"),
     Case(2, 11, 3, 2, M=2, S=4, D=3),
     Case(2, 7, 3, 1, M=2, S=2),
     Case(2, 1, 3, 4, M=2),

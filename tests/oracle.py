@@ -4,10 +4,17 @@ import math
 
 import numpy as np
 
+Padding = str | tuple[int, int]
 
-def window(L: int, K: int, S: int, D: int, padding: str) -> tuple[int, int]:
-    """Return (zeros in front, output steps)."""
+
+def window(L: int, K: int, S: int, D: int, padding: Padding) -> tuple[int, int]:
+    """Return (steps of padding in front, output steps)."""
     span = (K - 1) * D + 1
+    if padding in ("circular", "reflect"):
+        padding = (span - 1) // 2, span - 1 - (span - 1) // 2
+    if isinstance(padding, tuple):
+        steps = math.floor((L + sum(padding) - span) / S) + 1 if L else 0
+        return padding[0], steps
     if padding == "valid":
         return 0, math.floor((L - span) / S) + 1
     steps = math.ceil(L / S)
@@ -17,12 +24,17 @@ def window(L: int, K: int, S: int, D: int, padding: str) -> tuple[int, int]:
     return math.floor(total / 2), steps
 
 
-def _meetings(L: int, K: int, S: int, D: int, padding: str):
+def _meetings(L: int, K: int, S: int, D: int, padding: Padding):
     """Yield every (output step, tap, input step) that meet."""
     low, steps = window(L, K, S, D, padding)
     for step in range(steps):
         for tap in range(K):
             position = step * S + tap * D - low
+            if padding == "circular":
+                position %= L
+            while padding == "reflect" and not 0 <= position < L:
+                position = -position if position < 0 else 2 * (L - 1) - position
+                position = position if L > 1 else 0
             if 0 <= position < L:
                 yield step, tap, position
 

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "flax_sepconv"
 LAYERS = {
     "integers, and what JAX is asked": [
         "ops.geometry",
+        "ops.paddings",
         "ops.names",
         "ops.primitives",
         "ops.sharding",
@@ -26,6 +27,7 @@ LAYERS = {
         "ops.lengths",
         "ops.masking",
         "ops.limits",
+        "ops.edges",
         "ops.permute",
         "ops.halo",
         "ops.contraction",
@@ -49,6 +51,7 @@ LAYERS = {
         "ops.state",
         "ops.arguments",
         "ops.api",
+        "ops.chunks",
         "ops.queries",
         "ops.tuning",
         "ops",
@@ -73,6 +76,7 @@ LAYERS = {
         "nnx_layer",
         "nnx",
         "functional",
+        "streams",
         "transforms",
     ],
     "around it": ["", "memory", "interop", "training", "__main__"],
@@ -187,6 +191,6 @@ def test_no_file_is_too_long_to_read():
 def test_the_root_holds_the_layers_own_files():
     """The root of the package holds the layer's own files, and nothing else."""
     own = {"__init__", "__main__", "linen", "bridge", "nnx", "functional", "spec", "memory"}
-    own |= {"linen_layer", "nnx_layer"}
+    own |= {"linen_layer", "nnx_layer", "streams"}
     objects = {"activations", "constraints", "initializers", "regularizers"}
     assert {path.stem for path in PACKAGE.glob("*.py")} == own | objects | {"transforms", "weights"}

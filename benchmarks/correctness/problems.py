@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import reference
 from benchmarks.case import Case, Operands
 from benchmarks.workloads import Workload
-from flax_sepconv.ops.geometry import PaddingRule
+from flax_sepconv.ops.geometry import ZeroPadding
 from flax_sepconv.ops.tuning.definition import ROUNDING
 
 # Of several layers on a CPU.
@@ -99,7 +99,7 @@ def _layer(
     C: int,
     F: int,
     K: int,
-    padding: PaddingRule = "same",
+    padding: ZeroPadding = "same",
     S: int = 1,
     D: int = 1,
     M: int = 1,

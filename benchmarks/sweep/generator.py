@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks.workloads import Workload
-from flax_sepconv.ops.geometry import PaddingRule
+from flax_sepconv.ops.geometry import ZeroPadding
 
 # A layer has at most so many multiply-adds, and so many elements an array (280 MB in float32).
 # The batch is cut to that; where a single series is too much, the sizes are drawn anew.
@@ -47,7 +47,7 @@ class Kind(NamedTuple):
     strides: Range = ONE
     dilation_rate: Range = ONE
     depth_multiplier: Range = ONE
-    paddings: tuple[PaddingRule, ...] = ("same",)
+    paddings: tuple[ZeroPadding, ...] = ("same",)
 
 
 KINDS = {

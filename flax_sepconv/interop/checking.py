@@ -15,6 +15,7 @@ from flax_sepconv.interop import keras2, keras3, pytorch, tf_files
 from flax_sepconv.interop.formats import load
 from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 from flax_sepconv.keras.config import config_of
+from flax_sepconv.ops.edges import MODES
 from flax_sepconv.ops.geometry import resolve
 from flax_sepconv.spec import Arguments
 
@@ -141,18 +142,23 @@ def _in_tensorflow(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray
         keys = {name: f"{layer.path}/{name}" for name in weights}
         if all(map(reader.has_tensor, keys.values())):
             weights = {name: reader.get_tensor(key) for name, key in keys.items()}
-    own = _keras_layer(_library("tf_keras"), arguments, 2)
-    own.build(x.shape)
+    padded, valid = _padded(arguments, x)
+    own = _keras_layer(_library("tf_keras"), valid, 2)
+    own.build(padded.shape)
     own.set_weights(keras3.keras_weights(Layer(layer.path, weights)))
-    return own(x)
+    return own(padded)
 
 
 def _padded(arguments: Arguments, x: np.ndarray) -> tuple[np.ndarray, Arguments]:
-    """Put the zeros around the input by hand: no two libraries have the same words for them."""
+    """Put the padding around the input by hand: no two libraries have the same words for them."""
     K, S, D = arguments.kernel_size, arguments.strides, arguments.dilation_rate
     geometry = resolve(x.shape[1], K, S, D, arguments.padding)
-    read = x[:, : x.shape[1] + min(geometry.pad_high, 0)]
-    padded = np.pad(read, [(0, 0), (geometry.pad_low, max(geometry.pad_high, 0)), (0, 0)])
+    if arguments.padding == "circular" or arguments.padding == "reflect":
+        around = geometry.pad_low, geometry.reach - geometry.pad_low
+        padded = np.pad(x, [(0, 0), around, (0, 0)], mode=MODES[arguments.padding])
+    else:
+        read = x[:, : x.shape[1] + min(geometry.pad_high, 0)]
+        padded = np.pad(read, [(0, 0), (geometry.pad_low, max(geometry.pad_high, 0)), (0, 0)])
     return padded, dataclasses.replace(arguments, padding="valid")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flax_sepconv import activations
 from flax_sepconv.interop.layer import Layer
+from flax_sepconv.ops.geometry import EDGES
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 _HEADINGS = (
@@ -103,11 +104,24 @@ def torch_call(layer: Layer) -> str:
     for name, value in (("stride", own.strides), ("dilation", own.dilation_rate)):
         if value != 1:
             told.append(f"{name}={value}")
-    note = ""
-    if own.padding == "same" and own.strides == 1:
+    note, padding = "", own.padding
+    if isinstance(padding, tuple) and padding[0] == padding[1]:
+        told += [f"padding={padding[0]}"] if padding[0] else []
+    elif isinstance(padding, tuple):
+        note = (
+            f" on an input padded by {padding[0]} zeros on the left and {padding[1]} on the right"
+        )
+    elif padding in EDGES and reach > 0:
+        if reach % 2 and own.strides > 1:
+            note = f" on an input padded by hand ({padding}), {reach // 2} steps on the left and "
+            note += f"{reach - reach // 2} on the right"
+        else:
+            zeros = "'same'" if reach % 2 else str(reach // 2)
+            told.append(f"padding={zeros}, padding_mode='{padding}'")
+    elif padding == "same" and own.strides == 1:
         told.append("padding='same'")
-    elif own.padding == "same" and reach > 0:
+    elif padding == "same" and reach > 0:
         note = " on an input padded as TensorFlow does, which depends on its length"
-    elif own.padding == "causal" and reach > 0:
+    elif padding == "causal" and reach > 0:
         note = f" on an input padded by {reach} zeros on the left"
     return f"Conv1d({', '.join(told)}){note}"

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from flax_sepconv.keras import config as keras_config
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.spec import (
     BIAS,
     DEPTHWISE_KERNEL,
@@ -61,6 +62,10 @@ def warn_of_untold(path: Any, layers: Sequence[str]) -> None:
         )
 
 
+# In a config, beside what Keras knows: a pair of numbers of zeros, "circular" or "reflect".
+PADDING = "flax_sepconv_padding"
+
+
 @dataclasses.dataclass(frozen=True)
 class Layer:
     """One layer: a `SeparableConv1D`, or, without a pointwise kernel, a `DepthwiseConv1D`.
@@ -70,7 +75,8 @@ class Layer:
         weights: `depthwise_kernel` (K, C, M) and, where there are these, `pointwise_kernel`
             (1, C*M, F) and `bias` (F,), which is (C*M,) without a pointwise kernel: NumPy arrays of
             one dtype.
-        config: Keras' dict of it, or None where the source says nothing beyond the weights
+        config: Keras' dict of it (with a padding that Keras does not have beside it, as
+            "flax_sepconv_padding"), or None where the source says nothing beyond the weights
             (strides, padding and activation are unknown then).
 
     Raises:
@@ -131,7 +137,12 @@ class Layer:
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of our layer, as far as they are known."""
         if self.config is not None:
-            return keras_config.arguments_of(self.config, layer=self.spec)
+            own = self.config.get(PADDING) if isinstance(self.config, Mapping) else None
+            if own is None:
+                return keras_config.arguments_of(self.config, layer=self.spec)
+            of_keras = {name: value for name, value in self.config.items() if name != PADDING}
+            known = keras_config.arguments_of(of_keras, layer=self.spec)
+            return known | {"padding": padding_rule(own)}
         filters = {"filters": self.sizes["F"]} if POINTWISE_KERNEL in self.weights else {}
         return {
             **filters,

@@ -10,13 +10,14 @@ import warnings
 from typing import Any
 
 from flax_sepconv.interop import pytorch_chain
-from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
+from flax_sepconv.interop.layer import PADDING, InteropError, InteropWarning, Layer
 from flax_sepconv.interop.pytorch import layer_of
 from flax_sepconv.interop.state_dict import array, require
 from flax_sepconv.keras.config import config_of
 from flax_sepconv.ops import geometry
-from flax_sepconv.ops.arguments import Padding, choice
-from flax_sepconv.ops.geometry import PADDINGS, PaddingRule
+from flax_sepconv.ops.arguments import Padding
+from flax_sepconv.ops.geometry import EDGES, PADDINGS, EdgePadding, PaddingRule
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.spec import BIAS, Identifier
 
 
@@ -47,7 +48,7 @@ def from_modules(
         padding: of the layer, from a caller who knows better than the modules: "causal" where
             D*(K-1) zeros are put in front of the input by hand, "valid" where what `depthwise`
             pads will be put there by hand. None works it out by `padding_of`.
-        length: L, if it is always the same: `padding_of` may then find more.
+        length: L, if it is always the same: `padding_of` may then find "same", which Keras has too.
         path: of the layer.
         fold_norms: whether a BatchNorm between the two, as it is in inference, is folded into the
             layer, which is exact; else it is an error.
@@ -71,7 +72,8 @@ def from_modules(
     (K,), (S,), (D,) = depthwise.kernel_size, depthwise.stride, depthwise.dilation
     if padding is None:
         given = depthwise.padding
-        padding = padding_of(K, S, D, given if isinstance(given, str) else given[0], length)
+        given = given if isinstance(given, str) else given[0]
+        padding = padding_of(K, S, D, given, length, depthwise.padding_mode)
     M = depthwise.out_channels // depthwise.in_channels
     arrays = (
         _arrays("depthwise", depthwise),
@@ -86,7 +88,7 @@ def from_modules(
             **filters,
             kernel_size=K,
             strides=S,
-            padding=choice("padding", padding, PADDINGS),
+            padding=padding_rule(padding),
             dilation_rate=D,
             depth_multiplier=M,
             activation=resolvable,
@@ -94,7 +96,12 @@ def from_modules(
         )
         name = path.rpartition("/")[2] or None
         # Keras 2's dict, which has "causal" too.
-        config = config_of(arguments, name, param_dtype=layer.dtype, version=2)
+        is_of_keras = arguments.padding in PADDINGS
+        described = arguments if is_of_keras else dataclasses.replace(arguments, padding="valid")
+        config = config_of(described, name, param_dtype=layer.dtype, version=2)
+        if not is_of_keras:
+            own = arguments.padding
+            config[PADDING] = list(own) if isinstance(own, tuple) else own
     except (TypeError, ValueError) as error:
         raise InteropError(f"layer {path!r}: {error}") from error
     if chain.left:
@@ -104,9 +111,16 @@ def from_modules(
 
 
 def padding_of(
-    kernel_size: int, stride: int, dilation: int, padding: int | str, length: int | None = None
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    padding: int | str,
+    length: int | None = None,
+    mode: str = "zeros",
 ) -> PaddingRule:
     """Return the layer's padding that does what a `Conv1d` with these arguments does.
+
+    A name that Keras knows where there is one, else a pair of numbers of zeros.
 
     Args:
         kernel_size: K.
@@ -114,37 +128,47 @@ def padding_of(
         dilation: D.
         padding: PyTorch's: zeros on each side, "valid" or "same".
         length: L, if it is always the same; the answer then holds for no other.
+        mode: PyTorch's `padding_mode`.
 
     Raises:
-        InteropError: none does; says at which lengths "same" would, and how to pad by hand.
+        InteropError: none does; says how to pad by hand.
 
     Example:
         >>> padding_of(kernel_size=5, stride=1, dilation=2, padding=4)
         'same'
         >>> padding_of(kernel_size=3, stride=2, dilation=1, padding=1, length=33)
         'same'
+        >>> padding_of(kernel_size=3, stride=2, dilation=1, padding=1)
+        (1, 1)
     """
     K, S, D, zeros = kernel_size, stride, dilation, padding
     if zeros == "same":
         if S != 1:
             raise InteropError(f"padding 'same' of a Conv1d needs stride 1, got {S}")
-        return "same"  # The odd zero goes behind here as there.
+        # The odd step goes behind here as there.
+        return "same" if mode == "zeros" else _from_the_sequence(mode, True, "'same'")
     if zeros in ("valid", 0):
         return "valid"
     if not isinstance(zeros, int):
         raise InteropError(f"padding must be an int, 'valid' or 'same', got {zeros!r}")
+    if mode != "zeros":
+        return _from_the_sequence(mode, 2 * zeros == D * (K - 1), str(zeros))
     # One more stride is one more output step on both sides: S lengths say it for all.
     good = [L % S for L in range(1, S + 1) if _same_is(L, K, S, D, zeros)]
     if len(good) == S or (length is not None and length % S in good):
         return "same"
-    if good:
-        where = f"only at lengths L with L % {S} in {good}: if there is no other, give length="
-    else:
-        where = "at no length"
+    return zeros, zeros
+
+
+def _from_the_sequence(mode: str, fits: bool, padding: str) -> EdgePadding:
+    """Return the layer's padding of a mode that takes what is beyond the ends from the sequence."""
+    for edge in EDGES:
+        if mode == edge and fits:
+            return edge
     raise InteropError(
-        f"padding={zeros} with kernel_size={K}, stride={S}, dilation={D} is no padding of ours; "
-        f"nearest is 'same', which agrees {where}. By hand: x = jnp.pad(x, ((0, 0), "
-        f"({zeros}, {zeros}), (0, 0))) before the layer, and padding='valid' for it"
+        f"padding_mode={mode!r} with padding={padding} is no padding of ours, which are 'circular' "
+        "and 'reflect' with D*(K-1) steps in all; pad by hand (jnp.pad has modes 'reflect', 'edge' "
+        "and 'wrap') before a layer with padding='valid', and give that here"
     )
 
 
@@ -162,12 +186,6 @@ def _check_depthwise(module: Any) -> None:
         raise InteropError(
             f"groups of depthwise must be its in_channels {module.in_channels}, got "
             f"{module.groups}; nearest is a flax.linen.Conv with feature_group_count"
-        )
-    if module.padding_mode != "zeros" and module.padding not in ((0,), "valid"):
-        raise InteropError(
-            f"padding_mode of depthwise must be 'zeros', got {module.padding_mode!r}; pad by hand "
-            "(jnp.pad has modes 'reflect', 'edge' and 'wrap') before a layer with padding 'valid', "
-            "and set the module's padding to (0,)"
         )
 
 

@@ -15,6 +15,8 @@ from jax.typing import DTypeLike
 
 from flax_sepconv import activations, constraints, initializers, regularizers
 from flax_sepconv.keras import registry, versions
+from flax_sepconv.ops.arguments import choice
+from flax_sepconv.ops.geometry import PADDINGS
 from flax_sepconv.spec import Arguments, DepthwiseArguments, SeparableArguments
 
 LAYERS: tuple[type[Arguments], ...] = (SeparableArguments, DepthwiseArguments)
@@ -142,6 +144,11 @@ def config_of(
         ('sep', [3], 'relu')
     """
     _check_version(version)
+    if arguments.padding not in PADDINGS:
+        raise ValueError(
+            f"padding must be one of {', '.join(map(repr, PADDINGS))} for Keras, got "
+            f"{arguments.padding!r}: pad the input there by hand, and use 'valid'"
+        )
     if version not in arguments.causal_in and arguments.padding == "causal":
         other = ", or write version=2" if 2 in arguments.causal_in else ""
         raise ValueError(
@@ -206,6 +213,8 @@ def _read(config: Mapping[str, Any], version: int | None, layer: type[Arguments]
     if not isinstance(config.get("name", ""), str | None):
         raise TypeError(f"name must be a string, got {config['name']!r}")
     given = {name: config[name] for name in taken if name in config}
+    if "padding" in given:  # The layer takes others, which Keras has not.
+        choice("padding", given["padding"], PADDINGS)
     resolved = layer(**given)
     if version is None:
         version = versions.version_of(config)

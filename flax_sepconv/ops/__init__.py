@@ -1,10 +1,10 @@
 """The operations on arrays."""
 
 from flax_sepconv.ops import joint as _joint  # noqa: F401 - registers its primitives
-from flax_sepconv.ops.api import (
-    depthwise_conv1d,
+from flax_sepconv.ops.api import depthwise_conv1d, separable_conv1d
+from flax_sepconv.ops.chunks import (
+    depthwise_conv1d_step,
     initial_state,
-    separable_conv1d,
     separable_conv1d_step,
 )
 from flax_sepconv.ops.queries import output_length, select_implementation
@@ -16,6 +16,7 @@ __all__ = [
     "Selection",
     "StreamState",
     "depthwise_conv1d",
+    "depthwise_conv1d_step",
     "initial_state",
     "output_length",
     "select_implementation",

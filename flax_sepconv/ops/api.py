@@ -1,9 +1,9 @@
-"""The operations on arrays, as users call them."""
+"""The operations on whole arrays, as users call them."""
 
+from dataclasses import replace
 from typing import Literal, TypedDict, Unpack, overload
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
@@ -13,14 +13,14 @@ from flax_sepconv.ops.arguments import (
     Padding,
     Size,
     bind,
-    fresh_state,
 )
 from flax_sepconv.ops.divided import along_axes, compute, on_mesh, plan_of
+from flax_sepconv.ops.edges import strips
 from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding, place
-from flax_sepconv.ops.state import StreamState, resolve_reset
+from flax_sepconv.ops.state import StreamState
 from flax_sepconv.ops.stepping import step
 
 
@@ -54,11 +54,16 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
         y = along_axes(*operands, call.shards)
     else:
         y = compute(*operands, call.shards)
+    if call.edges is not None:
+        for strip in strips(x, call.edges, stages.geometry):
+            own = replace(stages, geometry=strip.geometry, bias=False)
+            part = compute(strip.x, call.kernel, call.rest[: len(call.rest) - stages.bias], (), own)
+            y = y.at[:, strip.first : strip.first + part.shape[1]].add(part)
     y = call.unflatten(y)
     return y if out_sharding is None else place(y, out_sharding)
 
 
-def _result(
+def result(
     call: Call, out_sharding: OutSharding | None, return_state: bool
 ) -> jax.Array | tuple[jax.Array, StreamState]:
     """Compute what was asked for, and add the state behind x where that was."""
@@ -165,7 +170,7 @@ def depthwise_conv1d(
         initial_state=initial_state,
         return_state=return_state,
     )
-    return _result(call, out_sharding, return_state)
+    return result(call, out_sharding, return_state)
 
 
 @overload
@@ -240,7 +245,10 @@ def separable_conv1d(
         strides: S, input steps between output steps. Unlike the layer, the operation takes strides
             and a dilation rate together.
         padding: "valid", "same" (TensorFlow's rule: the odd zero goes to the right) or "causal"
-            (D * (K - 1) zeros in front), in any case.
+            (D * (K - 1) zeros in front), in any case; or as `flax.linen.Conv` has it: a number of
+            zeros at both ends, a pair (low, high) or [(low, high)], any number, none negative;
+            "circular" or "reflect", with D * (K - 1) steps in all, the odd one behind, as
+            `jnp.pad` takes them from the sequence.
         data_format: "channels_last" or "channels_first". The kernels are the same.
         dilation_rate: D, input steps between taps.
         lengths: integers (...), one for each sequence of the batch, or None: all are whole. What
@@ -248,8 +256,8 @@ def separable_conv1d(
             no gradient; its first `output_length(length, ...)` steps are those of the sequence
             alone ("same" by its own length), and what follows them is zero, without the bias.
         segment_ids: integers (..., L), or None. Where they change within a row, a sequence ends and
-            another one begins, and no tap reaches across: with "same" or "causal" and strides 1,
-            every sequence has the result that it has alone.
+            another one begins, and no tap reaches across: with "same", "causal" or D * (K - 1)
+            zeros in numbers, and strides 1, every sequence has the result that it has alone.
         implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum", "fft" or
             "native" ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or
             "native". None takes what `select_implementation` says for where the program is lowered.
@@ -267,10 +275,11 @@ def separable_conv1d(
             TPUs, on meshes of automatic axes, XLA exchanges less where the axis is named (x is
             whole then).
         out_sharding: how the result is to be divided, or None: as x and the weights are.
-        initial_state: with "causal", what came before x, as an earlier call returned it; None is
-            the beginning. Gradients flow through its `history` (`lax.stop_gradient` truncates
-            them); with respect to a whole state of strides > 1, `jax.grad` needs `allow_int=True`.
-        return_state: with "causal", whether the state behind x is returned too.
+        initial_state: what came before x, as an earlier call returned it; None is the beginning.
+            Paddings as for `separable_conv1d_step`, which says when outputs are there. Gradients
+            flow through its `history` (`lax.stop_gradient` truncates them); with respect to a
+            whole state that has integers in it, `jax.grad` needs `allow_int=True`.
+        return_state: whether the state behind x is returned too.
 
     Returns:
         (..., output length, F), or (..., F, output length); with `return_state` a pair of it and a
@@ -308,112 +317,4 @@ def separable_conv1d(
         initial_state=initial_state,
         return_state=return_state,
     )
-    return _result(call, out_sharding, return_state)
-
-
-@names_arguments
-def separable_conv1d_step(
-    x: ArrayLike,
-    state: StreamState | None,
-    depthwise_kernel: ArrayLike,
-    pointwise_kernel: ArrayLike,
-    bias: ArrayLike | None = None,
-    *,
-    strides: Size = 1,
-    padding: Padding = "causal",
-    data_format: DataFormat = "channels_last",
-    dilation_rate: Size = 1,
-    lengths: ArrayLike | None = None,
-    reset: ArrayLike | None = None,
-    implementation: Implementation | None = None,
-    precision: lax.PrecisionLike = None,
-    preferred_element_type: DTypeLike | None = None,
-) -> tuple[jax.Array, StreamState]:
-    """Take the next chunk of each stream of a batch: `separable_conv1d` with padding "causal".
-
-    The results of all chunks, one behind the other, are the result of the whole sequence. Chunks
-    may have any size from one step up; each new size compiles a program.
-
-    With strides S > 1 a chunk of T steps gives ceil(T / S) output steps: of a stream the first
-    `state.steps` (of the returned state), then zeros. Where T is a multiple of S (and all of the
-    chunk is there, no `lengths`) every one of them counts.
-
-    Args:
-        x: (..., T, C), or (..., C, T) with "channels_first".
-        state: what the call before returned, or `initial_state`; None begins all streams.
-        depthwise_kernel, pointwise_kernel, bias: as for `separable_conv1d`.
-        strides, data_format, dilation_rate, implementation, precision, preferred_element_type: as
-            for `separable_conv1d`.
-        padding: "causal"; with another one an output step would read steps still to come.
-        lengths: integers (...,), how many of the T steps each stream has, from 0 on; None: all.
-            What stands behind them changes nothing, and 0 leaves a stream as it is.
-        reset: bool (...,), which streams begin anew with this chunk.
-
-    Returns:
-        (..., ceil(T / S), F), or (..., F, ceil(T / S)), and the state behind the chunk, which holds
-        D * (K - 1) input steps.
-
-    Raises:
-        ValueError: an argument or a shape breaks its rule, or the state is of another
-            configuration.
-        TypeError: an operand, `lengths`, `reset` or `state` has the wrong type.
-
-    Example:
-        >>> kernels = jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5))
-        >>> x = jnp.ones((2, 10, 3))
-        >>> first, state = separable_conv1d_step(x[:, :7], None, *kernels)
-        >>> second, state = separable_conv1d_step(x[:, 7:], state, *kernels)
-        >>> first.shape, second.shape, state.history.shape
-        ((2, 7, 5), (2, 3, 5), (2, 3, 3))
-    """
-    if reset is not None:
-        reset = resolve_reset(reset, jnp.shape(x)[:-2])
-        state = state.reset(reset) if isinstance(state, StreamState) else state
-    return separable_conv1d(
-        x,
-        depthwise_kernel,
-        pointwise_kernel,
-        bias,
-        strides=strides,
-        padding=padding,
-        data_format=data_format,
-        dilation_rate=dilation_rate,
-        lengths=lengths,
-        implementation=implementation,
-        precision=precision,
-        preferred_element_type=preferred_element_type,
-        initial_state=state,
-        return_state=True,
-    )
-
-
-@names_arguments
-def initial_state(
-    x_shape: tuple[int, ...],
-    depthwise_kernel_shape: tuple[int, ...],
-    *,
-    strides: Size = 1,
-    data_format: DataFormat = "channels_last",
-    dilation_rate: Size = 1,
-    dtype: DTypeLike = "float32",
-) -> StreamState:
-    """Return the state of streams that have not begun, for `separable_conv1d_step`.
-
-    Args:
-        x_shape: (..., T, C), or (..., C, T) with "channels_first", of a chunk; T may be any.
-        depthwise_kernel_shape: (K, C, M).
-        strides, data_format, dilation_rate: as for the calls.
-        dtype: of the inputs.
-
-    Example:
-        >>> initial_state((2, 1, 3), (4, 3, 1), dilation_rate=2).history.shape
-        (2, 6, 3)
-    """
-    return fresh_state(
-        x_shape,
-        depthwise_kernel_shape,
-        strides=strides,
-        data_format=data_format,
-        dilation_rate=dilation_rate,
-        dtype=dtype,
-    )
+    return result(call, out_sharding, return_state)

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -13,20 +13,24 @@ from jax.extend.core import InconclusiveDimensionOperation
 from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.ops import edges as edges_lib
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops import state as state_lib
 from flax_sepconv.ops import stepping
 from flax_sepconv.ops.contraction import Stages
-from flax_sepconv.ops.geometry import PADDINGS, Geometry, PaddingRule
+from flax_sepconv.ops.geometry import EDGES, EdgePadding, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.ops.sharding import AxisName, Layout, Shards, along, axes_of, names_of
 from flax_sepconv.ops.state import StreamState
 
 # As they may be given.
-Padding = Literal["valid", "same", "causal", "VALID", "SAME", "CAUSAL"]
+PaddingName = Literal["valid", "same", "causal", "circular", "reflect"]
+UpperPaddingName = Literal["VALID", "SAME", "CAUSAL", "CIRCULAR", "REFLECT"]
+Padding = PaddingName | UpperPaddingName | int | Sequence[int | Sequence[int]]
 DataFormat = Literal["channels_last", "channels_first"]
 Size = int | Sequence[int]
 Name = TypeVar("Name", bound=str)
@@ -159,6 +163,7 @@ class Call:
         ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
         batch: the batch dimensions.
         is_last: whether the caller's channels are the last axis.
+        edges: where what is beyond the ends of x comes from, if it is to be added; else zeros.
         shards: how steps are divided, where a mesh axis is named for that; geometry and lengths are
             of whole sequences, `ends` of what x is.
     """
@@ -173,6 +178,7 @@ class Call:
     ends: jax.Array | None
     batch: tuple[int, ...]
     is_last: bool
+    edges: EdgePadding | None
     shards: Shards | None
 
     def rows_of(self, sharding: Any) -> Layout | None:
@@ -215,6 +221,7 @@ def bind(
     axis_name: AxisName | None = None,
     initial_state: StreamState | None = None,
     return_state: bool = False,
+    flush: ArrayLike | None = None,
 ) -> Call:
     """Check the arguments of an operation.
 
@@ -222,16 +229,14 @@ def bind(
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
-            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`.
+            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`; flush to their steps.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
     arrays, dtype = widened(arrays_of(given), preferred_element_type)
     x, kernel = arrays["x"], arrays["depthwise_kernel"]
-    rule = choice("padding", padding, PADDINGS)
+    rule = padding_rule(padding)
     has_state = initial_state is not None or return_state
-    if has_state and rule != "causal":
-        raise ValueError(f"padding must be 'causal' where there is a state, got {padding!r}")
     if has_state and segment_ids is not None:
         raise ValueError("segment_ids and the state of a stream do not go together")
     channels = channels_of("x", x, data_format)
@@ -242,6 +247,16 @@ def bind(
     steps = x if is_last else x.swapaxes(-1, -2)
     batch, length = x.shape[:-2], steps.shape[-2]
     rows = steps.reshape(math.prod(batch), length, channels)
+    delay = state_lib.delay_of(rule, kernel.shape[0], D, S) if has_state else 0
+    own = None
+    if flush is not None:
+        ends_here = jnp.full(batch, True) if flush is True else flush
+        flush = state_lib.resolve_reset(ends_here, batch, "flush")
+        own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
+        own = None if own is None else lengths_lib.possible(own, length)
+        high = state_lib.around(rule, kernel.shape[0], D, S)[1]
+        rows, own = state_lib.ended(rows, own, flush.reshape(-1), high)
+        length = rows.shape[1]
     if has_state and length == 0:
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
     shards = None if axis_name is None else along(axis_name, rows)
@@ -252,44 +267,58 @@ def bind(
             "the steps of a chunk must not be divided where there is a state, and those of x are, "
             f"by {axes_of(rows, 1)!r}"
         )
-    geometry = _geometry(length, kernel.shape[0], S, D, rule)
+    geometry = _geometry(length, kernel.shape[0], S, D, "causal" if has_state else rule)
     if shards is not None and geometry.output_length % shards.count:
         raise ValueError(
             f"axis_name={shards.axes}: the {geometry.output_length} output steps of {length} must "
             f"be a multiple of the number of devices, {shards.count}"
         )
-    own = None if lengths is None else lengths_lib.resolve(lengths, batch, length)
+    if flush is None and lengths is not None:
+        own = lengths_lib.resolve(lengths, batch, length)
     before, state = None, None
     rest = _rest(arrays, math.prod(kernel.shape[1:]))
     if has_state:
         own = None if own is None else lengths_lib.possible(own, length)
-        state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype)
+        state = state_lib.zeros(batch, channels, geometry.reach, S, is_last, state_dtype, delay)
+        if initial_state is None and delay:
+            initial_state = state
         if initial_state is not None:
             state_lib.check("the state", initial_state, state, is_last)
             state = initial_state
         came = state_lib.reshaped(state, rows.shape[:1], is_last)
         operands_of_step = (came.history, rows, kernel, *rest)
         if (
-            (initial_state is not None and return_state and own is None)
-            and (
-                "pointwise_kernel" in arrays and S == 1 and geometry.reach > 0 and dtype == x.dtype
-            )
+            (initial_state is not None and return_state and "pointwise_kernel" in arrays)
+            and (own is None and flush is None and delay == 0)
+            and (S == 1 and geometry.reach > 0 and dtype == x.dtype)
             and stepping.steps(implementation, *operands_of_step)
         ):
             before, state = came.history, None
             geometry = _geometry(geometry.reach + length, kernel.shape[0], S, D, "valid")
         else:
             state = state_lib.reshaped(state_lib.next_state(came, rows, own), batch, is_last)
+            state = state if flush is None else state.reset(flush)
             if initial_state is not None:
                 rows, own = state_lib.with_history(came, rows, own)
                 geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
+    edges: EdgePadding | None = None
+    if not isinstance(rule, tuple) and rule in EDGES:
+        _check_edges(rule, segment_ids, shards, rows)
+        is_ours = isinstance(kernel, jax.Array) and implementation != "grouped_conv"
+        if own is None and is_ours and edges_lib.takes_strips(rows, geometry):
+            edges = rule
+        else:
+            low = geometry.pad_low
+            rows = edges_lib.continued(rows, own, rule, low, geometry.reach - low)
+            own = None if own is None else jnp.where(own > 0, own + geometry.reach, 0)
+            geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
     kind: Limit = "whole"
     limits: tuple[jax.Array, ...] = ()
     ends = None
     if segment_ids is not None:
         shape = (*batch, steps.shape[-2])
         kind = "segments"
-        limits = (_segments(segment_ids, shape, geometry, padding, implementation),)
+        limits = (_segments(segment_ids, shape, geometry, rule, implementation),)
         if own is not None:  # Packed rows may have a tail.
             ends = output_lengths(own, geometry)
             if shards is not None and shards.is_own:
@@ -299,8 +328,29 @@ def bind(
         kind, limits = "lengths", (own,)
     else:
         rows, geometry = padded(rows, geometry), padded_geometry(geometry)
+    if kind != "lengths":
+        geometry = replace(geometry, behind=0)
     stages = Stages("y", "bias" in arrays, geometry, kind, precision, implementation, dtype)
-    return Call(rows, kernel, rest, limits, stages, before, state, ends, batch, is_last, shards)
+    return Call(
+        rows, kernel, rest, limits, stages, before, state, ends, batch, is_last, edges, shards
+    )
+
+
+def _check_edges(
+    rule: EdgePadding, segment_ids: Any, shards: Shards | None, rows: jax.Array
+) -> None:
+    """Raise where a padding that comes from the sequence itself cannot be taken from it."""
+    if segment_ids is not None:
+        raise ValueError(
+            f"segment_ids and padding {rule!r} do not go together: give each sequence a row of its "
+            "own, with lengths"
+        )
+    if shards is not None or axes_of(rows, 1):
+        raise ValueError(
+            f"padding {rule!r} needs whole sequences on each device, and the steps of x are "
+            "divided: divide the batch or the channels, or name no axis_name, so that XLA sends "
+            "what is beyond the ends"
+        )
 
 
 def _length_of_all(shards: Shards, length: Any, has_state: bool) -> int:
@@ -344,14 +394,15 @@ def _segments(
     segment_ids: ArrayLike,
     shape: tuple[int, ...],
     geometry: Geometry,
-    padding: str,
+    padding: PaddingRule,
     implementation: str | None,
 ) -> jax.Array:
     """Check segment ids against the shape (..., L), and return them as int32 (B, L)."""
-    if geometry.stride != 1 or padding.lower() == "valid":
+    is_short = padding == "valid" or geometry.output_length != geometry.length
+    if geometry.stride != 1 or is_short:
         raise ValueError(
-            "segment_ids need padding 'same' or 'causal' and strides 1, got "
-            f"padding={padding!r} and strides={geometry.stride}"
+            "segment_ids need padding 'same', 'causal' or one of D*(K-1) zeros in all, and strides "
+            f"1, got padding={padding!r} and strides={geometry.stride}"
         )
     if implementation is not None and "segments" not in LOWERINGS[implementation].limits:
         able = [name for name, lowering in LOWERINGS.items() if "segments" in lowering.limits]
@@ -371,6 +422,7 @@ def fresh_state(
     kernel_shape: tuple[int, ...],
     *,
     strides: Size,
+    padding: Padding,
     data_format: DataFormat,
     dilation_rate: Size,
     dtype: DTypeLike,
@@ -384,7 +436,8 @@ def fresh_state(
     check_kernel(tuple(kernel_shape), channels)
     check_dtype("dtype", dtype)
     reach = D * (kernel_shape[0] - 1)
-    return state_lib.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype)
+    delay = state_lib.delay_of(padding_rule(padding), kernel_shape[0], D, S)
+    return state_lib.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype, delay)
 
 
 def _geometry(

@@ -1,14 +1,18 @@
 """Integer geometry of a strided, dilated 1-D convolution.
 
-Everything that "same", "causal", strides and dilation mean is decided here, once, in Python
-integers. Array code only ever sees the resulting `Geometry`.
+Everything that paddings, strides and dilation mean is decided here, once, in Python integers.
+Array code only ever sees the resulting `Geometry`.
 """
 
 import dataclasses
 from typing import Any, Literal, get_args
 
-PaddingRule = Literal["valid", "same", "causal"]
-PADDINGS: tuple[PaddingRule, ...] = get_args(PaddingRule)
+ZeroPadding = Literal["valid", "same", "causal"]
+EdgePadding = Literal["circular", "reflect"]  # What is beyond the ends comes from the sequence.
+# A name, or the zeros in front of a sequence and behind it.
+PaddingRule = ZeroPadding | EdgePadding | tuple[int, int]
+PADDINGS: tuple[ZeroPadding, ...] = get_args(ZeroPadding)
+EDGES: tuple[EdgePadding, ...] = get_args(EdgePadding)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Geometry:
         pad_low: zeros in front of the first input step.
         output_length: the number of output steps.
         same: whether `pad_low` goes by the length ("same"), so that a shorter sequence has another.
+        behind: else the zeros that every sequence has behind its last step, however long it is;
+            where all rows are whole, `pad_high` tells what is read of them.
     """
 
     length: int
@@ -34,6 +40,7 @@ class Geometry:
     pad_low: int
     output_length: int
     same: bool = False
+    behind: int = 0
 
     @property
     def reach(self) -> int:
@@ -56,7 +63,7 @@ class Geometry:
     def padded(self) -> "Geometry":
         """Return the geometry of the input once `pad_low` and `pad_high` zeros are part of it."""
         read = (self.output_length - 1) * self.stride + self.reach + 1
-        return dataclasses.replace(self, length=read, pad_low=0, same=False)
+        return dataclasses.replace(self, length=read, pad_low=0, same=False, behind=0)
 
     def without_far_strides(self) -> "Geometry":
         """Return the same geometry with a stride that sequences have room for, where L is known.
@@ -64,7 +71,7 @@ class Geometry:
         Sequences of up to L steps, each with one output step or none, have the same ones with any
         stride from L up. Kernels take memory for a stride, and 32 bits do not hold every one.
         """
-        most = self.length + max(0, self.pad_low - self.reach)
+        most = self.length + max(0, self.pad_low + self.behind - self.reach)
         is_known = isinstance(most, int) and self.output_length == 1
         return dataclasses.replace(self, stride=most) if is_known and self.stride > most else self
 
@@ -101,26 +108,53 @@ class Geometry:
             dilation=self.dilation if len(taps) > 1 else 1,
             pad_low=low if taps else (self.output_length - 1) * self.stride + 1,
             same=False,
+            behind=0,
         )
 
 
 def output_length(
     length: int, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
 ) -> int:
-    """Count the output steps; may be zero or negative for "valid".
+    """Count the output steps; may be zero or negative where the padding is short.
 
     Example:
         >>> output_length(28, 3, 1, 1, "valid"), output_length(28, 3, 2, 1, "same")
         (26, 14)
+        >>> output_length(28, 3, 2, 1, (1, 1)), output_length(28, 3, 1, 1, (4, 4))
+        (14, 34)
     """
-    if padding == "valid":
-        return (length - least_length(kernel_size, dilation, padding)) // stride + 1
-    return -(-length // stride)
+    if padding == "same":
+        return -(-length // stride)
+    spare = sum(zeros_around(kernel_size, dilation, padding)) - dilation * (kernel_size - 1)
+    steps = (length + spare - 1) // stride + 1
+    return steps * (length > 0) if spare > 0 else steps  # No steps in, none out.
 
 
 def least_length(kernel_size: int, dilation: int, padding: PaddingRule) -> int:
     """Return the length of the shortest input that has an output step."""
-    return dilation * (kernel_size - 1) + 1 if padding == "valid" else 1
+    if padding == "same":
+        return 1
+    zeros = sum(zeros_around(kernel_size, dilation, padding))
+    return max(1, dilation * (kernel_size - 1) + 1 - zeros)
+
+
+def zeros_around(
+    kernel_size: int, dilation: int, padding: EdgePadding | ZeroPadding | tuple[int, int]
+) -> tuple[int, int]:
+    """Return the zeros in front of and behind a sequence of any length: all paddings but "same".
+
+    "circular" and "reflect" put as many other values there, the odd one behind.
+
+    Example:
+        >>> zeros_around(4, 3, "causal"), zeros_around(4, 3, "circular")
+        ((9, 0), (4, 5))
+    """
+    reach = dilation * (kernel_size - 1)
+    if isinstance(padding, tuple):
+        return padding
+    if padding in EDGES:
+        return reach // 2, reach - reach // 2
+    return (reach, 0) if padding == "causal" else (0, 0)
 
 
 def same_pad_low(length: Any, kernel_size: int, stride: int, dilation: int) -> Any:
@@ -138,8 +172,9 @@ def resolve(
     """Resolve a padding rule to integers.
 
     "same" is TensorFlow's rule: ceil(L / S) output steps, the zeros shared between both ends, the
-    odd one at the right; it depends on L. "causal" puts D * (K - 1) zeros in front. L may be a
-    symbol of `jax.export` that is known not to be too short.
+    odd one at the right; it depends on L. "causal" puts D * (K - 1) zeros in front, and a pair of
+    numbers so many in front and behind; "circular" and "reflect" are zeros here, as many as they
+    put other values there. L may be a symbol of `jax.export` that is known not to be too short.
 
     Raises:
         ValueError: if no output step remains.
@@ -156,12 +191,11 @@ def resolve(
             f"kernel_size K={kernel_size}, strides S={stride}, dilation_rate D={dilation} gives "
             f"output length {steps}"
         )
-    reach = dilation * (kernel_size - 1)
-    if padding == "valid":
-        pad_low = 0
-    elif padding == "same":
+    behind = 0
+    if padding == "same":
         pad_low = same_pad_low(length, kernel_size, stride, dilation)
     else:
-        pad_low = reach
+        pad_low, behind = zeros_around(kernel_size, dilation, padding)
     dilation = dilation if kernel_size > 1 else 1
-    return Geometry(length, kernel_size, stride, dilation, pad_low, steps, padding == "same")
+    is_same = padding == "same"
+    return Geometry(length, kernel_size, stride, dilation, pad_low, steps, is_same, behind)

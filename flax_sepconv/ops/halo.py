@@ -153,6 +153,7 @@ def cotangents_with_halo(
         pad_low=least + low * S,
         output_length=read,
         same=False,
+        behind=0,
     )
 
     def aligned(x: jax.Array) -> jax.Array:
@@ -207,7 +208,7 @@ def _without_padding(x: jax.Array, steps: int, shards: Shards) -> jax.Array:
 def _valid(geometry: Geometry, steps: int) -> Geometry:
     """Return the geometry of rows that hold what so many output steps read, padding included."""
     read = (steps - 1) * geometry.stride + geometry.reach + 1
-    return replace(geometry, length=read, pad_low=0, output_length=steps, same=False)
+    return replace(geometry, length=read, pad_low=0, output_length=steps, same=False, behind=0)
 
 
 def _of_equal_length(geometry: Geometry, steps: int) -> Geometry:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from flax_sepconv.ops import geometry as geometry_lib
-from flax_sepconv.ops.geometry import Geometry
+from flax_sepconv.ops.geometry import Geometry, PaddingRule
 from flax_sepconv.ops.lengths import output_length, possible
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.sharding import mesh_of
@@ -26,9 +26,8 @@ def output_lengths(lengths: jax.Array, geometry: Geometry) -> jax.Array:
     """Count the output steps of sequences of so many input steps: (B,) -> (B,)."""
     K, S, D = geometry.kernel_size, geometry.stride, geometry.dilation
     lengths = possible(lengths, geometry.length)
-    if geometry.same:
-        return output_length(lengths, K, S, D, "same")
-    return output_length(lengths + geometry.pad_low, K, S, D, "valid")
+    padding: PaddingRule = "same" if geometry.same else (geometry.pad_low, geometry.behind)
+    return output_length(lengths, K, S, D, padding)
 
 
 def rows_geometry(geometry: Geometry) -> Geometry:
@@ -123,7 +122,8 @@ def _unknown_edges(geometry: Geometry) -> tuple[int, int]:
 def _aligned(geometry: Geometry) -> Geometry:
     """Return the geometry of rows that bring what they have more in front than others."""
     least, spread = paddings(geometry)
-    return replace(geometry, length=geometry.length + spread, pad_low=least, same=False)
+    length = geometry.length + spread
+    return replace(geometry, length=length, pad_low=least, same=False, behind=0)
 
 
 def paddings(geometry: Geometry) -> tuple[int, int]:

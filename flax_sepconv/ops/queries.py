@@ -12,10 +12,17 @@ from jax.typing import DTypeLike
 
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
-from flax_sepconv.ops.arguments import Padding, Size, check_kernel, choice, positive_int
+from flax_sepconv.ops.arguments import (
+    Padding,
+    Size,
+    check_kernel,
+    choice,
+    positive_int,
+)
 from flax_sepconv.ops.context import Context, Surroundings
 from flax_sepconv.ops.contraction import CONTRACTIONS, ContractionName, Stages
 from flax_sepconv.ops.native import SURROUNDINGS
+from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.ops.selection import Selection, select_for_both, select_on_device
 
 
@@ -79,7 +86,7 @@ def output_length(
         positive_int("kernel_size", kernel_size),
         positive_int("strides", strides),
         positive_int("dilation_rate", dilation_rate),
-        choice("padding", padding, geometry_lib.PADDINGS),
+        padding_rule(padding),
     )
     return counted
 
@@ -143,7 +150,7 @@ def select_implementation(
         kernel_size=K,
         stride=positive_int("strides", strides),
         dilation=positive_int("dilation_rate", dilation_rate),
-        padding=choice("padding", padding, geometry_lib.PADDINGS),
+        padding=padding_rule(padding),
     )
     context = Context(platform, surroundings, device_kind=device_kind)
     x, k = (math.prod(x_shape[:-2]), *x_shape[-2:]), (K, C, M)

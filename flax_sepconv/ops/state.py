@@ -1,9 +1,11 @@
-"""Sequences that come in chunks: what a causal convolution must remember between them.
+"""Sequences that come in chunks: what a convolution must remember between them.
 
-An output step reads the D*(K-1) input steps before its own. A stream's state is these steps and,
-where strides are larger than 1, how far the next output step is. A chunk is put behind them, and
-the rest is the convolution without padding: every derivative, through the state too, is its own.
-A stream that begins needs no steps before it: zeros are the padding of a causal convolution.
+An output step is there as soon as the last input step has come that it reads, which is `delay`
+steps behind its own: none with "causal", D*(K-1) less the zeros in front with other paddings.
+A stream's state is the last D*(K-1) input steps and, where there are strides or a delay, how far
+the next output step is. A chunk is put behind these steps, and the rest is the convolution without
+padding: every derivative, through the state too, is its own. A stream that begins needs no steps
+before it: zeros are the padding in front; and the zeros behind are put there when it ends.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,9 @@ from flax import struct
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from flax_sepconv.ops.limits import cut_rows
+from flax_sepconv.ops.geometry import PaddingRule, zeros_around
+from flax_sepconv.ops.limits import cut_rows, pad_steps
+from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.primitives import compiled
 from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 
@@ -27,19 +31,21 @@ class StreamState(struct.PyTreeNode, init=False):
         history: the last D*(K-1) input steps, laid out as the inputs are: (..., D*(K-1), C), or
             (..., C, D*(K-1)) with "channels_first". Zeros stand for what was before the stream.
         phase: (...,) int32, the input steps to come before one at which there is an output step;
-            None where strides is 1: there is one at each.
-        steps: (...,) int32, the output steps of each stream in the latest result, where strides is
-            larger than 1; behind them the result is zero. None where strides is 1.
+            None where strides is 1 and there is no delay: there is one at each.
+        steps: (...,) int32, the output steps of each stream in the latest result; behind them the
+            result is zero. None where `phase` is.
         strides: S.
+        delay: input steps that come behind an output step's own before it is there.
 
-    Gradients flow through `history`. With respect to a whole state of strides larger than 1, which
-    has integers in it, `jax.grad` needs `allow_int=True`.
+    Gradients flow through `history`. With respect to a whole state that has integers in it,
+    `jax.grad` needs `allow_int=True`.
     """
 
     history: jax.Array
     phase: jax.Array | None = None
     steps: jax.Array | None = None
     strides: int = struct.field(pytree_node=False, default=1)
+    delay: int = struct.field(pytree_node=False, default=0)
 
     def __init__(
         self,
@@ -70,8 +76,8 @@ class StreamState(struct.PyTreeNode, init=False):
 
     def replaced(self, arrays: Mapping[str, jax.Array]) -> "StreamState":
         """Return the state that consists of other arrays."""
-        return StreamState(
-            arrays["history"], arrays.get("phase"), arrays.get("steps"), self.strides
+        return self.replace(
+            history=arrays["history"], phase=arrays.get("phase"), steps=arrays.get("steps")
         )
 
     @property
@@ -81,16 +87,22 @@ class StreamState(struct.PyTreeNode, init=False):
 
 
 def zeros(
-    batch: tuple[int, ...], channels: int, reach: int, strides: int, last: bool, dtype: DTypeLike
+    batch: tuple[int, ...],
+    channels: int,
+    reach: int,
+    strides: int,
+    last: bool,
+    dtype: DTypeLike,
+    delay: int = 0,
 ) -> StreamState:
     """Return the state of streams of which nothing has come; `last`: its channels are."""
     shape = (reach, channels) if last else (channels, reach)
     history = _zeros((*batch, *shape), jnp.dtype(dtype))
-    if strides == 1:
+    if strides == 1 and delay == 0:
         return StreamState(history)
     # Two arrays: none can be donated twice.
     phase, steps = (_zeros(batch, jnp.dtype("int32")) for _ in range(2))
-    return StreamState(history, phase, steps, strides)
+    return StreamState(history, phase + delay if delay else phase, steps, strides, delay)
 
 
 # Inline: traced it is what it would be by itself.
@@ -100,18 +112,62 @@ _zeros = jax.jit(jnp.zeros, static_argnums=(0, 1), inline=True)
 @compiled()
 def _reset(state: StreamState, where: jax.Array) -> StreamState:
     history = jnp.where(where[..., None, None], jnp.zeros((), state.dtype), state.history)
-    phase = None if state.phase is None else jnp.where(where, 0, state.phase)
+    phase = None if state.phase is None else jnp.where(where, state.delay, state.phase)
     return state.replace(history=history, phase=phase)
 
 
-def resolve_reset(reset: ArrayLike, batch: tuple[int, ...]) -> jax.Array:
-    """Return an array that tells which streams of a batch begin, or raise."""
+def resolve_reset(reset: ArrayLike, batch: tuple[int, ...], name: str = "reset") -> jax.Array:
+    """Return an array that tells which streams of a batch begin, or end, or raise."""
     where = jnp.asarray(reset)
     if where.dtype != bool:
-        raise TypeError(f"reset must be bool, got dtype {where.dtype}")
+        raise TypeError(f"{name} must be bool, got dtype {where.dtype}")
     if where.shape != batch:
-        raise ValueError(f"reset must have the shape of the batch, {batch}, got {where.shape}")
+        raise ValueError(f"{name} must have the shape of the batch, {batch}, got {where.shape}")
     return where
+
+
+def delay_of(padding: PaddingRule, kernel_size: int, dilation: int, strides: int) -> int:
+    """Return how many input steps behind its own an output step needs, or raise.
+
+    Raises:
+        ValueError: a stream cannot have the padding: what is in front of it must be known when it
+            begins, and each output step must wait for a step of its own.
+    """
+    reach = dilation * (kernel_size - 1)
+    low, high = around(padding, kernel_size, dilation, strides)
+    if low + high <= reach:
+        return reach - low
+    raise ValueError(
+        f"padding must be at most D*(K-1) = {reach} zeros in all where there is a state "
+        f"(decode=True), got {padding!r}"
+    )
+
+
+def around(padding: PaddingRule, kernel_size: int, dilation: int, strides: int) -> tuple[int, int]:
+    """Return the zeros in front of and behind a stream, or raise."""
+    if padding == "same" and strides == 1:
+        low = dilation * (kernel_size - 1) // 2
+        return low, dilation * (kernel_size - 1) - low
+    if isinstance(padding, tuple) or padding in ("causal", "valid"):
+        return zeros_around(kernel_size, dilation, padding)
+    raise ValueError(
+        "padding must be 'causal', 'valid', zeros in numbers (low, high) or, with strides 1, "
+        f"'same' where there is a state (decode=True), got {padding!r} with strides={strides}"
+    )
+
+
+def ended(
+    x: jax.Array, lengths: jax.Array | None, where: jax.Array, high: int
+) -> tuple[jax.Array, jax.Array]:
+    """Put zeros behind a chunk (B, T, C) of the streams that end with it, (B,) bool.
+
+    Returns:
+        (B, T + high, C), and how many of its steps each stream has.
+    """
+    T = x.shape[1]
+    n = jnp.full(where.shape, T, jnp.int32) if lengths is None else lengths
+    x = pad_steps(x if lengths is None else zero_tails(x, n), 0, high)
+    return x, n + jnp.where(where, high, 0)
 
 
 def check(name: str, state: Any, expected: StreamState, last: bool) -> None:
@@ -124,7 +180,7 @@ def check(name: str, state: Any, expected: StreamState, last: bool) -> None:
         for field, value in wanted.items()
         if field in found and found[field] != value
     ]
-    if not differing and _waits_longer(state.phase, expected.strides):
+    if not differing and _waits_longer(state.phase, max(expected.strides, expected.delay + 1)):
         differing = [f"strides S is larger than {expected.strides}: phase is {state.phase}"]
     if differing:
         raise ValueError(f"{name} is of another configuration: {'; '.join(differing)}")
@@ -134,14 +190,16 @@ def _configuration(state: StreamState, last: bool) -> dict[str, Any]:
     """Name what a state tells about the calls it is for."""
     shape = state.history.shape
     S: Any = state.strides
-    if (state.phase is None) != (S == 1):  # The arrays are of another layer's cache.
+    delay = state.delay
+    if (state.phase is None) != (S == 1 and delay == 0):  # Arrays of another layer's cache.
         S = 1 if state.phase is None else "larger than 1"
+        delay = 0 if state.phase is None else delay
     counts = {
         name: (count.shape, count.dtype.name)
         for name, count in (("phase", state.phase), ("steps", state.steps))
         if count is not None
     }
-    told = {"strides S": S, "dtype": state.dtype.name, "history's rank": len(shape)}
+    told = {"strides S": S, "delay": delay, "dtype": state.dtype.name, "history's rank": len(shape)}
     if len(shape) < 2:
         return told
     reach, channels = shape[-2:] if last else shape[:-3:-1]
@@ -179,10 +237,13 @@ def with_history(
         return joined, None if lengths is None else lengths + reach
     # Each stream is read from where its next output step begins, wherever the others' do.
     most = -(-T // S)
-    spare = most * S - T
+    farthest = S - 1  # From step T on there is no output step of this chunk.
+    if state.delay:
+        farthest = max(farthest, min(state.delay, T - 1) if isinstance(T, int) else state.delay)
+    spare = (most - 1) * S + 1 + farthest - T
     joined = lax.pad(joined, jnp.zeros((), x.dtype), ((0, 0, 0), (0, spare, 0), (0, 0, 0)))
     joined = cut_rows(joined, phase, reach + (most - 1) * S + 1)
-    if lengths is None and spare == 0:
+    if lengths is None and spare == 0 and state.delay == 0:
         return joined, None
     return joined, jnp.maximum((T if lengths is None else lengths) - phase, 0) + reach
 
@@ -204,7 +265,9 @@ def next_state(state: StreamState, x: jax.Array, lengths: jax.Array | None) -> S
         return StreamState(history)
     given = jnp.full_like(phase, T) if lengths is None else lengths
     steps = (jnp.maximum(given - phase, 0) + S - 1) // S
-    return StreamState(history, (phase - given) % S, steps, S)
+    left = phase - given
+    phase = jnp.where(left < 0, left % S, left) if state.delay else left % S
+    return StreamState(history, phase, steps, S, state.delay)
 
 
 def _latest(before: jax.Array, x: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -234,4 +297,4 @@ def reshaped(state: StreamState, batch: tuple[int, ...], last: bool) -> StreamSt
     history = state.history if last else state.history.swapaxes(-1, -2)
     history = history.reshape(*batch, *history.shape[-2:])
     phase, steps = (None if c is None else c.reshape(batch) for c in (state.phase, state.steps))
-    return StreamState(history, phase, steps, state.strides)
+    return StreamState(history, phase, steps, state.strides, state.delay)

@@ -99,6 +99,8 @@ MALFORMED = [
     (PLAIN | {"filters": 1.5}, ValueError, r"filters must .*got 1.5"),
     (PLAIN | {"kernel_size": [3, 3]}, ValueError, r"kernel_size must .*got \[3, 3\]"),
     (PLAIN | {"padding": "full"}, ValueError, r"padding must .*got 'full'"),
+    (PLAIN | {"padding": "circular"}, ValueError, r"padding must .*got 'circular'"),
+    (PLAIN | {"padding": [1, 1]}, ValueError, r"padding must .*got \[1, 1\]"),
     (PLAIN | {"dtype": "int8"}, ValueError, r"dtype must be one of .*got 'int8'"),
     (PLAIN | {"dtype": "mixed_float32"}, ValueError, r"dtype must be one of"),
     (PLAIN | {"dtype": ["float32"]}, ValueError, r"dtype must be one of .*\['float32'\]"),
@@ -174,6 +176,8 @@ def test_depth_is_bounded():
 @pytest.mark.parametrize(
     ("given", "version", "error", "message"),
     [
+        ({"padding": "reflect"}, 2, ValueError, r"padding must .*for Keras, got 'reflect'"),
+        ({"padding": 1}, 3, ValueError, r"padding must .*for Keras, got \(1, 1\): pad the input"),
         ({"padding": "causal"}, 3, ValueError, r"padding 'causal' .* D\*\(K-1\) = 6 zeros"),
         ({}, 4, ValueError, r"version must be 2 or 3, got 4"),
         ({"name": "a/b"}, 3, ValueError, r"name must have no '/' for Keras 3, got 'a/b'"),

@@ -162,10 +162,10 @@ def test_a_stack_of_layers_decodes_under_scan():
 
 def test_layers_refuse_what_cannot_be_streamed():
     x, *_ = operands(4, 1)
-    with pytest.raises(ValueError, match="padding must be 'causal' with decode=True, got 'same'"):
-        fsc.SeparableConv1D(5, 4, padding="same", decode=True)
-    with pytest.raises(ValueError, match="padding must be 'causal' with decode=True"):
-        fsc.nnx.SeparableConv1D(4, 5, 4, decode=True, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"padding must be 'causal'.*\(decode=True\), got 'same'"):
+        fsc.SeparableConv1D(5, 4, strides=2, padding="same", decode=True)
+    with pytest.raises(ValueError, match=r"padding must be 'causal'.*\(decode=True\), got 'refl"):
+        fsc.nnx.SeparableConv1D(4, 5, 4, padding="reflect", decode=True, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="decode must be True or False, got 1"):
         fsc.SeparableConv1D(5, 4, padding="causal", decode=1)
     layer = fsc.SeparableConv1D(5, 4, padding="causal")
@@ -187,3 +187,109 @@ def test_layers_refuse_what_cannot_be_streamed():
     twin = fsc.nnx.SeparableConv1D(4, 5, 4, padding="causal", decode=True, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="call init_cache first"):
         twin(x)
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize("settings", [{"padding": "same"}, {"padding": (0, 3), "strides": 2}])
+def test_layers_look_ahead(kind, settings):
+    x, *_ = operands(4, 1)
+    settings |= {"activation": "sigmoid"}
+    layer = fsc.SeparableConv1D(5, 4, **settings)
+    params = layer.init(jax.random.key(0), x)
+    expected, outputs = layer.apply(params, x), []
+    if kind == "nnx":
+        twin = fsc.nnx.SeparableConv1D(4, 5, 4, **settings, decode=True, rngs=nnx.Rngs(0))
+        nnx.update(twin, jax.tree.map(nnx.Param, params["params"]))
+        twin.init_cache((3, 1, 4))
+    variables = params
+    for first, last in ((0, 1), (1, 12), (12, 23)):
+        chunk, flush = x[:, first:last], True if last == 23 else None
+        if kind == "nnx":
+            y, steps = twin(chunk, flush=flush), twin.steps[...]
+        else:
+            y, updates = layer.clone(decode=True).apply(
+                variables, chunk, flush=flush, mutable=["cache"]
+            )
+            variables, steps = params | updates, updates["cache"]["steps"]
+        assert not np.asarray(y[:, steps[0] :]).any()
+        outputs.append(y[:, : steps[0]])
+    assert_close(np.concatenate(outputs, 1), expected, 2e-6)
+    with pytest.raises(ValueError, match="flush is for decode=True"):
+        layer.apply(params, x, flush=True)
+
+
+class Jasper(nn.Module):
+    """A network like QuartzNet: strides first, then layers that see ahead, each its own delay."""
+
+    decode: bool = False
+
+    LAYERS = (
+        {"filters": 6, "kernel_size": 5, "strides": 2, "padding": (2, 2)},
+        {"filters": 6, "kernel_size": 7, "padding": "same", "activation": "relu"},
+        {"filters": 5, "kernel_size": 3, "dilation_rate": 2, "padding": (3, 1)},
+    )
+
+    @nn.compact
+    def __call__(self, x, lengths, flush=None):
+        for settings in self.LAYERS:
+            layer = fsc.SeparableConv1D(**settings, decode=self.decode)
+            if self.decode:
+                x = layer(x, lengths, flush=flush)
+                lengths = layer.get_variable("cache", "steps")
+            else:
+                x = layer(x, lengths)
+                sizes = layer.kernel_size, layer.strides, layer.padding, layer.dilation_rate
+                lengths = fsc.ops.output_length(lengths, *sizes)
+        return x, lengths
+
+
+def test_a_network_looks_ahead():
+    """Streams that end at different times, each as its whole sequence; and how late steps come."""
+    ends = np.array([41, 18, 30])
+    x = np.random.default_rng(0).standard_normal((3, 48, 4)).astype(np.float32)
+    params = Jasper().init(jax.random.key(0), x, ends)
+    expected, counts = Jasper().apply(params, x, jnp.array(ends))
+    delay = fsc.stream_delay([fsc.SeparableConv1D(**each) for each in Jasper.LAYERS], 4)
+    assert (delay.delay, delay.strides) == (2 + 2 * 3 + 2 * 1, 2)
+    network, variables = Jasper(decode=True), params
+    step = jax.jit(lambda v, *inputs: network.apply(v, *inputs, mutable=["cache"]))
+    said = [np.zeros((0, 5))] * 3
+    for first in range(0, 48, 6):
+        n = np.clip(ends - first, 0, 6)
+        flush = (first < ends) & (ends <= first + 6)
+        (y, steps), updates = step(variables, x[:, first : first + 6], n, flush)
+        variables = params | updates
+        for b in range(3):
+            said[b] = np.concatenate([said[b], y[b, : steps[b]]])
+            heard = first + 6
+            if heard < ends[b]:  # Exactly the steps that the delay allows.
+                assert len(said[b]) == max(0, -(-(heard - delay.delay) // 2))
+    assert sum(cache["history"][0].size for cache in variables["cache"].values()) == delay.state
+    for b in range(3):
+        assert_close(said[b], expected[b, : counts[b]], 3e-6)
+
+
+def test_a_residual_waits_for_its_layer():
+    """A Conformer's convolution module: gate, depthwise convolution, and what goes past it."""
+    x = np.random.default_rng(0).standard_normal((2, 40, 6)).astype(np.float32)
+    expand = np.random.default_rng(1).standard_normal((6, 12)).astype(np.float32) / 3
+    layer = fsc.SeparableConv1D(6, 15, padding="same", activation="silu")
+    params = layer.init(jax.random.key(0), x)
+
+    def gated(x):
+        return jax.nn.glu(x @ expand)
+
+    whole = x + layer.apply(params, gated(x))
+    decoding, variables, outputs = layer.clone(decode=True), params, []
+    delay = fsc.stream_delay([layer], 6).delay
+    waiting = x[:, :0]  # What has come and has not gone past yet.
+    for first, last in ((0, 5), (5, 20), (20, 40)):
+        flush = True if last == 40 else None
+        chunk = x[:, first:last]
+        y, updates = decoding.apply(variables, gated(chunk), flush=flush, mutable=["cache"])
+        variables, steps = params | updates, int(updates["cache"]["steps"][0])
+        waiting = np.concatenate([waiting, chunk], 1)
+        outputs.append(waiting[:, :steps] + y[:, :steps])
+        waiting = waiting[:, steps:]
+        assert waiting.shape[1] == (0 if flush else min(last, delay))
+    assert_close(np.concatenate(outputs, 1), whole, 2e-6)

@@ -10,7 +10,10 @@ SIZES = {
     "kernel_size": st.integers(1, 12),
     "stride": st.integers(1, 5),
     "dilation": st.integers(1, 5),
-    "padding": st.sampled_from(geometry.PADDINGS),
+    "padding": st.one_of(
+        st.sampled_from((*geometry.PADDINGS, *geometry.EDGES)),
+        st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    ),
 }
 
 

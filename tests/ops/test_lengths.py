@@ -41,7 +41,7 @@ class Ragged:
     F: int
     S: int
     D: int
-    padding: str
+    padding: str | tuple[int, int]
     has_bias: bool
     seed: int
 
@@ -105,11 +105,13 @@ def spoil(array, lengths, garbage):
 def draw(number, **fixed):
     """Make a problem of a number; the sizes all differ, so that no swapped axis can pass."""
     rng = random.Random(number)
-    padding = rng.choice(("valid", "same", "same", "causal"))
+    pair = rng.randrange(9), rng.randrange(9)
+    padding = rng.choice(("valid", "same", "same", "causal", pair, pair, "circular", "reflect"))
     S, D = rng.choice(((1, 1), (1, 1), (2, 1), (3, 1), (5, 1), (1, 2), (1, 3), (2, 3), (4, 2)))
     M = rng.choice((1, 1, 2))
     B, C, K, F = rng.sample([n for n in range(1, 9) if n != M], 4)
-    least = D * (K - 1) + 1 if padding == "valid" else 1
+    least = 1 if isinstance(padding, str) else max(1, D * (K - 1) + 1 - sum(padding))
+    least = D * (K - 1) + 1 if padding == "valid" else least
     L = least + rng.randrange(20)
     lengths = [rng.randint(0, L) for _ in range(B)]
     lengths[rng.randrange(B)] = rng.choice((0, 1, L))

@@ -264,15 +264,6 @@ def test_a_state_of_another_configuration_is_refused(message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-def test_only_causal_convolutions_have_states(padding):
-    x, *weights = operands(4, 2)
-    with pytest.raises(ValueError, match=f"padding must be 'causal'.*got '{padding}'"):
-        ops.separable_conv1d(x, *weights, padding=padding, return_state=True)
-    with pytest.raises(ValueError, match="'causal'"):
-        ops.separable_conv1d_step(x, None, *weights, padding=padding)
-
-
 def test_wrong_arguments_are_named():
     x, *weights = operands(4, 2)
     step = ops.separable_conv1d_step

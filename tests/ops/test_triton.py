@@ -36,6 +36,7 @@ FUSED = {
     "no taps to loop over": (Case(2, 67, 40, 1, M=2, D=3, padding="same"), 7),
     "more channels than filters": (Case(2, 71, 130, 3, padding="valid"), 16),
     "whole tiles": (Case(1, 128, 64, 2, padding="same"), 32),
+    "zeros beyond the taps": (Case(2, 45, 35, 4, D=2, padding=(9, 70)), 5),
     "one of each": (Case(1, 1, 1, 3, padding="causal"), 1),
 }
 DEPTHWISE = {name: case for name, (case, _) in FUSED.items()} | {

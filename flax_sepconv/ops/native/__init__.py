@@ -58,6 +58,7 @@ def call(
         stride=np.int64(geometry.stride),
         dilation=np.int64(geometry.dilation),
         pad_low=np.int64(geometry.pad_low),
+        behind=np.int64(geometry.behind if limits == "lengths" else 0),
         limit=np.int64(LIMITS[limits]),
         same=np.bool_(geometry.same),
     )

@@ -20,7 +20,7 @@ namespace sepconv {
 
 // The lengths of a problem are in the shapes.
 struct Settings {
-  std::int64_t stride, dilation, pad_low, limit;
+  std::int64_t stride, dilation, pad_low, behind, limit;
   bool same;
 };
 
@@ -30,6 +30,7 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::Settings,
                                       xla::ffi::StructMember<std::int64_t>("stride"),
                                       xla::ffi::StructMember<std::int64_t>("dilation"),
                                       xla::ffi::StructMember<std::int64_t>("pad_low"),
+                                      xla::ffi::StructMember<std::int64_t>("behind"),
                                       xla::ffi::StructMember<std::int64_t>("limit"),
                                       xla::ffi::StructMember<bool>("same"));
 
@@ -92,7 +93,8 @@ struct Call {
             y.dimensions()[1]};
   }
   Limits limits() const {
-    return {Limit{settings.limit}, numbers ? numbers->typed_data() : nullptr, settings.same};
+    return {Limit{settings.limit}, numbers ? numbers->typed_data() : nullptr, settings.same,
+            settings.behind};
   }
 };
 

@@ -17,11 +17,13 @@ namespace sepconv {
 enum class Limit : std::int64_t { kWhole = 0, kLengths = 1, kSegments = 2 };
 
 // `numbers` are lengths (batch), or the ids of segments (batch, length). With `same` each sequence
-// has TensorFlow's number of zeros in front of it, by its own length.
+// has TensorFlow's number of zeros in front of it, by its own length; else all have the problem's in
+// front, and so many behind.
 struct Limits {
   Limit limit;
   const std::int32_t* numbers;
   bool same;
+  std::int64_t behind;
 };
 
 // Results are y, or everything that is added up over y; or they are x.
@@ -32,7 +34,7 @@ class Sequences {
  public:
   Sequences(const Problem& whole, const Limits& limits, Wanted wanted)
       : problem_(whole), limit_(limits.limit) {
-    if (limit_ == Limit::kLengths) stop_at(limits.numbers, limits.same);
+    if (limit_ == Limit::kLengths) stop_at(limits);
     if (limit_ == Limit::kSegments) cut_into_pieces(limits.numbers, wanted);
     if (limit_ == Limit::kWhole) return;
     problem_.x_parts = x_.data();
@@ -55,20 +57,20 @@ class Sequences {
   std::int64_t reach() const { return (problem_.taps - 1) * problem_.dilation; }
 
   // The least number of zeros in front is the problem's; a sequence is shifted by what it has more.
-  void stop_at(const std::int32_t* lengths, bool same) {
+  void stop_at(const Limits& limits) {
     Problem& p = problem_;
     x_.resize(p.batch);
     y_.resize(p.batch);
     std::int64_t least = p.pad_low, most = p.pad_low;
     bool any = false;
     for (std::int64_t b = 0; b < p.batch; ++b) {
-      const std::int64_t n = std::clamp<std::int64_t>(lengths[b], 0, p.length);
-      std::int64_t low = p.pad_low, steps = ceil_div(n + low - reach(), p.stride);
-      if (same) {
+      const std::int64_t n = std::clamp<std::int64_t>(limits.numbers[b], 0, p.length);
+      std::int64_t low = p.pad_low, steps = ceil_div(n + low + limits.behind - reach(), p.stride);
+      if (limits.same) {
         steps = ceil_div(n, p.stride);
         low = std::max<std::int64_t>(0, (steps - 1) * p.stride + reach() + 1 - n) / 2;
       }
-      steps = std::clamp<std::int64_t>(steps, 0, p.output_length);
+      steps = n == 0 ? 0 : std::clamp<std::int64_t>(steps, 0, p.output_length);
       x_[b] = {low, n, b * p.length};
       y_[b] = {0, steps, b * p.output_length};
       if (steps == 0) continue;

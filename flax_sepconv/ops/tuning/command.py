@@ -4,12 +4,12 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import jax
 
 from flax_sepconv.ops.choices.classes import PROGRAMS
-from flax_sepconv.ops.geometry import PaddingRule
+from flax_sepconv.ops.geometry import PADDINGS
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.tuning import session
 from flax_sepconv.ops.tuning.definition import ROUNDING
@@ -139,11 +139,17 @@ def shape(text: str) -> Problem:
     Example:
         >>> shape("B8 L1024 C256->512 K31 S2 causal").padding
         'causal'
+        >>> shape("B8 L1024 C256->512 K31 S2 15,15").padding
+        (15, 15)
     """
     sizes: dict[str, Any] = {"filters": 0}
     for word in text.split():
-        if word in get_args(PaddingRule):
+        low, comma, high = word.partition(",")
+        if word in PADDINGS:
             sizes["padding"] = word
+            continue
+        if comma and low.isdecimal() and high.isdecimal():
+            sizes["padding"] = int(low), int(high)
             continue
         number, _, filters = word[1:].partition("->")
         if word[0] not in LETTERS or not number.isdecimal() or int(number) < 1:

@@ -1,6 +1,7 @@
 """The layers of a model: what its program, traced on its inputs, calls."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def _problem(equation: Any) -> tuple[Problem | None, str, str]:
         return None, "", f"{shape}: such {asked.limits} are not measured"
     padding = _padding(asked.geometry)
     if padding is None:
-        return None, "", f"{shape}: its padding has no name"
+        return None, "", f"{shape}: such a padding is not measured"
     batch, length, channels = x.shape
     problem = Problem(
         batch,
@@ -84,8 +85,9 @@ def _problem(equation: Any) -> tuple[Problem | None, str, str]:
 
 
 def _padding(geometry: Geometry) -> Any:
-    """Return the name of a padding."""
-    for padding in ("same", *PADDINGS):
+    """Return the name of a padding, or the zeros in front and behind."""
+    zeros = geometry.pad_low, geometry.behind or max(0, geometry.pad_high)
+    for padding in ("same", *PADDINGS, zeros):
         named = Problem(
             1,
             geometry.length,
@@ -97,7 +99,8 @@ def _padding(geometry: Geometry) -> Any:
             padding=padding,
         )
         try:
-            if named.geometry == geometry:
+            found = named.geometry
+            if geometry in (found, replace(found, behind=0)):
                 return padding
         except ValueError:  # Too short for a step.
             continue

@@ -46,9 +46,11 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         filters = f"->{self.filters}" if self.filters else ""
         limits = "" if self.limits == "whole" else f" {self.limits}"
+        zeros = self.padding
+        padding = zeros if isinstance(zeros, str) else f"{zeros[0]},{zeros[1]}"
         return (
             f"B{self.batch} L{self.length} C{self.channels}{filters} K{self.kernel_size} "
-            f"S{self.strides} D{self.dilation_rate} M{self.depth_multiplier} {self.padding}{limits}"
+            f"S{self.strides} D{self.dilation_rate} M{self.depth_multiplier} {padding}{limits}"
         )
 
     @property

@@ -80,6 +80,11 @@ def function_of(problem: Problem, program: Program, name: str) -> Function:
     return programs[program]
 
 
+def _padding_of_flax(problem: Problem) -> str | list[tuple[int, int]]:
+    padding = problem.padding
+    return padding.upper() if isinstance(padding, str) else [padding]
+
+
 def _named(operands: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     return {"lengths": operands[5]} if len(operands) > 5 else {}
 
@@ -99,7 +104,7 @@ def _stock(problem: Problem) -> Callable[..., Any]:
         problem.joined,
         kernel_size=(problem.kernel_size,),
         strides=(problem.strides,),
-        padding=problem.padding.upper(),
+        padding=_padding_of_flax(problem),
         kernel_dilation=(problem.dilation_rate,),
         feature_group_count=problem.channels,
         use_bias=False,
