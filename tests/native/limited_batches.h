@@ -58,6 +58,7 @@ struct LimitedBatch {
   std::int64_t filters;
   Limit limit;
   bool same = false;
+  std::int64_t behind = 0;
   std::vector<std::int32_t> numbers;
   std::vector<Sequence> sequences;
   Values x, k, w, bias, y, h;
@@ -76,7 +77,9 @@ struct LimitedBatch {
     bias = values(random, filters);
   }
 
-  Sequences limited(Wanted wanted) const { return {p, {limit, numbers.data(), same}, wanted}; }
+  Sequences limited(Wanted wanted) const {
+    return {p, {limit, numbers.data(), same, behind}, wanted};
+  }
   Values x_of(const Sequence& s) const { return part(x, s.x_row, s.alone.length, p.channels); }
   Values h_of(const Sequence& s) const { return part(h, s.y_row, s.alone.output_length, p.lanes()); }
   Values y_of(const Sequence& s) const { return part(y, s.y_row, s.alone.output_length, filters); }
@@ -85,7 +88,13 @@ struct LimitedBatch {
   // Beyond what is possible, now and then.
   void draw_lengths(Random& random) {
     same = random.percent(50);
-    if (same) p.output_length = (p.length + p.stride - 1) / p.stride;
+    if (same) {
+      p.output_length = (p.length + p.stride - 1) / p.stride;
+    } else if (random.percent(60)) {
+      behind = random.one_of({1, reach(p) / 2, reach(p), 2 * reach(p) + 3});
+      const std::int64_t spare = p.length + p.pad_low + behind - reach(p) - 1;
+      if (spare >= 0) p.output_length = std::max(p.output_length, spare / p.stride + 1);
+    }
     for (std::int64_t b = 0; b < p.batch; ++b) {
       const std::int64_t drawn =
           random.percent(20) ? p.length : random.between(-2, p.length + 2);
@@ -94,12 +103,12 @@ struct LimitedBatch {
       if (alone.length > 0) sequences.push_back({alone, b * p.length, b * p.output_length});
     }
   }
-  // With "same" padded as TensorFlow does, else without zeros behind its end.
+  // With "same" padded as TensorFlow does, else with as many zeros behind its end as all.
   Problem ending(std::int64_t length) const {
     Problem own = p;
     own.batch = 1, own.length = length, own.output_length = 0;
     if (length == 0) return own;
-    std::int64_t zeros = p.pad_low;
+    std::int64_t zeros = p.pad_low + behind;
     if (same) {
       const std::int64_t rest = length % p.stride, last = rest == 0 ? p.stride : rest;
       zeros = std::max<std::int64_t>(0, reach(p) + 1 - last);

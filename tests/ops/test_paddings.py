@@ -65,7 +65,7 @@ def of_flax(x, k, S, D, padding):
 
 @pytest.mark.parametrize(
     ("L", "K", "S", "D", "padding", "few"),
-    [(*case, 0) for case in CASES] + [(*case, 2**60) for case in CASES[7:] if case[0] > 20],
+    [(*case, 0) for case in CASES] + [(*case, 2**60) for case in CASES[7:13:2]],
     ids=str,
 )
 def test_flax_pads_alike(x64, monkeypatch, L, K, S, D, padding, few):
