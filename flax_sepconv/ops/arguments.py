@@ -417,29 +417,6 @@ def _segments(
     return ids.astype(jnp.int32)
 
 
-def fresh_state(
-    x_shape: tuple[int, ...],
-    kernel_shape: tuple[int, ...],
-    *,
-    strides: Size,
-    padding: Padding,
-    data_format: DataFormat,
-    dilation_rate: Size,
-    dtype: DTypeLike,
-) -> StreamState:
-    """Check the arguments of streams, and return the state of those that have not begun."""
-    last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
-    S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
-    if len(x_shape) < 2:
-        raise ValueError(f"x_shape must have rank 2 or more, got {x_shape}")
-    channels = x_shape[-1 if last else -2]
-    check_kernel(tuple(kernel_shape), channels)
-    check_dtype("dtype", dtype)
-    reach = D * (kernel_shape[0] - 1)
-    delay = state_lib.delay_of(padding_rule(padding), kernel_shape[0], D, S)
-    return state_lib.zeros(tuple(x_shape[:-2]), channels, reach, S, last, dtype, delay)
-
-
 def _geometry(
     length: int, kernel_size: int, stride: int, dilation: int, padding: PaddingRule
 ) -> Geometry:

@@ -8,23 +8,37 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops.api import result
-from flax_sepconv.ops.arguments import DataFormat, Padding, Size, bind, fresh_state
+from flax_sepconv.ops.arguments import (
+    DATA_FORMATS,
+    DataFormat,
+    Padding,
+    Size,
+    bind,
+    check_dtype,
+    check_kernel,
+    choice,
+    positive_int,
+)
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
-from flax_sepconv.ops.state import StreamState, resolve_reset
+from flax_sepconv.ops.paddings import padding_rule
+from flax_sepconv.ops.state import StreamState, delay_of, resolve_reset, zeros
 
 
 def _step(
-    operands: dict[str, ArrayLike | None],
+    x: ArrayLike,
+    weights: dict[str, ArrayLike | None],
     state: StreamState | None,
     reset: ArrayLike | None,
     **settings: Any,
 ) -> tuple[jax.Array, StreamState]:
     """Compute the output of a chunk, and the state behind it."""
     if reset is not None:
-        reset = resolve_reset(reset, jnp.shape(operands["x"])[:-2])
+        reset = resolve_reset(reset, jnp.shape(x)[:-2])
         state = state.reset(reset) if isinstance(state, StreamState) else state
-    call = bind(operands, **settings, segment_ids=None, initial_state=state, return_state=True)
+    call = bind(
+        {"x": x, **weights}, **settings, segment_ids=None, initial_state=state, return_state=True
+    )
     found = result(call, None, True)
     assert isinstance(found, tuple)
     return found
@@ -106,8 +120,8 @@ def separable_conv1d_step(
         ((2, 5, 5), Array([5, 5], dtype=int32))
     """
     return _step(
+        x,
         {
-            "x": x,
             "depthwise_kernel": depthwise_kernel,
             "pointwise_kernel": pointwise_kernel,
             "bias": bias,
@@ -163,8 +177,8 @@ def depthwise_conv1d_step(
         ((2, 7, 6), (2, 3, 3))
     """
     return _step(
+        x,
         {
-            "x": x,
             "depthwise_kernel": depthwise_kernel,
             "bias": bias,
         },
@@ -205,12 +219,13 @@ def initial_state(
         >>> initial_state((2, 1, 3), (4, 3, 1), dilation_rate=2).history.shape
         (2, 6, 3)
     """
-    return fresh_state(
-        x_shape,
-        depthwise_kernel_shape,
-        strides=strides,
-        padding=padding,
-        data_format=data_format,
-        dilation_rate=dilation_rate,
-        dtype=dtype,
-    )
+    last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
+    S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
+    if len(x_shape) < 2:
+        raise ValueError(f"x_shape must have rank 2 or more, got {x_shape}")
+    channels = x_shape[-1 if last else -2]
+    check_kernel(tuple(depthwise_kernel_shape), channels)
+    check_dtype("dtype", dtype)
+    K = depthwise_kernel_shape[0]
+    delay = delay_of(padding_rule(padding), K, D, S)
+    return zeros(tuple(x_shape[:-2]), channels, D * (K - 1), S, last, dtype, delay)

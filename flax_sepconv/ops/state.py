@@ -53,6 +53,7 @@ class StreamState(struct.PyTreeNode, init=False):
         phase: jax.Array | None = None,
         steps: jax.Array | None = None,
         strides: int = 1,
+        delay: int = 0,
     ) -> None:
         # A compiled step makes one in each call: what is as it is in the class is not set again.
         put = object.__setattr__
@@ -63,6 +64,8 @@ class StreamState(struct.PyTreeNode, init=False):
             put(self, "steps", steps)
         if strides != 1:
             put(self, "strides", strides)
+        if delay != 0:
+            put(self, "delay", delay)
 
     def reset(self, where: ArrayLike) -> "StreamState":
         """Begin the streams anew of which `where`, (...,) bool, is True."""
