@@ -191,14 +191,16 @@ def test_layers_refuse_what_cannot_be_streamed():
 
 @pytest.mark.parametrize("kind", ["linen", "nnx"])
 @pytest.mark.parametrize("settings", [{"padding": "same"}, {"padding": (0, 3), "strides": 2}])
-def test_layers_look_ahead(kind, settings):
+@BOTH
+def test_layers_look_ahead(class_name, sizes, kind, settings):
     x, *_ = operands(4, 1)
-    settings |= {"activation": "sigmoid"}
-    layer = fsc.SeparableConv1D(5, 4, **settings)
+    settings = settings | {"activation": "sigmoid"}
+    layer = getattr(fsc, class_name)(*sizes, **settings)
     params = layer.init(jax.random.key(0), x)
     expected, outputs = layer.apply(params, x), []
     if kind == "nnx":
-        twin = fsc.nnx.SeparableConv1D(4, 5, 4, **settings, decode=True, rngs=nnx.Rngs(0))
+        twin = getattr(fsc.nnx, class_name)
+        twin = twin(4, *sizes, **settings, decode=True, rngs=nnx.Rngs(0))
         nnx.update(twin, jax.tree.map(nnx.Param, params["params"]))
         twin.init_cache((3, 1, 4))
     variables = params
@@ -273,7 +275,7 @@ def test_a_residual_waits_for_its_layer():
     """A Conformer's convolution module: gate, depthwise convolution, and what goes past it."""
     x = np.random.default_rng(0).standard_normal((2, 40, 6)).astype(np.float32)
     expand = np.random.default_rng(1).standard_normal((6, 12)).astype(np.float32) / 3
-    layer = fsc.SeparableConv1D(6, 15, padding="same", activation="silu")
+    layer = fsc.DepthwiseConv1D(15, padding="same", activation="silu")
     params = layer.init(jax.random.key(0), x)
 
     def gated(x):

@@ -58,6 +58,20 @@ def test_chunks_and_a_flush_give_the_whole(K, D, S, M, padding, data_format):
     assert_close(np.concatenate(outputs, 1), oracle.separable(x, *weights, S, D, padding), 2e-6)
 
 
+@pytest.mark.parametrize(("K", "D", "S", "M", "padding"), SHAPES[::3], ids=str)
+def test_chunks_of_the_depthwise_stage(K, D, S, M, padding):
+    x, kernel, *_ = operands(K, M)
+    bias = np.random.default_rng(0).standard_normal(x.shape[2] * M).astype(np.float32)
+    settings = {"strides": S, "dilation_rate": D, "padding": padding}
+    step, state, outputs = functools.partial(ops.depthwise_conv1d_step, **settings), None, []
+    for first, last in ((0, 12), (12, 23)):
+        flush = True if last == 23 else None
+        y, state = step(x[:, first:last], state, kernel, bias, flush=flush)
+        outputs.append(y[:, : given(y, state)])
+    expected = oracle.depthwise(x, kernel, S, D, padding) + bias
+    assert_close(np.concatenate(outputs, 1), expected, 2e-6)
+
+
 @pytest.mark.parametrize(("K", "D", "S", "M", "padding"), SHAPES[1:8:2], ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_streams_begin_and_end_when_they_like(K, D, S, M, padding, seed):
