@@ -9,7 +9,7 @@ constexpr std::int64_t kFewTaps = 8;
 // has one in 4096 bytes.
 template <typename A>
 bool is_read_in_place(const Schedule& schedule, std::int64_t taps, std::int64_t step) {
-  constexpr std::int64_t positions_per_edge = 6, page = 4096, competition = 256;
+  constexpr std::int64_t positions_per_edge = 10, page = 4096, competition = 256;
   const std::int64_t first = schedule.interior_first(0), last = schedule.interior_last(schedule.rows);
   const std::int64_t edges = schedule.positions - std::max<std::int64_t>(0, last - first);
   const std::int64_t bytes = schedule.row_step * step * static_cast<std::int64_t>(sizeof(A));
