@@ -180,7 +180,7 @@ class LinenLayer(nn.Module):
             if regularizer is not None and self.is_mutable_collection("losses"):
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
-        arguments.check_call(self.decode, reset, initial_state, return_state, flush)
+        arguments.check_call(self.decode, reset, initial_state, return_state, flush, segment_ids)
         if self.decode:
             initial_state = fresh = arguments.initial_state(x.shape, x.dtype)
             if self.has_variable("cache", "history"):

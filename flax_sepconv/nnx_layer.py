@@ -244,7 +244,9 @@ class NnxLayer(nnx.Module):
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
         x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        self.arguments.check_call(self.decode, reset, initial_state, return_state, flush)
+        self.arguments.check_call(
+            self.decode, reset, initial_state, return_state, flush, segment_ids
+        )
         if self.decode:
             if self.history is None:
                 raise ValueError("decode=True needs a cache: call init_cache first")

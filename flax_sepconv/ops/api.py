@@ -7,6 +7,7 @@ import jax
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.ops import packed
 from flax_sepconv.ops.arguments import (
     Call,
     DataFormat,
@@ -59,6 +60,12 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
             own = replace(stages, geometry=strip.geometry, bias=False)
             part = compute(strip.x, call.kernel, call.rest[: len(call.rest) - stages.bias], (), own)
             y = y.at[:, strip.first : strip.first + part.shape[1]].add(part)
+    if call.slots is not None and 0 not in call.slots.history.shape[1:]:
+        before = packed.histories_before(call.slots, x, stages.geometry.dilation)
+        geometry = packed.geometry_before(stages.geometry)
+        own = replace(stages, geometry=geometry, limits="whole", bias=False)
+        part = compute(before, call.kernel, call.rest[: len(call.rest) - stages.bias], (), own)
+        y = packed.added(y, call.slots, part)
     y = call.unflatten(y)
     return y if out_sharding is None else place(y, out_sharding)
 
