@@ -225,7 +225,8 @@ class NnxLayer(nnx.Module):
                 The first `ops.output_length(length, ...)` steps are what the layer gives for the
                 sequence alone, and zeros follow.
             segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
-                no tap reaches across a step at which they change.
+                no tap reaches across a step at which they change. Without `decode`, the segments
+                may have states (`ops.separable_conv1d`).
             axis_name: inside a `jax.shard_map`, the mesh axis that divides the steps of `inputs`,
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
