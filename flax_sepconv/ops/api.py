@@ -302,8 +302,7 @@ def separable_conv1d(
     Raises:
         ValueError: an argument or a shape breaks its rule, or no output step remains.
         TypeError: an operand is not floating point.
-        NotImplementedError: the named implementation cannot run here; `segment_ids` with
-            `initial_state` on a mesh of explicit axes.
+        NotImplementedError: the named implementation cannot run here.
 
     Example:
         >>> import jax.numpy as jnp

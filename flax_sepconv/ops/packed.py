@@ -6,11 +6,13 @@ output steps what these few steps alone give. That is computed for all slots at 
 rest is the call that packed rows are without states, and x is not copied.
 """
 
+import contextlib
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from flax_sepconv.ops import state as state_lib
@@ -18,7 +20,7 @@ from flax_sepconv.ops.geometry import Geometry, PaddingRule
 from flax_sepconv.ops.lengths import integers
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.primitives import compiled
-from flax_sepconv.ops.sharding import mesh_of
+from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
 from flax_sepconv.ops.state import StreamState
 
 
@@ -93,18 +95,30 @@ def slots_of(
             "segment_ids with return_state need initial_state, whose shape says for how many "
             "segments of a row there is a state: ops.initial_state(..., segments=N) begins N"
         )
-    if mesh_of(x) is not None:
-        raise NotImplementedError(
-            "segment_ids with initial_state on a mesh of explicit axes: divide the batch by a "
-            "jax.shard_map around the call, or use a mesh of automatic axes"
+    if axes_of(x, 1):
+        raise ValueError(
+            "the steps of packed rows must not be divided where there are states, and those of x "
+            f"are, by {axes_of(x, 1)!r}"
         )
     _check(state, row, last)
     slots = state.history.shape[:-2]
     history = state_lib.reshaped(state, slots, last).history
     history = history.reshape(x.shape[0], *history.shape[-3:])
+    history, ids, lengths = _divided_like(x, history, ids, lengths)
     found = Slots(history, *_spans(ids, lengths, slots[-1]))
     behind = _histories_behind(found, x).reshape(*slots, *history.shape[-2:])
     return found, StreamState(behind if last else behind.swapaxes(-1, -2))
+
+
+def _divided_like(x: jax.Array, *arrays: Any) -> tuple[Any, ...]:
+    """Divide histories, ids and lengths among devices as the rows are, where types tell that."""
+    mesh = mesh_of(x)
+    if mesh is None:
+        return arrays
+    spec = axes_of(x, 0), None, None, axes_of(x, 2)
+    return tuple(
+        None if a is None else jax.reshard(a, sharding_on(mesh, *spec[: a.ndim])) for a in arrays
+    )
 
 
 def _check(state: StreamState, row: StreamState, last: bool) -> None:
@@ -183,7 +197,13 @@ def added(y: jax.Array, slots: Slots, part: jax.Array) -> jax.Array:
     inside = steps < slots.lengths[..., None]
     at = jnp.where(inside, slots.first[..., None] + steps, y.shape[1])  # Beyond: it is dropped.
 
+    sharding = sharding_on(mesh_of(y), axes_of(y, 0), None, axes_of(y, 2))
+    part = lax.reshape(part, (B, N * count, F), out_sharding=sharding)
+
     def add(row: jax.Array, at: jax.Array, part: jax.Array) -> jax.Array:
         return row.at[at].add(part, mode="drop")
 
-    return jax.vmap(add)(y, at.reshape(B, -1), part.reshape(B, N * count, F))
+    mesh = mesh_of(y)
+    # Its transpose makes zeros, which are on the mesh that is set here.
+    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
+        return jax.vmap(add)(y, at.reshape(B, -1), part)

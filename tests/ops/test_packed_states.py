@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 import flax_sepconv as fsc
 from flax_sepconv import ops
@@ -222,27 +222,40 @@ def test_layers():
             linen.clone(decode=True).apply(variables, x, segment_ids=IDS, mutable=["cache"])
 
 
-def test_rows_divided_among_devices():
-    """By a `shard_map` or by XLA; the types of an explicit mesh are refused, and divided steps."""
+def test_rows_and_channels_divided_among_devices():
+    """By a `shard_map`, by XLA, or by the types of an explicit mesh; divided steps are refused."""
     x, history, *weights = operands(4, 1, 3, "float32")
-    expected = packed(x, history, *weights, D=1)
-    spec = PartitionSpec("b")
+    x, history, ids = x[:2], history[:2], jnp.asarray(IDS[:2])
+    rng = np.random.default_rng(1)
+    dy = rng.standard_normal((2, L, F)), rng.standard_normal(history.shape)
 
     def call(x, history, ids, **settings):
         return packed(x, history, *weights, D=1, segment_ids=ids, **settings)
 
-    mesh = jax.make_mesh((3,), ("b",), axis_types=(AxisType.Auto,))
-    divided = jax.shard_map(call, mesh=mesh, in_specs=spec, out_specs=spec)
-    jax.tree.map(assert_close, jax.jit(divided)(x, history, IDS), expected)
-    given = jax.device_put((x, history, IDS), NamedSharding(mesh, spec))
-    jax.tree.map(assert_close, jax.jit(call)(*given), expected)
-    own = functools.partial(call, axis_name="b")
-    with pytest.raises(ValueError, match="axis_name and the state of a stream do not go together"):
-        jax.shard_map(own, mesh=mesh, in_specs=spec, out_specs=spec)(x, history, IDS)
-    with jax.set_mesh(jax.make_mesh((3,), ("b",), axis_types=(AxisType.Explicit,))):
-        given = jax.device_put((x, history, IDS), spec)
-        with pytest.raises(NotImplementedError, match="on a mesh of explicit axes: divide the"):
-            call(*given)
+    @jax.jit
+    def loss(given, ids):
+        y = packed(*given, D=1, segment_ids=ids)
+        return sum((each * d).sum() for each, d in zip(y, dy, strict=True)), y
+
+    given = x, history, *weights
+    gradient = jax.grad(loss, has_aux=True)
+    expected = gradient(given, ids)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        with jax.set_mesh(jax.make_mesh((2, 2), ("b", "c"), axis_types=(kind,) * 2)):
+            rows, lanes = PartitionSpec("b"), PartitionSpec("b", None, "c")
+            specs = lanes, PartitionSpec("b", None, None, "c"), *(PartitionSpec() for _ in weights)
+            divided = jax.tree.map(jax.device_put, given, specs)
+            jax.tree.map(assert_close, gradient(divided, jax.device_put(ids, rows)), expected)
+            along = jax.shard_map(call, in_specs=rows, out_specs=rows)
+            if kind == AxisType.Explicit:
+                steps = jax.device_put(jnp.ones((2, 16, C)), PartitionSpec(None, "b"))
+                with pytest.raises(ValueError, match="packed rows must not be divided where there"):
+                    call(steps, history, ids[:, :16])
+                continue
+            jax.tree.map(assert_close, along(x, history, ids), expected[1])
+            own = functools.partial(call, axis_name="b")
+            with pytest.raises(ValueError, match="axis_name and the state of a stream do not go"):
+                jax.shard_map(own, in_specs=rows, out_specs=rows)(x, history, ids)
 
 
 STATE = ops.initial_state((B, L, C), (4, C, M), segments=5)
