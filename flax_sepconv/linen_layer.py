@@ -156,7 +156,8 @@ class LinenLayer(nn.Module):
                 changes neither them nor any gradient. An activity regularizer sees those zeros;
                 its value is still divided by the size of the batch, as Keras does.
             segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
-                no tap reaches across a step at which they change.
+                no tap reaches across a step at which they change. Without `decode`, the segments
+                may have states (`ops.separable_conv1d`).
             axis_name: inside a `jax.shard_map`, the mesh axis that divides the steps of `inputs`,
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
@@ -180,7 +181,7 @@ class LinenLayer(nn.Module):
             if regularizer is not None and self.is_mutable_collection("losses"):
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
         x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
-        arguments.check_call(self.decode, reset, initial_state, return_state, flush)
+        arguments.check_call(self.decode, reset, initial_state, return_state, flush, segment_ids)
         if self.decode:
             initial_state = fresh = arguments.initial_state(x.shape, x.dtype)
             if self.has_variable("cache", "history"):

@@ -225,7 +225,8 @@ class NnxLayer(nnx.Module):
                 The first `ops.output_length(length, ...)` steps are what the layer gives for the
                 sequence alone, and zeros follow.
             segment_ids: integers (..., L), or None: with padding "same" or "causal" and strides 1,
-                no tap reaches across a step at which they change.
+                no tap reaches across a step at which they change. Without `decode`, the segments
+                may have states (`ops.separable_conv1d`).
             axis_name: inside a `jax.shard_map`, the mesh axis that divides the steps of `inputs`,
                 or None (`ops.separable_conv1d`). Their activity losses are added.
             out_sharding: how the output is to be divided, or None: as the inputs and weights are.
@@ -244,7 +245,9 @@ class NnxLayer(nnx.Module):
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
         x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
-        self.arguments.check_call(self.decode, reset, initial_state, return_state, flush)
+        self.arguments.check_call(
+            self.decode, reset, initial_state, return_state, flush, segment_ids
+        )
         if self.decode:
             if self.history is None:
                 raise ValueError("decode=True needs a cache: call init_cache first")

@@ -243,13 +243,23 @@ class Arguments:
 
     @staticmethod
     def check_call(
-        decode: bool, reset: Any, initial_state: Any, return_state: bool, flush: Any = None
+        decode: bool,
+        reset: Any,
+        initial_state: Any,
+        return_state: bool,
+        flush: Any = None,
+        segment_ids: Any = None,
     ) -> None:
         """Raise ValueError where a call asks for no state, or for two."""
         if decode and (initial_state is not None or return_state):
             raise ValueError(
                 "initial_state and return_state are for decode=False: with decode=True the state "
                 "is in the cache"
+            )
+        if decode and segment_ids is not None:
+            raise ValueError(
+                "segment_ids are for decode=False: the cache has one state a row, and not one a "
+                "segment (initial_state has)"
             )
         if reset is not None and not decode:
             raise ValueError("reset is for decode=True: without a cache nothing can begin anew")

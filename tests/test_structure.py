@@ -49,6 +49,7 @@ LAYERS = {
         "ops.trimming",
         "ops.divided",
         "ops.state",
+        "ops.packed",
         "ops.arguments",
         "ops.api",
         "ops.chunks",

@@ -7,6 +7,7 @@ import jax
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from flax_sepconv.ops import packed
 from flax_sepconv.ops.arguments import (
     Call,
     DataFormat,
@@ -59,6 +60,12 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
             own = replace(stages, geometry=strip.geometry, bias=False)
             part = compute(strip.x, call.kernel, call.rest[: len(call.rest) - stages.bias], (), own)
             y = y.at[:, strip.first : strip.first + part.shape[1]].add(part)
+    if call.slots is not None and 0 not in call.slots.history.shape[1:]:
+        before = packed.histories_before(call.slots, x, stages.geometry.dilation)
+        geometry = packed.geometry_before(stages.geometry)
+        own = replace(stages, geometry=geometry, limits="whole", bias=False)
+        part = compute(before, call.kernel, call.rest[: len(call.rest) - stages.bias], (), own)
+        y = packed.added(y, call.slots, part)
     y = call.unflatten(y)
     return y if out_sharding is None else place(y, out_sharding)
 
@@ -152,6 +159,7 @@ def depthwise_conv1d(
         ValueError, TypeError, NotImplementedError: as `separable_conv1d`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> depthwise_conv1d(jnp.ones((2, 10, 3)), jnp.ones((4, 3, 2)), padding="same").shape
         (2, 10, 6)
     """
@@ -257,7 +265,8 @@ def separable_conv1d(
             alone ("same" by its own length), and what follows them is zero, without the bias.
         segment_ids: integers (..., L), or None. Where they change within a row, a sequence ends and
             another one begins, and no tap reaches across: with "same", "causal" or D * (K - 1)
-            zeros in numbers, and strides 1, every sequence has the result that it has alone.
+            zeros in numbers, and strides 1, every sequence has the result that it has alone. With
+            "causal" the first N of a row may go on from states: see `initial_state`.
         implementation: name of the depthwise lowering, "grouped_conv", "shifted_sum", "fft" or
             "native" ("triton" and "mosaic" for accelerators); segments need "shifted_sum" or
             "native". None takes what `select_implementation` says for where the program is lowered.
@@ -278,8 +287,13 @@ def separable_conv1d(
         initial_state: what came before x, as an earlier call returned it; None is the beginning.
             Paddings as for `separable_conv1d_step`, which says when outputs are there. Gradients
             flow through its `history` (`lax.stop_gradient` truncates them); with respect to a
-            whole state that has integers in it, `jax.grad` needs `allow_int=True`.
-        return_state: whether the state behind x is returned too.
+            whole state that has integers in it, `jax.grad` needs `allow_int=True`. With
+            `segment_ids` its `history` is (..., N, D * (K - 1), C), or (..., N, C, D * (K - 1)), as
+            of `ops.initial_state(..., segments=N)`: the n-th state belongs to the n-th segment of a
+            row. Segments from the N-th on begin anew, and have no state behind them.
+        return_state: whether the state behind x is returned too; with `segment_ids` those behind
+            the segments, for which `initial_state` must be given, and of n-th segments that a row
+            does not have the states as they came.
 
     Returns:
         (..., output length, F), or (..., F, output length); with `return_state` a pair of it and a
@@ -291,9 +305,23 @@ def separable_conv1d(
         NotImplementedError: the named implementation cannot run here.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> x = jnp.ones((2, 10, 3))
         >>> separable_conv1d(x, jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5)), strides=2).shape
         (2, 4, 5)
+
+        Two segments in each row, of four and of six steps, with room for a third one's state:
+
+        >>> from flax_sepconv import ops
+        >>> ids = jnp.array([[0, 0, 0, 0, 1, 1, 1, 1, 1, 1]] * 2)
+        >>> kernels = jnp.ones((4, 3, 2)), jnp.ones((1, 6, 5))
+        >>> state = ops.initial_state(x.shape, kernels[0].shape, segments=3)
+        >>> y, state = separable_conv1d(
+        ...     x, *kernels, padding="causal", segment_ids=ids, initial_state=state,
+        ...     return_state=True,
+        ... )
+        >>> state.history.shape
+        (2, 3, 3, 3)
 
     Source: https://www.tensorflow.org/api_docs/python/tf/compat/v1/layers/separable_conv1d
     """

@@ -16,8 +16,8 @@ from jax.typing import ArrayLike, DTypeLike
 from flax_sepconv.ops import edges as edges_lib
 from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
+from flax_sepconv.ops import packed, stepping
 from flax_sepconv.ops import state as state_lib
-from flax_sepconv.ops import stepping
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.geometry import EDGES, EdgePadding, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
@@ -164,6 +164,7 @@ class Call:
         batch: the batch dimensions.
         is_last: whether the caller's channels are the last axis.
         edges: where what is beyond the ends of x comes from, if it is to be added; else zeros.
+        slots: of packed rows, what came before their segments, where that is given.
         shards: how steps are divided, where a mesh axis is named for that; geometry and lengths are
             of whole sequences, `ends` of what x is.
     """
@@ -179,6 +180,7 @@ class Call:
     batch: tuple[int, ...]
     is_last: bool
     edges: EdgePadding | None
+    slots: packed.Slots | None
     shards: Shards | None
 
     def rows_of(self, sharding: Any) -> Layout | None:
@@ -236,9 +238,8 @@ def bind(
     arrays, dtype = widened(arrays_of(given), preferred_element_type)
     x, kernel = arrays["x"], arrays["depthwise_kernel"]
     rule = padding_rule(padding)
-    has_state = initial_state is not None or return_state
-    if has_state and segment_ids is not None:
-        raise ValueError("segment_ids and the state of a stream do not go together")
+    has_states = initial_state is not None or return_state
+    has_state = has_states and segment_ids is None
     channels = channels_of("x", x, data_format)
     check_kernel(kernel_shape(kernel, channels), channels)
     check_implementation(implementation)
@@ -261,7 +262,7 @@ def bind(
         raise ValueError(f"x must have at least one step, got shape {x.shape}")
     shards = None if axis_name is None else along(axis_name, rows)
     if shards is not None:
-        length = _length_of_all(shards, length, has_state)
+        length = _length_of_all(shards, length, has_states)
     elif has_state and axes_of(rows, 1):
         raise ValueError(
             "the steps of a chunk must not be divided where there is a state, and those of x are, "
@@ -314,16 +315,21 @@ def bind(
             geometry = _geometry(rows.shape[1], kernel.shape[0], S, D, "valid")
     kind: Limit = "whole"
     limits: tuple[jax.Array, ...] = ()
-    ends = None
+    ends, slots = None, None
     if segment_ids is not None:
         shape = (*batch, steps.shape[-2])
         kind = "segments"
-        limits = (_segments(segment_ids, shape, geometry, rule, implementation),)
+        limits = (packed.ids_of(segment_ids, shape, geometry, rule, implementation),)
         if own is not None:  # Packed rows may have a tail.
             ends = output_lengths(own, geometry)
             if shards is not None and shards.is_own:
                 own, ends = (shards.own(each, shape[-1]) for each in (own, ends))
             rows = zero_tails(rows, own)
+        if has_states:
+            one = state_lib.zeros(batch, channels, geometry.reach, 1, is_last, state_dtype)
+            slots, state = packed.slots_of(
+                initial_state, rows, *limits, own, geometry, one, is_last
+            )
     elif own is not None:
         kind, limits = "lengths", (own,)
     else:
@@ -332,7 +338,19 @@ def bind(
         geometry = replace(geometry, behind=0)
     stages = Stages("y", "bias" in arrays, geometry, kind, precision, implementation, dtype)
     return Call(
-        rows, kernel, rest, limits, stages, before, state, ends, batch, is_last, edges, shards
+        rows,
+        kernel,
+        rest,
+        limits,
+        stages,
+        before,
+        state,
+        ends,
+        batch,
+        is_last,
+        edges,
+        slots,
+        shards,
     )
 
 
@@ -388,33 +406,6 @@ def _rest(arrays: Mapping[str, jax.Array], lanes: int) -> tuple[jax.Array, ...]:
             )
         rest.append(arrays["bias"])
     return tuple(rest)
-
-
-def _segments(
-    segment_ids: ArrayLike,
-    shape: tuple[int, ...],
-    geometry: Geometry,
-    padding: PaddingRule,
-    implementation: str | None,
-) -> jax.Array:
-    """Check segment ids against the shape (..., L), and return them as int32 (B, L)."""
-    is_short = padding == "valid" or geometry.output_length != geometry.length
-    if geometry.stride != 1 or is_short:
-        raise ValueError(
-            "segment_ids need padding 'same', 'causal' or one of D*(K-1) zeros in all, and strides "
-            f"1, got padding={padding!r} and strides={geometry.stride}"
-        )
-    if implementation is not None and "segments" not in LOWERINGS[implementation].limits:
-        able = [name for name, lowering in LOWERINGS.items() if "segments" in lowering.limits]
-        raise NotImplementedError(
-            f"implementation={implementation!r} knows no segments: with segment_ids it must be "
-            f"None or one of {', '.join(map(repr, able))}"
-        )
-    ids = lengths_lib.integers("segment_ids", segment_ids, shape, "batch dimensions and steps of x")
-    ids = jnp.asarray(ids).reshape(-1, shape[-1])
-    if ids.dtype.itemsize == 8:  # Neighbours may differ in the upper half alone.
-        ids = jnp.cumsum(ids != jnp.roll(ids, 1, axis=1), axis=1)
-    return ids.astype(jnp.int32)
 
 
 def _geometry(

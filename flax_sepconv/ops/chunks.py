@@ -206,6 +206,7 @@ def initial_state(
     data_format: DataFormat = "channels_last",
     dilation_rate: Size = 1,
     dtype: DTypeLike = "float32",
+    segments: int | None = None,
 ) -> StreamState:
     """Return the state of streams that have not begun, for `separable_conv1d_step`.
 
@@ -214,10 +215,18 @@ def initial_state(
         depthwise_kernel_shape: (K, C, M).
         strides, padding, data_format, dilation_rate: as for the calls.
         dtype: of the inputs.
+        segments: None, or for calls with `segment_ids` N, for how many segments of a row there is a
+            state: `history` is (..., N, D * (K - 1), C), or (..., N, C, D * (K - 1)).
+
+    Raises:
+        ValueError: an argument or a shape breaks its rule.
+        TypeError: `dtype` is not floating point.
 
     Example:
         >>> initial_state((2, 1, 3), (4, 3, 1), dilation_rate=2).history.shape
         (2, 6, 3)
+        >>> initial_state((2, 100, 3), (4, 3, 1), segments=5).history.shape
+        (2, 5, 3, 3)
     """
     last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
     S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
@@ -228,4 +237,11 @@ def initial_state(
     check_dtype("dtype", dtype)
     K = depthwise_kernel_shape[0]
     delay = delay_of(padding_rule(padding), K, D, S)
-    return zeros(tuple(x_shape[:-2]), channels, D * (K - 1), S, last, dtype, delay)
+    batch = tuple(x_shape[:-2])
+    if segments is not None:
+        if S != 1 or delay:
+            raise ValueError(
+                f"segments need padding 'causal' and strides 1, got {padding!r} and strides={S}"
+            )
+        batch = (*batch, positive_int("segments", segments))
+    return zeros(batch, channels, D * (K - 1), S, last, dtype, delay)

@@ -54,6 +54,7 @@ _NONE = {
     "input_dilation lhs_dilation": "there is no transposed convolution",
     "input_shape batch_input_shape in_features in_channels": "the inputs say how many channels "
     "there are",
+    "cu_seqlens cu_seq_lens": "segment_ids say which segment of a row each step is in",
     "conv_general_dilated dot_general promote_dtype": "implementation says how it is computed",
 }
 

@@ -29,7 +29,8 @@ class StreamState(struct.PyTreeNode, init=False):
 
     Attributes:
         history: the last D*(K-1) input steps, laid out as the inputs are: (..., D*(K-1), C), or
-            (..., C, D*(K-1)) with "channels_first". Zeros stand for what was before the stream.
+            (..., C, D*(K-1)) with "channels_first". Zeros stand for what was before the stream. Of
+            packed rows N segments are the streams: the last batch dimension is N.
         phase: (...,) int32, the input steps to come before one at which there is an output step;
             None where strides is 1 and there is no delay: there is one at each.
         steps: (...,) int32, the output steps of each stream in the latest result; behind them the

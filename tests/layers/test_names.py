@@ -35,6 +35,7 @@ ALL = {
     "dilation": "called 'dilation_rate' here",
     "data_layout": "called 'data_format' here",
     "feature_group_count": "every channel is a group of its own",
+    "cu_seqlens": "segment_ids say which segment",
     "nonsense": "must be one of .*strides, padding, data_format",
 }
 

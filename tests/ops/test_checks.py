@@ -43,6 +43,8 @@ def streams(strides):
 
 
 STATES = {strides: streams(strides) for strides in (1, 2)}
+SLOTS = ops.initial_state((2, 10, 3), (4, 3, 2), segments=3)
+IDS = jnp.repeat(RESET[:, None], 10, 1).astype(int)
 LAYER = fsc.SeparableConv1D(5, 4, padding="causal", strides=2, activation="sigmoid")
 VARIABLES = LAYER.init(jax.random.key(0), X)
 CALLS = {
@@ -56,8 +58,16 @@ CALLS = {
     "strided state": lambda: ops.separable_conv1d_step(
         X, STATES[2], K, P, strides=2, lengths=LENGTHS, reset=RESET
     ),
-    "segments": lambda: ops.separable_conv1d(
-        X, K, P, segment_ids=jnp.repeat(RESET[:, None], 10, 1).astype(int), padding="same"
+    "segments": lambda: ops.separable_conv1d(X, K, P, segment_ids=IDS, padding="same"),
+    "segments with states": lambda: ops.separable_conv1d(
+        X,
+        K,
+        P,
+        segment_ids=IDS,
+        padding="causal",
+        initial_state=SLOTS,
+        return_state=True,
+        lengths=LENGTHS,
     ),
     "count": lambda: ops.output_length(LENGTHS, 4, 2, "same"),
     "layer": lambda: LAYER.apply(VARIABLES, X, LENGTHS),

@@ -163,8 +163,3 @@ def test_refusals(arguments, error, message):
         ops.depthwise_conv1d(X, K, **arguments)
     with pytest.raises(error, match=message):
         ops.separable_conv1d(X, K, P, **arguments)
-
-
-def test_streams_have_no_segments():
-    with pytest.raises(ValueError, match="segment_ids and the state of a stream"):
-        ops.separable_conv1d(X, K, P, padding="causal", segment_ids=IDS, return_state=True)
