@@ -111,6 +111,15 @@ void pack_rows_as_columns(const T* from, std::int64_t step, std::int64_t rows, s
   }
 }
 
+// Pairs of neighbouring rows as rows of pairs, `to_step` from column to column of `from`.
+template <typename T>
+void pack_pairs_transposed(const T* from, std::int64_t step, std::int64_t rows, std::int64_t columns,
+                           Pair* to, std::int64_t to_step) {
+  for (std::int64_t r = 0; r < rows; r += 2, from += 2 * step, ++to)
+    for (std::int64_t j = 0; j < columns; ++j)
+      to[j * to_step] = paired(from[j], r + 1 < rows ? from[step + j] : T{0});
+}
+
 // A matrix of factors in memory: (i, j) begins with data[i * row_step + j * column_step].
 template <typename E>
 struct Matrix {
@@ -184,9 +193,25 @@ SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t de
       write_vector<write, R, A>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
 }
 
+#if defined(SEPCONV_AMX)
+#include "amx_tiles.h"
+#else
+constexpr bool kHasAmx = false;
+struct AmxInUse {};
+#endif
+
 template <int V, Write write, typename P, typename E, typename A, typename R>
 void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
                   Sums<const A> start, Sums<R> out) {
+#if defined(SEPCONV_AMX)
+  if constexpr (V == kTileVectors) {
+    const std::int64_t done = amx_rows<write>(a, rows, b, depth, start, out);
+    rows -= done;
+    a.data += done * a.row_step;
+    start.data += done * start.step;
+    out.data += done * out.step;
+  }
+#endif
   for (; rows >= kTileRows; rows -= kTileRows) {
     product_tile<kTileRows, V, write>(a, b, depth, start, out);
     a.data += kTileRows * a.row_step;
