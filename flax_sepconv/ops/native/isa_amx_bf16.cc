@@ -49,7 +49,7 @@ bool may_use_tiles() {
 #if defined(SEPCONV_EMULATED_AMX)
   return true;
 #else
-  if (!is_named("amx_bf16")) return false;
+  if (!sepconv::is_named("amx_bf16")) return false;
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, tile_state = 3u << 17;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
