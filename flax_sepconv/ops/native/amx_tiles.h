@@ -26,6 +26,15 @@ class AmxInUse {
   AmxInUse& operator=(const AmxInUse&) = delete;
 };
 
+// Pairs of neighbouring rows as rows of pairs, `to_step` from column to column of `from`.
+template <typename T>
+void pack_pairs_transposed(const T* from, std::int64_t step, std::int64_t rows, std::int64_t columns,
+                           Pair* to, std::int64_t to_step) {
+  for (std::int64_t r = 0; r < rows; r += 2, from += 2 * step, ++to)
+    for (std::int64_t j = 0; j < columns; ++j)
+      to[j * to_step] = paired(from[j], r + 1 < rows ? from[step + j] : T{0});
+}
+
 // out = start + a b for M * 16 rows of a, one panel b, and a depth of a multiple of 16 pairs.
 template <int M, typename E>
 SEPCONV_INLINE void amx_tile(const Matrix<E>& a, Panel<Pair> b, std::int64_t depth,

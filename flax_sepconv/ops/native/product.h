@@ -111,15 +111,6 @@ void pack_rows_as_columns(const T* from, std::int64_t step, std::int64_t rows, s
   }
 }
 
-// Pairs of neighbouring rows as rows of pairs, `to_step` from column to column of `from`.
-template <typename T>
-void pack_pairs_transposed(const T* from, std::int64_t step, std::int64_t rows, std::int64_t columns,
-                           Pair* to, std::int64_t to_step) {
-  for (std::int64_t r = 0; r < rows; r += 2, from += 2 * step, ++to)
-    for (std::int64_t j = 0; j < columns; ++j)
-      to[j * to_step] = paired(from[j], r + 1 < rows ? from[step + j] : T{0});
-}
-
 // A matrix of factors in memory: (i, j) begins with data[i * row_step + j * column_step].
 template <typename E>
 struct Matrix {
