@@ -22,6 +22,7 @@ class GradientsItem {
   std::size_t bytes() const { return parts_.bytes(); }
 
   void run(std::int64_t chunk) {
+    [[maybe_unused]] const AmxInUse tiles{};
     weights_.begin();
     dh_.begin();
     if (wants_k()) std::fill(tap_sums_, tap_sums_ + taps_.size(), A{0});

@@ -9,18 +9,25 @@
 
 namespace sepconv {
 
+// Whether the environment names this version.
+inline bool is_named(const std::string& version) {
+  const char* const name = std::getenv("FLAX_SEPCONV_INSTRUCTION_SET");
+  return name != nullptr && name == version;
+}
+
 // Null where this build or this processor lacks the instruction set.
 const Kernels* avx512_bf16_kernels();
 const Kernels* avx512_kernels();
 const Kernels* avx2_kernels();
 const Kernels* neon_bf16_kernels();
 const Kernels* baseline_kernels();  // SSE2 on x86-64, NEON on AArch64; never null.
+const Kernels* amx_bf16_kernels();  // Null where it is not named, too.
 
-// Those that this processor runs, the fastest first.
+// Those that this processor runs, the fastest first; behind them the one that was never timed.
 inline std::vector<const Kernels*> all_kernels() {
   std::vector<const Kernels*> all;
   for (const Kernels* kernels : {avx512_bf16_kernels(), avx512_kernels(), avx2_kernels(),
-                                 neon_bf16_kernels(), baseline_kernels()})
+                                 neon_bf16_kernels(), baseline_kernels(), amx_bf16_kernels()})
     if (kernels != nullptr) all.push_back(kernels);
   return all;
 }
@@ -30,9 +37,8 @@ inline std::vector<const Kernels*> all_kernels() {
 inline const Kernels& chosen_kernels() {
   static const Kernels* const chosen = [] {
     const std::vector<const Kernels*> all = all_kernels();
-    if (const char* const name = std::getenv("FLAX_SEPCONV_INSTRUCTION_SET"))
-      for (const Kernels* kernels : all)
-        if (std::string(kernels->name) == name) return kernels;
+    for (const Kernels* kernels : all)
+      if (is_named(kernels->name)) return kernels;
     return all.front();
   }();
   return *chosen;

@@ -184,9 +184,25 @@ SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t de
       write_vector<write, R, A>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
 }
 
+#if defined(SEPCONV_AMX)
+#include "amx_tiles.h"
+#else
+constexpr bool kHasAmx = false;
+struct AmxInUse {};
+#endif
+
 template <int V, Write write, typename P, typename E, typename A, typename R>
 void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
                   Sums<const A> start, Sums<R> out) {
+#if defined(SEPCONV_AMX)
+  if constexpr (V == kTileVectors) {
+    const std::int64_t done = amx_rows<write>(a, rows, b, depth, start, out);
+    rows -= done;
+    a.data += done * a.row_step;
+    start.data += done * start.step;
+    out.data += done * out.step;
+  }
+#endif
   for (; rows >= kTileRows; rows -= kTileRows) {
     product_tile<kTileRows, V, write>(a, b, depth, start, out);
     a.data += kTileRows * a.row_step;

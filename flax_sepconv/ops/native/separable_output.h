@@ -88,6 +88,7 @@ class SeparableOutput {
     const std::int64_t part = kDepth / 2 * kTerms<P>, size = kPanel<P> * factors<P>(part);
     const std::size_t bytes = sizeof(P) * size + sizeof(A) * kPanel<P> * (1 + rows);
     parallel_for(pool, ceil_div(panels, together), together * bytes, [&](std::int64_t item, void* scratch) {
+      [[maybe_unused]] const AmxInUse tiles{};
       P* const packed = static_cast<P*>(scratch);
       A* const starts = reinterpret_cast<A*>(packed + together * size);
       A* const sums = starts + together * kPanel<P>;
@@ -181,6 +182,7 @@ class SeparableOutput {
     A* const panels = spill + spill_size();
     H* const h = reinterpret_cast<H*>(panels + correlation_.scratch_bytes() / sizeof(A));
     hidden_.compute(group, block, most, h, panels);
+    [[maybe_unused]] const AmxInUse tiles{};
     // Examples whose rows of y follow one another are one product.
     const bool joined = hidden_.parts == nullptr && correlation_.blocks() == 1;
     const std::int64_t examples = hidden_.examples(group);

@@ -16,7 +16,9 @@ class WeightSums {
     const std::int64_t rows = factors<P>(own.hidden.most_examples() * plan.block);
     h_ = parts.template take<H>(is_wanted() ? own.hidden.size() : 0);
     cotangents_ = parts.template take<P>(is_wanted() ? kPanelsAtOnce * rows * kPanel<P> : 0);
-    pairs_ = parts.template take<P>(is_wanted() && kTerms<P> == 2 ? rows * pairs_step() : 0);
+    pairs_step_ = kHasAmx ? rows + kWidth<P> : ceil_div(own.lanes + 1, kWidth<P>) * kWidth<P>;
+    pairs_ = parts.template take<P>(
+        is_wanted() && kTerms<P> == 2 ? (kHasAmx ? own.lanes + 1 : rows) * pairs_step_ : 0);
     zeros_ = parts.template take<A>(kPanel<P>);
   }
 
@@ -60,7 +62,6 @@ class WeightSums {
   bool wants_bias() const {
     return plan_.out.bias != nullptr && own_.lane + own_.lanes == p_.lanes();
   }
-  std::int64_t pairs_step() const { return ceil_div(own_.lanes + 1, kWidth<P>) * kWidth<P>; }
 
   // Where the sums of a panel's weights lie: where they belong, if tiles write nothing else.
   Sums<A> sums_of(std::int64_t panel) const {
@@ -88,8 +89,11 @@ class WeightSums {
     const std::int64_t depth = (end - 1 - begin) * n + last, filters = plan_.filters;
     if (depth == 0) return;
     const H* const h = h_ + begin * n * own_.hidden.step();
-    if constexpr (kTerms<P> == 2)
-      pack_columns(h, own_.hidden.step(), depth, own_.lanes + wants_bias(), pairs_, pairs_step());
+    if constexpr (kTerms<P> == 2 && kHasAmx)
+      pack_pairs_transposed(h, own_.hidden.step(), depth, own_.lanes + wants_bias(), pairs_,
+                            pairs_step_);
+    else if constexpr (kTerms<P> == 2)
+      pack_columns(h, own_.hidden.step(), depth, own_.lanes + wants_bias(), pairs_, pairs_step_);
     std::int64_t f = 0;
     if constexpr (is_all<T, P>) {
       const T* const y = plan_.y + (own_.hidden.origin(example) + own_.hidden.first(block)) * filters;
@@ -123,8 +127,10 @@ class WeightSums {
                  std::int64_t columns) {
     const Sums<A> sums = sums_of(f / kPanel<P>);
     const auto factors_of = [&](std::int64_t lane) {
-      if constexpr (kTerms<P> == 2)
-        return Matrix<P>{pairs_ + lane, 1, pairs_step()};
+      if constexpr (kTerms<P> == 2 && kHasAmx)
+        return Matrix<P>{pairs_ + lane * pairs_step_, pairs_step_, 1};
+      else if constexpr (kTerms<P> == 2)
+        return Matrix<P>{pairs_ + lane, 1, pairs_step_};
       else
         return Matrix<H>{h + lane, 1, own_.hidden.step()};
     };
@@ -174,6 +180,8 @@ class WeightSums {
   A* const sums_;
   H* h_;
   P *cotangents_, *pairs_;
+  // From pair to pair of one lane, or, where tiles read the pairs of a lane, from lane to lane.
+  std::int64_t pairs_step_;
   A* zeros_;
   bool has_begun_ = false;  // The sums hold something.
 };
