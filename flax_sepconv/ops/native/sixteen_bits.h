@@ -44,11 +44,14 @@ SEPCONV_INLINE typename Several<N>::halves rounded(typename Several<N>::floats v
 
 // float16 where there are instructions for it: they keep its small numbers.
 #if defined(SEPCONV_F16C)
+// With a mask of all lanes: GCC 12 warns of its own header where a vector begins undefined.
+constexpr std::uint16_t kAllLanes = 0xffff;
 template <int N>
 SEPCONV_INLINE typename Several<N>::floats widened(const float16* from) {
   using Floats = typename Several<N>::floats;
   if constexpr (N == 16)
-    return bits_of<Floats>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+    return bits_of<Floats>(_mm512_maskz_cvtph_ps(
+        kAllLanes, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
   if constexpr (N == 8)
     return bits_of<Floats>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
   if constexpr (N == 4)
@@ -57,7 +60,8 @@ SEPCONV_INLINE typename Several<N>::floats widened(const float16* from) {
 template <int N>
 SEPCONV_INLINE typename Several<N>::halves rounded(typename Several<N>::floats v, float16) {
   constexpr int nearest = 0;
-  if constexpr (N == 16) return first_of<N>(_mm512_cvtps_ph(bits_of<__m512>(v), nearest));
+  if constexpr (N == 16)
+    return first_of<N>(_mm512_maskz_cvtps_ph(kAllLanes, bits_of<__m512>(v), nearest));
   if constexpr (N == 8) return first_of<N>(_mm256_cvtps_ph(bits_of<__m256>(v), nearest));
   if constexpr (N == 4) return first_of<N>(_mm_cvtps_ph(bits_of<__m128>(v), nearest));
 }
