@@ -158,7 +158,7 @@ def mark_means(axes: Axes, means: Iterable[tuple[float | None, str]]) -> None:
         axes.axvline(mean, color=colour, zorder=1, **_DOTTED)
         text = f"{mean:.{1 if mean >= 10 else 2}f}x"
         above: Any = {"xycoords": ("data", "axes fraction"), "ha": side}
-        note(axes, text, (mean, 1), (2 if side == "right" else -2, 3), color=colour, **above)
+        note(axes, text, (mean, 1), (-4 if side == "right" else 4, 3), color=colour, **above)
 
 
 def legend(figure: FigureBase, panels: Iterable[Axes], *more: Artist) -> None:

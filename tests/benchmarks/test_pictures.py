@@ -34,7 +34,10 @@ def test_layers(drawn):
 
 @pytest.mark.parametrize("target", ["v6e", "h100", "v4"])
 def test_compiled(target, drawn):
-    """In v6e two programs of a layer are missing; h100 has two dtypes, v4 one program."""
+    """In v6e two programs of a layer are missing; h100 has two dtypes, v4 one program.
+
+    A layer of which stock was compiled in no program (v4's shape_m) is not in the picture.
+    """
     record = load(f"compiled/{target}.json")
     aot_picture.draw(record, HERE / "never.png")
     ((figure, texts),) = drawn
@@ -54,7 +57,8 @@ def test_compiled(target, drawn):
         assert len(points(roofline)) == 2 * len(rows)
         assert len(points(panel)) == 2 * len(rows) + fused
         assert apart(points(panel)) > 8
-        missing = len({row["workload"] for row in record["rows"]}) - len(rows)
+        compared = {row["workload"] for row in record["rows"] if aot_report.ratio(row, "bytes")}
+        missing = len(compared) - len(rows)
         notes = [text.get_text() for text in panel.texts]
         assert notes.count("not compiled") == missing
 

@@ -38,6 +38,7 @@ class GroupedConv(Lowering):
         K, C, M = kernel.shape
         sharding = result_sharding("output", x, kernel)
         x, kernel = _operands(x, kernel, task)
+        x, task = _without_far_zeros(x, task)
         divided = sharding_on(mesh_of(x, kernel), None, None, axes_of(kernel, 1))
         folded = lax.reshape(kernel, (K, 1, C * M), out_sharding=divided)
         return _convolve(task, x, folded, "HIO", sharding)
@@ -45,6 +46,7 @@ class GroupedConv(Lowering):
     def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:
         """Filter every channel; a kernel of one multiplier goes to a tool as it is kept."""
         x, kernel = _operands(x, kernel, task)
+        x, task = _without_far_zeros(x, task)
         unread = max(-task.geometry.pad_high, 0)
         if unread:  # Converters take no negative padding.
             read = x.shape[1] - unread
@@ -60,12 +62,19 @@ class GroupedConv(Lowering):
         geometry = task.geometry
         sharding = result_sharding("input_gradient", y, kernel)
         y, kernel = _operands(y, kernel, task)
+        padding, dilation = geometry.input_gradient_padding, geometry.stride
+        if any(isinstance(zeros, int) and zeros < 0 for zeros in padding):
+            # XLA's grouped convolutions on CPU are wrong where they are to crop.
+            low, high = (min(zeros, 0) if isinstance(zeros, int) else 0 for zeros in padding)
+            no = (0, 0, 0)
+            y = lax.pad(y, jnp.zeros((), y.dtype), (no, (low, high, dilation - 1), no))
+            padding, dilation = (padding[0] - low, padding[1] - high), 1
         out = lax.conv_general_dilated(
             y,
             jnp.flip(kernel, 0).swapaxes(1, 2),
             window_strides=(1,),
-            padding=[geometry.input_gradient_padding],
-            lhs_dilation=(geometry.stride,),
+            padding=[padding],
+            lhs_dilation=(dilation,),
             rhs_dilation=(geometry.dilation,),
             dimension_numbers=("NHC", "HIO", "NHC"),
             feature_group_count=kernel.shape[1],
@@ -90,6 +99,23 @@ class GroupedConv(Lowering):
         gradient = _correlate(x, y, C, task, task.dtype, lanes)
         shape = (task.geometry.kernel_size, C, task.multiplier)
         return lax.reshape(gradient, shape, out_sharding=sharding).astype(task.dtype)
+
+
+def _without_far_zeros(x: Array, task: Contraction) -> tuple[Array, Contraction]:
+    """Put the zeros into x that lie beyond the taps' reach.
+
+    The gradient would crop them, and XLA's grouped convolutions on CPU are wrong where they crop.
+    """
+    own = task.geometry
+    low, high = (
+        max(zeros - own.reach, 0) if isinstance(zeros, int) else 0
+        for zeros in (own.pad_low, own.pad_high)
+    )
+    if low == high == 0:
+        return x, task
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (low, high, 0), (0, 0, 0)))
+    wider = replace(own, length=own.length + low + high, pad_low=own.pad_low - low)
+    return x, replace(task, geometry=wider)
 
 
 def _convolve(
