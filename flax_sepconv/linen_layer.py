@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, Unpack, overload
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import channels_of
 from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding
-from flax_sepconv.spec import Arguments, scalar_loss
+from flax_sepconv.spec import Arguments, CallOptions, scalar_loss
 
 
 class LinenLayer(nn.Module):
@@ -90,13 +90,8 @@ class LinenLayer(nn.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        flush: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> jax.Array: ...
 
     @overload
@@ -105,13 +100,8 @@ class LinenLayer(nn.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        flush: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> tuple[jax.Array, ops.StreamState]: ...
 
     @overload
@@ -120,13 +110,8 @@ class LinenLayer(nn.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        flush: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
         return_state: bool,
+        **options: Unpack[CallOptions],
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
 
     @nn.compact

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import channels_of, positive_int
 from flax_sepconv.ops.names import ClassSignature, names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding
-from flax_sepconv.spec import Arguments, scalar_loss
+from flax_sepconv.spec import Arguments, CallOptions, scalar_loss
 
 # The arrays of a `StreamState`: each a `nnx.Cache` of the layer.
 _STATE = ("history", "phase", "steps")
@@ -162,13 +162,8 @@ class NnxLayer(nnx.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        flush: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
         return_state: Literal[False] = False,
+        **options: Unpack[CallOptions],
     ) -> jax.Array: ...
 
     @overload
@@ -177,13 +172,8 @@ class NnxLayer(nnx.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        flush: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
         return_state: Literal[True],
+        **options: Unpack[CallOptions],
     ) -> tuple[jax.Array, ops.StreamState]: ...
 
     @overload
@@ -192,13 +182,8 @@ class NnxLayer(nnx.Module):
         inputs: ArrayLike,
         lengths: ArrayLike | None = None,
         *,
-        segment_ids: ArrayLike | None = None,
-        axis_name: AxisName | None = None,
-        out_sharding: OutSharding | None = None,
-        reset: ArrayLike | None = None,
-        flush: ArrayLike | None = None,
-        initial_state: ops.StreamState | None = None,
         return_state: bool,
+        **options: Unpack[CallOptions],
     ) -> jax.Array | tuple[jax.Array, ops.StreamState]: ...
 
     @names_arguments

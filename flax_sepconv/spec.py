@@ -7,7 +7,7 @@ Fans (Keras'): a depthwise kernel (K, C, M) has fan_in K*C and fan_out K*M; a po
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,17 @@ _DEFAULT: Any = None
 
 # What a caller may give for an object of Keras: None, a name, a dict or the object itself.
 Identifier = str | Mapping[str, Any] | Callable[..., Any] | None
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a layer's call, for type checkers."""
+
+    segment_ids: ArrayLike | None
+    axis_name: AxisName | None
+    out_sharding: OutSharding | None
+    reset: ArrayLike | None
+    flush: ArrayLike | None
+    initial_state: ops.StreamState | None
 
 
 class Parameter(NamedTuple):

@@ -5,7 +5,6 @@ what these few steps alone give. That is computed from strips, and x is not copi
 little or is needed anyway, rows are continued beyond their ends and convolved without padding.
 """
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -16,7 +15,7 @@ from jax import lax
 from jax.extend.core import InconclusiveDimensionOperation
 
 from flax_sepconv.ops.geometry import EdgePadding, Geometry
-from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
+from flax_sepconv.ops.sharding import axes_of, by_row, mesh_of, sharding_on
 
 MODES: dict[EdgePadding, Literal["wrap", "reflect"]] = {"circular": "wrap", "reflect": "reflect"}
 # Rows of fewer values are copied: two calls more take longer than that.
@@ -110,9 +109,7 @@ def continued(
     def taken(row: jax.Array, steps: jax.Array) -> jax.Array:
         return row.at[steps].get(mode="promise_in_bounds")
 
-    # Its transpose makes zeros, which are on the mesh that is set here.
-    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
-        return jax.vmap(taken)(x, met)
+    return by_row(taken, x, met)
 
 
 def _has_more_steps(x: jax.Array, padding: EdgePadding, steps: int) -> bool:

@@ -1,6 +1,5 @@
 """Where sequences begin and end in the rows of a batch: no tap reaches beyond."""
 
-import contextlib
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +11,7 @@ from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops.geometry import Geometry, PaddingRule
 from flax_sepconv.ops.lengths import output_length, possible
 from flax_sepconv.ops.masking import zero_tails
-from flax_sepconv.ops.sharding import mesh_of
+from flax_sepconv.ops.sharding import by_row
 
 # "whole": each row is a sequence; "lengths": it is one up to a length of its own, integers (B,);
 # "segments": neighbouring steps of one id are a sequence, integers (B, L) (with strides 1, and as
@@ -145,10 +144,7 @@ def _shifts(lengths: jax.Array, geometry: Geometry) -> jax.Array:
 
 def cut_rows(x: jax.Array, first: jax.Array, count: int) -> jax.Array:
     """Take `count` steps of each row from its own first one on: (B, L, C) -> (B, count, C)."""
-    mesh = mesh_of(x)
-    # Its transpose makes zeros, which are on the mesh that is set here.
-    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
-        return jax.vmap(lambda row, start: lax.dynamic_slice_in_dim(row, start, count))(x, first)
+    return by_row(lambda row, start: lax.dynamic_slice_in_dim(row, start, count), x, first)
 
 
 def pad_steps(x: jax.Array, low: int, high: int) -> jax.Array:

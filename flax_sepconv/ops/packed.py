@@ -6,7 +6,6 @@ output steps what these few steps alone give. That is computed for all slots at 
 rest is the call that packed rows are without states, and x is not copied.
 """
 
-import contextlib
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from flax_sepconv.ops.geometry import Geometry, PaddingRule
 from flax_sepconv.ops.lengths import integers
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.primitives import compiled
-from flax_sepconv.ops.sharding import axes_of, mesh_of, sharding_on
+from flax_sepconv.ops.sharding import axes_of, by_row, mesh_of, sharding_on
 from flax_sepconv.ops.state import StreamState
 
 
@@ -203,7 +202,4 @@ def added(y: jax.Array, slots: Slots, part: jax.Array) -> jax.Array:
     def add(row: jax.Array, at: jax.Array, part: jax.Array) -> jax.Array:
         return row.at[at].add(part, mode="drop")
 
-    mesh = mesh_of(y)
-    # Its transpose makes zeros, which are on the mesh that is set here.
-    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
-        return jax.vmap(add)(y, at.reshape(B, -1), part)
+    return by_row(add, y, at.reshape(B, -1), part)

@@ -4,7 +4,9 @@ There a result whose sharding does not follow from its operands' must say what i
 their mesh, so none of this asks which mesh `jax.set_mesh` set.
 """
 
+import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +59,16 @@ def mesh_of(*arrays: Any) -> AbstractMesh | None:
         if AxisType.Explicit in mesh.axis_types:
             return mesh
     return None
+
+
+def by_row(function: Callable[..., jax.Array], x: jax.Array, *more: jax.Array) -> jax.Array:
+    """Apply a function to each row of x (B, ...), and to what belongs to it: (B, ...) each.
+
+    Its transpose makes zeros, which are on the mesh that is set here.
+    """
+    mesh = mesh_of(x)
+    with jax.sharding.use_abstract_mesh(mesh) if mesh else contextlib.nullcontext():
+        return jax.vmap(function)(x, *more)
 
 
 def along(axis_name: Any, rows: jax.Array) -> Shards | None:

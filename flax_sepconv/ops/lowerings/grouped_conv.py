@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 
 from flax_sepconv.ops.contraction import Contraction
 from flax_sepconv.ops.interception import is_intercepted
+from flax_sepconv.ops.limits import pad_steps
 from flax_sepconv.ops.lowerings.lowering import Lowering
 from flax_sepconv.ops.lowerings.shifted_sum import ShiftedSum
 from flax_sepconv.ops.partitioning import result_sharding
@@ -38,7 +39,8 @@ class GroupedConv(Lowering):
         K, C, M = kernel.shape
         sharding = result_sharding("output", x, kernel)
         x, kernel = _operands(x, kernel, task)
-        x, task = _without_far_zeros(x, task)
+        task, low, high = _within_reach(task)
+        x = pad_steps(x, low, high)
         divided = sharding_on(mesh_of(x, kernel), None, None, axes_of(kernel, 1))
         folded = lax.reshape(kernel, (K, 1, C * M), out_sharding=divided)
         return _convolve(task, x, folded, "HIO", sharding)
@@ -46,7 +48,8 @@ class GroupedConv(Lowering):
     def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:
         """Filter every channel; a kernel of one multiplier goes to a tool as it is kept."""
         x, kernel = _operands(x, kernel, task)
-        x, task = _without_far_zeros(x, task)
+        task, low, high = _within_reach(task)
+        x = pad_steps(x, low, high)
         unread = max(-task.geometry.pad_high, 0)
         if unread:  # Converters take no negative padding.
             read = x.shape[1] - unread
@@ -59,22 +62,16 @@ class GroupedConv(Lowering):
 
     def input_gradient(self, task: Contraction, y: Array, kernel: Array, *limits: Array) -> Array:
         """Carry a cotangent back: (B, output_length, C*M), (K, C, M) -> (B, L, C)."""
-        geometry = task.geometry
         sharding = result_sharding("input_gradient", y, kernel)
         y, kernel = _operands(y, kernel, task)
-        padding, dilation = geometry.input_gradient_padding, geometry.stride
-        if any(isinstance(zeros, int) and zeros < 0 for zeros in padding):
-            # XLA's grouped convolutions on CPU are wrong where they are to crop.
-            low, high = (min(zeros, 0) if isinstance(zeros, int) else 0 for zeros in padding)
-            no = (0, 0, 0)
-            y = lax.pad(y, jnp.zeros((), y.dtype), (no, (low, high, dilation - 1), no))
-            padding, dilation = (padding[0] - low, padding[1] - high), 1
+        task, low, high = _within_reach(task)
+        geometry = task.geometry
         out = lax.conv_general_dilated(
             y,
             jnp.flip(kernel, 0).swapaxes(1, 2),
             window_strides=(1,),
-            padding=[padding],
-            lhs_dilation=(dilation,),
+            padding=[geometry.input_gradient_padding],
+            lhs_dilation=(geometry.stride,),
             rhs_dilation=(geometry.dilation,),
             dimension_numbers=("NHC", "HIO", "NHC"),
             feature_group_count=kernel.shape[1],
@@ -82,7 +79,7 @@ class GroupedConv(Lowering):
             preferred_element_type=jnp.promote_types(y.dtype, task.dtype),
             out_sharding=sharding,
         )
-        return out.astype(task.dtype)
+        return pad_steps(out.astype(task.dtype), -low, -high)
 
     def kernel_gradient(self, task: Contraction, x: Array, y: Array, *limits: Array) -> Array:
         """Correlate inputs and cotangents: (B, L, C), (B, output_length, C*M) -> (K, C, M)."""
@@ -101,8 +98,8 @@ class GroupedConv(Lowering):
         return lax.reshape(gradient, shape, out_sharding=sharding).astype(task.dtype)
 
 
-def _without_far_zeros(x: Array, task: Contraction) -> tuple[Array, Contraction]:
-    """Put the zeros into x that lie beyond the taps' reach.
+def _within_reach(task: Contraction) -> tuple[Contraction, int, int]:
+    """Return the task for an x that holds the zeros beyond the taps' reach, and how many there are.
 
     The gradient would crop them, and XLA's grouped convolutions on CPU are wrong where they crop.
     """
@@ -111,11 +108,8 @@ def _without_far_zeros(x: Array, task: Contraction) -> tuple[Array, Contraction]
         max(zeros - own.reach, 0) if isinstance(zeros, int) else 0
         for zeros in (own.pad_low, own.pad_high)
     )
-    if low == high == 0:
-        return x, task
-    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (low, high, 0), (0, 0, 0)))
     wider = replace(own, length=own.length + low + high, pad_low=own.pad_low - low)
-    return x, replace(task, geometry=wider)
+    return replace(task, geometry=wider), low, high
 
 
 def _convolve(

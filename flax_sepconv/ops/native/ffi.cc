@@ -66,6 +66,10 @@ ffi::Error wrong_shapes() {
   return ffi::Error::InvalidArgument("shapes that do not belong together");
 }
 
+ffi::Error wrong_types() {
+  return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
+}
+
 // What a call is about: arrays in the roles of x, k and y (of h, where there are both stages, of
 // which the last axis alone differs), what limits them, and the attributes.
 struct Call {
@@ -98,6 +102,17 @@ struct Call {
   }
 };
 
+// Run with the threads of a call, which may find no memory.
+template <typename Run>
+ffi::Error with_pool(ffi::ThreadPool& threads, Run run) {
+  XlaPool pool(threads);
+  try {
+    return run(pool);
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
+  }
+}
+
 // Run on the sequences of a call whose arrays are as they must be. Where there is nothing to compute
 // with, the results are zero.
 template <typename Run>
@@ -108,12 +123,9 @@ ffi::Error compute(const Call& call, Wanted wanted, std::initializer_list<Result
     return ffi::Error::Success();
   }
   for (Result result : results) ask_for_large_pages(result->untyped_data(), result->size_bytes());
-  XlaPool pool(threads);
-  try {
+  return with_pool(threads, [&](Pool& pool) {
     return run(Sequences(call.problem(), call.limits(), wanted), pool);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
-  }
+  });
 }
 
 // Which array of the trilinear form is the result of the two others.
@@ -155,7 +167,7 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
     if (from == ffi::BF16 && to == ffi::F32) return run(kernels.bf16_to_f32);
     if (from == ffi::F16 && to == ffi::F16) return run(kernels.f16);
     if (from == ffi::F16 && to == ffi::F32) return run(kernels.f16_to_f32);
-    return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
+    return wrong_types();
   });
 }
 
@@ -179,6 +191,17 @@ ffi::Error KernelGradient(ffi::ThreadPool threads, Buffer x, Buffer y, Limited l
   return contract(Role::kK, {x, *k, y, limits, settings}, threads, x, y, k);
 }
 
+// Run with the kernels of both stages for a type, and a value of it.
+template <typename Run>
+ffi::Error for_both_stages(ffi::DataType type, Run run) {
+  const Kernels& kernels = chosen_kernels();
+  if (type == ffi::F32) return run(kernels.separable_f32, float());
+  if (type == ffi::F64) return run(kernels.separable_f64, double());
+  if (type == ffi::BF16) return run(kernels.separable_bf16, bfloat16());
+  if (type == ffi::F16) return run(kernels.separable_f16, float16());
+  return wrong_types();
+}
+
 // Both stages: w (lanes, filters), and a bias (filters), empty where there is none. All arrays are
 // of one type; y has the filters as its last axis. Weights that are not looked at may have no rows.
 template <typename Run>
@@ -194,13 +217,9 @@ ffi::Error compute_separable(const Call& call, Buffer w, bool reads_w, Buffer bi
     if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
   return compute(call, Wanted::kForward, results, threads,
                  [&](const Sequences& batch, Pool& pool) {
-                   const Kernels& kernels = chosen_kernels();
-                   if (type == ffi::F32) return run(batch, kernels.separable_f32, float(), pool);
-                   if (type == ffi::F64) return run(batch, kernels.separable_f64, double(), pool);
-                   if (type == ffi::BF16)
-                     return run(batch, kernels.separable_bf16, bfloat16(), pool);
-                   if (type == ffi::F16) return run(batch, kernels.separable_f16, float16(), pool);
-                   return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
+                   return for_both_stages(type, [&](const auto& kernels, auto zero) {
+                     return run(batch, kernels, zero, pool);
+                   });
                  });
 }
 
@@ -231,23 +250,14 @@ ffi::Error SeparableStep(ffi::ThreadPool threads, Buffer before, Buffer x, Buffe
   for (const Buffer& other : {before, k, w, bias, *y, *after})
     if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
   const Problem problem{b[0], a[1] + b[1], b[2], c[2], c[0], 1, dilation, 0, b[1]};
-  XlaPool pool(threads);
-  const auto run = [&](const auto& kernels, auto zero) {
-    using T = decltype(zero);
-    kernels.step(problem, data<T>(before), data<T>(x), data<T>(k),
-                 {data<T>(w), data<T>(bias), d[1]}, data<T>(*y), data<T>(*after), pool);
-    return ffi::Error::Success();
-  };
-  const Kernels& kernels = chosen_kernels();
-  try {
-    if (type == ffi::F32) return run(kernels.separable_f32, float());
-    if (type == ffi::F64) return run(kernels.separable_f64, double());
-    if (type == ffi::BF16) return run(kernels.separable_bf16, bfloat16());
-    if (type == ffi::F16) return run(kernels.separable_f16, float16());
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
-  }
-  return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
+  return with_pool(threads, [&](Pool& pool) {
+    return for_both_stages(type, [&](const auto& kernels, auto zero) {
+      using T = decltype(zero);
+      kernels.step(problem, data<T>(before), data<T>(x), data<T>(k),
+                   {data<T>(w), data<T>(bias), d[1]}, data<T>(*y), data<T>(*after), pool);
+      return ffi::Error::Success();
+    });
+  });
 }
 
 // Those of the gradients that are wanted; the others are empty.
@@ -287,15 +297,12 @@ ffi::Error ZeroTails(ffi::ThreadPool threads, Buffer x, Numbers lengths, Result 
   if (x.untyped_data() != result->untyped_data())
     return ffi::Error::Internal("the result is not where the operand is");
   const auto step = static_cast<std::int64_t>(x.size_bytes()) / (shape[0] * shape[1]);
-  XlaPool pool(threads);
-  try {
+  return with_pool(threads, [&](Pool& pool) {
     const std::int32_t* const ends = lengths.typed_data();
     clear_tails({static_cast<char*>(result->untyped_data()), shape[0], shape[1], step},
                 [ends](std::int64_t row) { return ends[row]; }, pool);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
-  }
-  return ffi::Error::Success();
+    return ffi::Error::Success();
+  });
 }
 
 // Of a call: arrays, then, where there is anything, what limits it, and the first result.
