@@ -187,11 +187,13 @@ class Arguments:
             "implementation": self.implementation,
             "precision": precision,
         }
+        sums_end = {} if flush is not None else self._sums_end()
         if flush is None:
             out = self.operation(
                 x,
                 *weights.values(),
                 **settings,
+                **sums_end,
                 segment_ids=segment_ids,
                 axis_name=axis_name,
                 out_sharding=out_sharding,
@@ -207,7 +209,7 @@ class Arguments:
         y, state = out if isinstance(out, tuple) else (out, None)
         if lengths is not None or segment_ids is not None or streams:
             self._check_activation(y.ndim)
-        activated = self.activation(y)
+        activated = y if sums_end else self.activation(y)
         ends: ArrayLike | None = None if state is None else state.steps
         if ends is None and lengths is not None:
             integers: Any = lengths  # The operation has raised for anything else.
@@ -218,6 +220,10 @@ class Arguments:
             # An activation may make something of zeros (sigmoid a half), and of their derivative.
             activated = mask_tails(activated, ends, self.data_format, axis_name)
         return activated, state
+
+    def _sums_end(self) -> dict[str, Any]:
+        """Return how the operation itself is told the activation, where it knows it."""
+        return {}
 
     def initial_state(self, x_shape: tuple[int, ...], dtype: DTypeLike) -> ops.StreamState:
         """Return the state of streams that have not begun, for inputs of a shape and dtype."""
@@ -308,6 +314,17 @@ class Arguments:
         self._set(name, default if found is None else found)
 
 
+# Activations that `ops.depthwise_conv1d` computes with its sums.
+_KNOWN_TO_SUMS: tuple[tuple[Activation, str], ...] = (
+    (activations.relu, "relu"),
+    (jax.nn.relu, "relu"),
+    (activations.relu6, "relu6"),
+    (jax.nn.relu6, "relu6"),
+    (activations.silu, "silu"),
+    (jax.nn.silu, "silu"),
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DepthwiseArguments(Arguments):
     """The arguments of `DepthwiseConv1D`."""
@@ -316,6 +333,13 @@ class DepthwiseArguments(Arguments):
     weights = ("depthwise", BIAS)
     operation = staticmethod(ops.depthwise_conv1d)
     step = staticmethod(ops.depthwise_conv1d_step)
+
+    def _sums_end(self) -> dict[str, Any]:
+        """Return how the operation itself is told the activation, where it knows it."""
+        for function, name in _KNOWN_TO_SUMS:
+            if function is self.activation:
+                return {"activation": name}
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

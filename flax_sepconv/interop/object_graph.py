@@ -42,6 +42,10 @@ class Graph:
         self._holders = self._find_holders()
         self.reached = [0, *self._holders]
 
+    def is_variable(self, number: int) -> bool:
+        """Tell whether an object is a variable that has a value."""
+        return number in self._variables
+
     def key(self, number: int) -> str:
         """Return the name of the tensor that a variable is kept as."""
         return self._variable(number)[1]

@@ -67,13 +67,13 @@ class Bundle:
         except UnicodeDecodeError as error:
             raise InteropError(f"{self._index} has a name that is no UTF-8") from error
 
-    def rank(self, name: str) -> int:
-        """Return the number of a tensor's axes.
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the sizes of a tensor's axes, as the index has them.
 
         Raises:
             InteropError: there is no such tensor.
         """
-        return len(self._entry(name).shape.dim)
+        return tuple(dim.size for dim in self._entry(name).shape.dim)
 
     def array(self, name: str) -> np.ndarray:
         """Read a tensor of floating-point numbers.

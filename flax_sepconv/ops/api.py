@@ -15,6 +15,8 @@ from flax_sepconv.ops.arguments import (
     Size,
     bind,
 )
+from flax_sepconv.ops.biased import ACTIVATIONS
+from flax_sepconv.ops.contraction import Activation
 from flax_sepconv.ops.divided import along_axes, compute, on_mesh, plan_of
 from flax_sepconv.ops.edges import strips
 from flax_sepconv.ops.interception import is_intercepted
@@ -42,9 +44,17 @@ class Options(TypedDict, total=False):
     initial_state: StreamState | None
 
 
+class DepthwiseOptions(Options, total=False):
+    """Those of the first stage alone."""
+
+    activation: Activation | None
+
+
 def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
     """Compute what was asked for, by devices that hold parts where types tell that they do."""
-    x, weights, stages = call.x, (call.kernel, *call.rest), call.stages
+    x, weights, stages, late = call.x, (call.kernel, *call.rest), call.stages, None
+    if call.edges is not None or call.slots is not None:  # More is to be added first.
+        late, stages = stages.activation, replace(stages, activation=None)
     plan = None
     if call.shards is None and not is_intercepted():
         plan = plan_of(x, weights, stages, call.rows_of(out_sharding))
@@ -66,6 +76,8 @@ def _compute(call: Call, out_sharding: OutSharding | None) -> jax.Array:
         own = replace(stages, geometry=geometry, limits="whole", bias=False)
         part = compute(before, call.kernel, call.rest[: len(call.rest) - stages.bias], (), own)
         y = packed.added(y, call.slots, part)
+    if late is not None:
+        y = ACTIVATIONS[late](y)
     y = call.unflatten(y)
     return y if out_sharding is None else place(y, out_sharding)
 
@@ -92,7 +104,7 @@ def depthwise_conv1d(
     bias: ArrayLike | None = None,
     *,
     return_state: Literal[False] = False,
-    **options: Unpack[Options],
+    **options: Unpack[DepthwiseOptions],
 ) -> jax.Array: ...
 
 
@@ -103,7 +115,7 @@ def depthwise_conv1d(
     bias: ArrayLike | None = None,
     *,
     return_state: Literal[True],
-    **options: Unpack[Options],
+    **options: Unpack[DepthwiseOptions],
 ) -> tuple[jax.Array, StreamState]: ...
 
 
@@ -114,7 +126,7 @@ def depthwise_conv1d(
     bias: ArrayLike | None = None,
     *,
     return_state: bool,
-    **options: Unpack[Options],
+    **options: Unpack[DepthwiseOptions],
 ) -> jax.Array | tuple[jax.Array, StreamState]: ...
 
 
@@ -137,6 +149,7 @@ def depthwise_conv1d(
     out_sharding: OutSharding | None = None,
     initial_state: StreamState | None = None,
     return_state: bool = False,
+    activation: Activation | None = None,
 ) -> jax.Array | tuple[jax.Array, StreamState]:
     """Filter every channel with its own M kernels; the first stage of `separable_conv1d`.
 
@@ -150,6 +163,8 @@ def depthwise_conv1d(
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, out_sharding, initial_state, return_state:
             as for `separable_conv1d`.
+        activation: "relu", "relu6" or "silu", that y ends with, or None. On CPU it is computed with
+            the sums, in their dtype, before y is written.
 
     Returns:
         (..., output length, C*M), or (..., C*M, output length); with `return_state` a pair of it
@@ -165,6 +180,7 @@ def depthwise_conv1d(
     """
     call = bind(
         {"x": x, "depthwise_kernel": depthwise_kernel, "bias": bias},
+        activation=activation,
         strides=strides,
         padding=padding,
         data_format=data_format,

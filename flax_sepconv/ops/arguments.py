@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops import packed, stepping
 from flax_sepconv.ops import state as state_lib
-from flax_sepconv.ops.contraction import Stages
+from flax_sepconv.ops.contraction import Activation, Stages
 from flax_sepconv.ops.geometry import EDGES, EdgePadding, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
@@ -224,6 +224,7 @@ def bind(
     initial_state: StreamState | None = None,
     return_state: bool = False,
     flush: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Call:
     """Check the arguments of an operation.
 
@@ -231,7 +232,8 @@ def bind(
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
-            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`; flush to their steps.
+            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`, as activation; flush to
+            their steps.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
@@ -245,6 +247,8 @@ def bind(
     check_implementation(implementation)
     S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
     is_last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
+    if activation is not None:
+        choice("activation", activation, get_args(Activation))
     steps = x if is_last else x.swapaxes(-1, -2)
     batch, length = x.shape[:-2], steps.shape[-2]
     rows = steps.reshape(math.prod(batch), length, channels)
@@ -337,6 +341,7 @@ def bind(
     if kind != "lengths":
         geometry = replace(geometry, behind=0)
     stages = Stages("y", "bias" in arrays, geometry, kind, precision, implementation, dtype)
+    stages = replace(stages, activation=activation)
     return Call(
         rows,
         kernel,

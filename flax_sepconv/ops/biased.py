@@ -1,22 +1,25 @@
-"""The depthwise stage with a bias, as one primitive, so that a lowering may add it in its sums.
+"""The depthwise stage with a bias and an activation, as one primitive.
 
-By definition it is the depthwise stage and a sum, and that is what it is lowered to where nothing
-is gained by computing them together. How the result moves is the depthwise stage's own business,
-and the bias': all derivatives are made of these.
+So a lowering may add the bias in its sums, and make of these what the activation says before it
+writes them. By definition the primitive is the depthwise stage, a sum and a function of each
+number, and that is what it is lowered to where nothing is gained by computing them together. How
+the result moves is the depthwise stage's own business, the bias' and the activation's: all
+derivatives are made of these.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from flax_sepconv.ops.context import Context
-from flax_sepconv.ops.contraction import Contraction
+from flax_sepconv.ops.contraction import Activation, Contraction
 from flax_sepconv.ops.depthwise import depthwise, tangents_of
 from flax_sepconv.ops.limits import has_known_padding, output_lengths
 from flax_sepconv.ops.masking import zero_tails
@@ -26,6 +29,11 @@ from flax_sepconv.ops.sharding import is_divided_by_xla, vary_alike
 
 biased_p = Primitive("depthwise_conv1d_with_bias")
 ACCELERATORS = ("cuda", "rocm", "tpu")
+ACTIVATIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "silu": jax.nn.silu,
+}
 
 
 def biased(
@@ -35,7 +43,7 @@ def biased(
     limits: Sequence[jax.Array],
     contraction: Contraction,
 ) -> jax.Array:
-    """Filter, then add: (B, L, C), (K, C, M), (C*M,) -> (B, output_length, C*M).
+    """Filter, then add and activate: (B, L, C), (K, C, M), (C*M,) -> (B, output_length, C*M).
 
     Behind the ends of sequences the result is zero.
     """
@@ -66,8 +74,11 @@ def _defined(
     dtype = contraction.dtype
     is_rounded = platform in ACCELERATORS and dtype.itemsize == 2
     sums = dtype if is_rounded else jnp.promote_types(dtype, contraction.accumulator)
-    h = depthwise(x, kernel, limits, replace(contraction, dtype=sums))
-    return _masked(contraction, (h + bias.astype(sums)).astype(dtype), limits)
+    h = depthwise(x, kernel, limits, replace(_linear(contraction), dtype=sums))
+    y = h + bias.astype(sums)
+    if contraction.activation is not None:
+        y = ACTIVATIONS[contraction.activation](y)
+    return _masked(contraction, y.astype(dtype), limits)
 
 
 def _masked(contraction: Contraction, y: jax.Array, limits: Sequence[jax.Array]) -> jax.Array:
@@ -84,8 +95,31 @@ def _abstract(*operands: Any, contraction: Contraction) -> Any:
 def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[Any], *, contraction: Contraction
 ) -> tuple[jax.Array, Any]:
+    activation = contraction.activation
+    out = _bind(contraction if activation == "relu" else _linear(contraction), *primals)
+    dot = _tangent(_linear(contraction), out, primals, tangents)
+    if activation is None or (activation == "relu" and isinstance(dot, ad.Zero)):
+        return out, dot
+    if (
+        activation == "relu"
+    ):  # Where it is above zero it moves as the sums do, and else it does not.
+        return out, lax.select(out > 0, dot, jnp.zeros_like(dot))
+    return jax.jvp(ACTIVATIONS[activation], (out,), (ad.instantiate_zeros(dot),))
+
+
+def _linear(contraction: Contraction) -> Contraction:
+    """Return the same without an activation."""
+    return replace(contraction, activation=None)
+
+
+def _tangent(
+    contraction: Contraction,
+    out: jax.Array,
+    primals: Sequence[jax.Array],
+    tangents: Sequence[Any],
+) -> Any:
+    """Tell how sums of the type and shape of `out` move."""
     x, kernel, _, *limits = primals
-    out = _bind(contraction, *primals)
     terms = tangents_of(contraction, (x, kernel), tangents[:2], limits)
     if not isinstance(bias_dot := tangents[2], ad.Zero):
         # Its transpose sums over steps: not in 16 bits.
@@ -93,8 +127,8 @@ def _jvp(
         spread = jnp.zeros_like(out, dtype=wide) + bias_dot.astype(wide)
         terms.append(_masked(contraction, spread.astype(out.dtype), limits))
     if not terms:
-        return out, ad.Zero(jax.typeof(out).to_tangent_aval())
-    return out, sum(terms[1:], terms[0])
+        return ad.Zero(jax.typeof(out).to_tangent_aval())
+    return sum(terms[1:], terms[0])
 
 
 def _transpose(cotangent: Any, *operands: Any, contraction: Contraction) -> list[Any]:
@@ -124,7 +158,7 @@ def _batch(
 def _lower(
     ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, contraction: Contraction
 ) -> Any:
-    """Lower to a call that adds the bias where there is one, or to both."""
+    """Lower to a call that adds the bias where there is one, or to all."""
     context = Context.of(ctx, platform)
     in_context = replace(contraction, context=context)
     x, kernel, *_ = ctx.avals_in

@@ -13,6 +13,8 @@ from flax_sepconv.ops.geometry import Geometry
 from flax_sepconv.ops.limits import Limit
 
 Argument = Literal["x", "k", "y"]
+# Functions of single numbers that an output may end with. Those of zero are zero.
+Activation = Literal["relu", "relu6", "silu"]
 ContractionName = Literal["output", "input_gradient", "kernel_gradient"]
 
 # The three contractions, by the argument of the trilinear form that each gives from the others.
@@ -42,6 +44,7 @@ class Contraction:
         precision: of contractions on matrix units.
         implementation: the name of a lowering, or None.
         context: of the program; known when it is lowered.
+        activation: of the output with a bias, what it ends with, or None.
     """
 
     result: Argument
@@ -53,6 +56,7 @@ class Contraction:
     precision: lax.PrecisionLike
     implementation: str | None
     context: Context = UNKNOWN
+    activation: Activation | None = None
 
     @property
     def name(self) -> ContractionName:
@@ -80,6 +84,7 @@ class Stages:
         dtype: of the results.
         differentiated: whether all gradients of this output are computed too.
         context: of the program; known to a lowering that computes both stages together.
+        activation: of the depthwise stage alone, what its output ends with, or None.
     """
 
     result: StagesResult
@@ -91,6 +96,7 @@ class Stages:
     dtype: jnp.dtype
     differentiated: bool = False
     context: Context = UNKNOWN
+    activation: Activation | None = None
 
     def has_pointwise(self, rest: Sequence[Any]) -> bool:
         """Tell whether the weights behind the depthwise kernel are more than a bias."""
@@ -114,6 +120,7 @@ class Stages:
             self.precision,
             self.implementation,
             context,
+            self.activation,
         )
 
     def part(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -12,11 +12,13 @@ axes the types of arrays tell everything, and the call becomes a `shard_map` by 
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
@@ -76,8 +78,9 @@ def compute(
     if stages.has_pointwise(rest):
         return separable(x, kernel, rest, limits, stages)
     contraction = stages.first_stage(kernel.shape[2], x.dtype, stages.dtype)
-    if rest:
-        return biased(x, kernel, rest[0], limits, contraction)
+    if rest or stages.activation:
+        bias = rest[0] if rest else jnp.zeros(math.prod(kernel.shape[1:]), kernel.dtype)
+        return biased(x, kernel, bias, limits, contraction)
     return depthwise(x, kernel, limits, contraction)
 
 

@@ -12,6 +12,7 @@ import pytest
 import flax_sepconv as fsc
 from flax_sepconv.interop import InteropError, saved_model, tf_checkpoint
 from flax_sepconv.keras import config as keras_config
+from flax_sepconv.spec import DepthwiseArguments, SeparableArguments
 from tests import peers
 
 B, L, C = 2, 19, 3
@@ -211,10 +212,18 @@ KERAS_3 = """
     conv = keras.layers.SeparableConv1D
     inner = keras.Sequential([conv(4, 3, name="low", bias_initializer="normal")], name="inner")
     high = conv(5, 2, name="high", strides=3, activation="relu")
-    model = keras.Sequential([keras.Input(x.shape[1:]), inner, high], name="net")
+    plain = keras.layers.DepthwiseConv1D(2, padding="same", bias_initializer="normal")
+    double = keras.layers.DepthwiseConv1D(3, padding="same", depth_multiplier=2, name="double")
+    others = keras.layers.Conv1D(3, 1), keras.layers.Conv1DTranspose(4, 2), keras.layers.GRU(5)
+    model = keras.Sequential(
+        [keras.Input(x.shape[1:]), inner, high, plain, double, *others], name="net"
+    )
     model.compile("adam", "mse")
     model.fit(x, np.zeros((len(x), *model.output_shape[1:])), verbose=0)
-    np.savez(folder + "/outputs.npz", low=inner(x), high=model(x))
+    outputs = {"low": inner(x)}
+    for before, layer in (("low", high), ("high", plain), (plain.name, double)):
+        outputs[layer.name] = layer(outputs[before])
+    np.savez(folder + "/outputs.npz", **outputs)
     model.export(folder + "/export", verbose=False)
     tf.saved_model.save(model, folder + "/saved")
     tf.train.Checkpoint(model=model).write(folder + "/written")
@@ -235,8 +244,14 @@ def test_keras_3_on_tensorflow(tmp_path):
         saved_model.read(tmp_path / "saved"),
         tf_checkpoint.read(tmp_path / "written"),
     ):
-        low, high = sorted(found, key=lambda layer: layer.sizes["F"])
+        (plain, double), (low, high) = (
+            sorted((one for one in found if one.spec is spec), key=lambda layer: layer.sizes["F"])
+            for spec in (DepthwiseArguments, SeparableArguments)
+        )
+        assert len(found) == 4
+        assert_same_output(plain, outputs["high"], outputs["depthwise_conv1d"], padding="same")
+        assert_same_output(double, outputs["depthwise_conv1d"], outputs["double"], padding="same")
         assert_same_output(low, X, outputs["low"])
         assert_same_output(high, outputs["low"], outputs["high"], strides=3, activation="relu")
     exported = [layer.path for layer in saved_model.read(tmp_path / "export")]
-    assert exported == ["net/inner/low", "net/high"]
+    assert exported == ["net/inner/low", "net/high", "net/depthwise_conv1d", "net/double"]

@@ -32,7 +32,7 @@ struct Operation {
 };
 
 template <typename T, typename R>
-std::vector<Operation<T, R>> contractions(const Problem& p, bool has_bias,
+std::vector<Operation<T, R>> contractions(const Problem& p, bool has_bias, Activation activation,
                                           Contractions<T, R> Kernels::*types) {
   const Shape x{p.batch, p.length, p.channels}, k{1, p.taps, p.lanes()};
   const Shape y{p.batch, p.output_length, p.lanes()};
@@ -54,12 +54,13 @@ std::vector<Operation<T, R>> contractions(const Problem& p, bool has_bias,
   const Operation<T, R> output{
       "output", {x, k, {1, 1, has_bias ? p.lanes() : 0}}, {y},
       [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
-        (kernels.*types).output(p, in[0], in[1], in[2], out[0], pool);
+        (kernels.*types).output(p, in[0], in[1], {in[2], activation}, out[0], pool);
       },
       [=](auto& in, bool padding) {
         Sums sums = contract(Contraction::kOutput, p, in[0], in[1], padding);
         for (std::size_t i = 0; has_bias && i < sums.size(); ++i)
           sums[i].add(in[2][i % p.lanes()]);
+        for (Sum& sum : sums) sum.value = activated(sum.value, activation);
         return std::vector<Sums>{sums};
       }};
   return {output,

@@ -85,13 +85,14 @@ class Check {
     const Problem p = random_problem(random_, large);
     const std::int64_t filters = random_filters(random_, p, large);
     const bool bias = random_.percent(70);
+    const Activation activation{random_.between(0, 3)}, of_doubles{random_.between(0, 2)};
     name(seed, p, filters, bias, watchdog);
-    all("float32", contractions(p, bias, &Kernels::f32));
-    all("float64", contractions(p, bias, &Kernels::f64));
-    all("bfloat16", contractions(p, bias, &Kernels::bf16));
-    all("bfloat16 to float32", contractions(p, bias, &Kernels::bf16_to_f32));
-    all("float16", contractions(p, bias, &Kernels::f16));
-    all("float16 to float32", contractions(p, bias, &Kernels::f16_to_f32));
+    all("float32", contractions(p, bias, activation, &Kernels::f32));
+    all("float64", contractions(p, bias, of_doubles, &Kernels::f64));
+    all("bfloat16", contractions(p, bias, activation, &Kernels::bf16));
+    all("bfloat16 to float32", contractions(p, bias, activation, &Kernels::bf16_to_f32));
+    all("float16", contractions(p, bias, activation, &Kernels::f16));
+    all("float16 to float32", contractions(p, bias, activation, &Kernels::f16_to_f32));
     both_stages(p, filters, bias);
   }
 
@@ -214,7 +215,7 @@ void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchd
   const std::string name = "calls on all threads of a pool: " + describe(p);
   watchdog.hear(name);
   Random random(1);
-  std::vector<Operation<float, float>> operations = contractions(p, true, &Kernels::f32);
+  std::vector<Operation<float, float>> operations = contractions(p, true, Activation::kNone, &Kernels::f32);
   for (auto& operation : separable(p, 40, true, 7, &Kernels::separable_f32))
     operations.push_back(operation);
   for (const auto& operation : operations) {

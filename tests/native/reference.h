@@ -33,6 +33,16 @@ struct Sum {
 using Sums = std::vector<Sum>;
 using Values = std::vector<double>;
 
+inline double activated(double sum, Activation activation) {
+  switch (activation) {
+    case Activation::kNone: return sum;
+    case Activation::kRelu: return sum < 0 ? 0 : sum;
+    case Activation::kRelu6: return sum < 0 ? 0 : sum > 6 ? 6 : sum;
+    case Activation::kSilu: return sum / (1 + std::exp(-sum));
+  }
+  return sum;
+}
+
 enum class Contraction { kOutput, kInputGradient, kKernelGradient };
 
 inline void add(Sum& sum, double a, double b) { sum.add(a * b); }

@@ -48,7 +48,10 @@ class Lowering:
     def output_with_bias(
         self, task: Contraction, x: Array, kernel: Array, bias: Array, *limits: Array
     ) -> Array:
-        """Compute `output`, and add a bias (C*M,) to the steps that there are."""
+        """Compute `output`, add a bias (C*M,) to the steps that there are, and activate them.
+
+        `task.activation` says what the sums become before they are rounded, or None.
+        """
         raise NotImplementedError
 
     def traced(self, task: Contraction, x: Array, kernel: Any) -> Array:

@@ -5,14 +5,17 @@ exact enough for any precision.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from flax_sepconv.ops import native
 from flax_sepconv.ops.context import UNKNOWN, Context
-from flax_sepconv.ops.contraction import Contraction, Stages, StagesResult
+from flax_sepconv.ops.contraction import Activation, Contraction, Stages, StagesResult
 from flax_sepconv.ops.limits import Limit
 from flax_sepconv.ops.lowerings.lowering import Lowering
 from flax_sepconv.ops.native.cost import counted
@@ -27,6 +30,8 @@ DTYPES = (
     ("float16", "float16"),
     ("float16", "float32"),
 )
+# As `native/problem.h` numbers them.
+ACTIVATIONS = (None, *get_args(Activation))
 STAGES_DTYPES = {"float32", "float64", "bfloat16", "float16"}
 
 
@@ -49,7 +54,10 @@ class Native(Lowering):
     def output_with_bias(
         self, task: Contraction, x: Array, kernel: Array, bias: Array, *limits: Array
     ) -> Array:
-        """Let sums start from the bias."""
+        """Let sums start from the bias, and end with the activation."""
+        if task.activation == "silu" and task.accumulator.itemsize > 4:
+            without = replace(task, activation=None)
+            return jax.nn.silu(self.output_with_bias(without, x, kernel, bias, *limits))
         return self._call(task, f"{task.name}_with_bias", x, kernel, bias, *limits)
 
     def contract(self, task: Contraction, a: Array, b: Array, *limits: Array) -> Array:
@@ -68,7 +76,9 @@ class Native(Lowering):
         products = a.shape[0] * task.geometry.output_length, task.geometry.kernel_size, lanes
         b = counted(b, task.context, products, 0 if bias is None else products[0] * lanes)
         out = result_type(task.name, (a, b), _shape_of_result(task, a, b), result)
-        called: Array = native.call(target, out, task.geometry, task.limits, (a, b, *rest))
+        more = {} if bias is None else {"activation": np.int64(ACTIVATIONS.index(task.activation))}
+        operands = a, b, *rest
+        called: Array = native.call(target, out, task.geometry, task.limits, operands, **more)
         return called.astype(task.dtype)
 
     def supports(self, stages: Stages, types: Sequence[Any]) -> bool:

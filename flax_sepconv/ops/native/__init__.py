@@ -45,7 +45,12 @@ def reason_to_avoid(context: Context) -> str | None:
 
 
 def call(
-    target: str, out: Any, geometry: Geometry, limits: str, operands: Sequence[jax.Array]
+    target: str,
+    out: Any,
+    geometry: Geometry,
+    limits: str,
+    operands: Sequence[jax.Array],
+    **more: np.int64,
 ) -> Any:
     """Call a kernel; where rows are limited, what limits them is the last operand.
 
@@ -61,6 +66,7 @@ def call(
         behind=np.int64(geometry.behind if limits == "lengths" else 0),
         limit=np.int64(LIMITS[limits]),
         same=np.bool_(geometry.same),
+        **more,
     )
 
 

@@ -2,6 +2,7 @@
 
 #include "vector.h"
 #include "sixteen_bits.h"
+#include "activation.h"
 #include "tiles.h"
 #include "panels.h"
 #include "correlation.h"
@@ -19,11 +20,11 @@
 #include "separable_gradients.h"
 
 template <typename T, typename R>
-void output(const Problem& p, const T* x, const T* k, const T* bias, R* y, Pool& pool) {
+void output(const Problem& p, const T* x, const T* k, const Finish<T>& finish, R* y, Pool& pool) {
   const Schedule schedule = output_schedule(p);
   const Rows<const T> in{x, p.length, p.channels, p.channels, p.multiplier, 0, 0, p.x_parts};
   const Rows<R> out{y, p.output_length, p.lanes(), p.lanes(), 1, 0, 0, p.y_parts};
-  Correlation<T, R>(schedule, in, {k, p.taps, p.lanes(), bias}, out.repeats, p.batch)
+  Correlation<T, R>(schedule, in, {k, p.taps, p.lanes(), finish.bias, finish.activation}, out.repeats, p.batch)
       .run(out, pool);
 }
 

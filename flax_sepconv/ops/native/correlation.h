@@ -18,12 +18,13 @@ bool is_read_in_place(const Schedule& schedule, std::int64_t taps, std::int64_t 
 }
 
 // `count` taps, `step` from one to the next; each is a row of lanes. Sums start from another such
-// row, or, where that is null, from zero.
+// row, or, where that is null, from zero, and end as an activation makes of them.
 template <typename T>
 struct Taps {
   const T* data;
   std::int64_t count, step;
   const T* start = nullptr;
+  Activation activation = Activation::kNone;
 };
 
 // Rows of type T, taps of type K, results of type R.
@@ -116,7 +117,8 @@ class Correlation {
     } else {
       for (std::int64_t t = 0; t < packed_taps(); ++t)
         convert_row(packed_row(t), scratch + t * lanes_, lanes_);
-      return {scratch, taps_, lanes_, kernel_.start == nullptr ? nullptr : scratch + taps_ * lanes_};
+      return {scratch, taps_, lanes_, kernel_.start == nullptr ? nullptr : scratch + taps_ * lanes_,
+              kernel_.activation};
     }
   }
 
@@ -215,9 +217,10 @@ class Correlation {
 
   // `count` positions of one class, `lanes` lanes.
   template <typename X, typename Y>
-  static void tiles(const X* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs,
-                    const A* start, Y* out, std::int64_t out_step, std::int64_t count,
-                    std::int64_t lanes, Coming<T>& coming) {
+  void tiles(const X* in, std::int64_t row_step, const std::vector<TapRun<A>>& runs,
+             const A* start, Y* out, std::int64_t out_step, std::int64_t count,
+             std::int64_t lanes, Coming<T>& coming) const {
+    const Activation activation = kernel_.activation;
     constexpr std::int64_t wide = kVectors * kWidth<A>;
     const int n = static_cast<int>(runs.size());
 #define SEPCONV_TILES(P)                                                                        \
@@ -225,12 +228,13 @@ class Correlation {
     coming.ask(P);                                                                              \
     std::int64_t lane = 0;                                                                      \
     for (; lane + wide <= lanes; lane += wide)                                                  \
-      output_tile<A, P, kVectors>(in + lane, row_step, runs.data(), n, lane, start, out + lane,     \
-                                  out_step);                                                        \
+      output_tile<A, P, kVectors>(in + lane, row_step, runs.data(), n, lane, start, activation,     \
+                                  out + lane, out_step);                                            \
     for (; lane < lanes; lane += kWidth<A>) {                                                   \
       /* The last vector goes over lanes again rather than over the end. */                     \
       const std::int64_t at = std::min(lane, lanes - kWidth<A>);                                \
-      output_tile<A, P, 1>(in + at, row_step, runs.data(), n, at, start, out + at, out_step);   \
+      output_tile<A, P, 1>(in + at, row_step, runs.data(), n, at, start, activation, out + at,      \
+                           out_step);                                                               \
     }                                                                                           \
   }
     SEPCONV_TILES(kPositions)

@@ -23,6 +23,14 @@ struct Settings {
   std::int64_t stride, dilation, pad_low, behind, limit;
   bool same;
 };
+// Of an output that may have a bias.
+struct OutputSettings {
+  std::int64_t stride, dilation, pad_low, behind, limit;
+  bool same;
+  std::int64_t activation;
+
+  Settings geometry() const { return {stride, dilation, pad_low, behind, limit, same}; }
+};
 
 }  // namespace sepconv
 
@@ -33,6 +41,14 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::Settings,
                                       xla::ffi::StructMember<std::int64_t>("behind"),
                                       xla::ffi::StructMember<std::int64_t>("limit"),
                                       xla::ffi::StructMember<bool>("same"));
+XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::OutputSettings,
+                                      xla::ffi::StructMember<std::int64_t>("stride"),
+                                      xla::ffi::StructMember<std::int64_t>("dilation"),
+                                      xla::ffi::StructMember<std::int64_t>("pad_low"),
+                                      xla::ffi::StructMember<std::int64_t>("behind"),
+                                      xla::ffi::StructMember<std::int64_t>("limit"),
+                                      xla::ffi::StructMember<bool>("same"),
+                                      xla::ffi::StructMember<std::int64_t>("activation"));
 
 namespace sepconv {
 namespace {
@@ -131,9 +147,10 @@ ffi::Error compute(const Call& call, Wanted wanted, std::initializer_list<Result
 // Which array of the trilinear form is the result of the two others.
 enum class Role { kX, kK, kY };
 
-// An output may have a bias.
+// An output may have a bias and an activation.
 ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffer a, Buffer b,
-                    Result result, std::optional<Buffer> bias = std::nullopt) {
+                    Result result, std::optional<Buffer> bias = std::nullopt,
+                    Activation activation = Activation::kNone) {
   if (!call.consistent() || call.lanes() != call.y.dimensions()[2]) return wrong_shapes();
   const auto from = a.element_type(), to = result->element_type();
   if (bias && count(*bias) != call.lanes()) return wrong_shapes();
@@ -150,7 +167,7 @@ ffi::Error contract(Role role, const Call& call, ffi::ThreadPool& threads, Buffe
       const std::int64_t step = sizeof(R) * result->dimensions().back();
       if (role == Role::kY) {
         const auto* const start = bias ? data<const typename Types::Operand>(*bias) : nullptr;
-        contractions.output(batch.problem(), first, second, start, out, pool);
+        contractions.output(batch.problem(), first, second, {start, activation}, out, pool);
         batch.clear_y(out, step, pool);
       } else if (role == Role::kX) {
         contractions.input_gradient(batch.problem(), first, second, out, pool);
@@ -177,8 +194,13 @@ ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Limited limits, R
 }
 
 ffi::Error OutputWithBias(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer bias, Limited limits,
-                          Result y, Settings settings) {
-  return contract(Role::kY, {x, k, *y, limits, settings}, threads, x, k, y, bias);
+                          Result y, OutputSettings settings) {
+  const Activation activation{settings.activation};
+  if (activation < Activation::kNone || activation > Activation::kSilu ||
+      (activation == Activation::kSilu && x.element_type() == ffi::F64))
+    return ffi::Error::InvalidArgument("an activation that there is not for this type");
+  return contract(Role::kY, {x, k, *y, limits, settings.geometry()}, threads, x, k, y, bias,
+                  activation);
 }
 
 ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Limited limits, Result x,
@@ -328,7 +350,7 @@ auto call() {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output, sepconv::Output,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_output_with_bias, sepconv::OutputWithBias,
-                              sepconv::call<3>().Attrs<sepconv::Settings>());
+                              sepconv::call<3>().Attrs<sepconv::OutputSettings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient,

@@ -36,13 +36,23 @@ struct Problem {
   std::int64_t lanes() const { return channels * multiplier; }
 };
 
-// The three contractions for operands of type T and a result of type R. The output has a bias, one
-// number for each lane, or null.
+// What an output is made of its sums, before it is rounded. Those of zero are zero; kSilu is for sums
+// of type float.
+enum class Activation : std::int64_t { kNone, kRelu, kRelu6, kSilu };
+
+// What sums start from, one number for each lane, or null: zeros; and what they end as.
+template <typename T>
+struct Finish {
+  const T* bias = nullptr;
+  Activation activation = Activation::kNone;
+};
+
+// The three contractions for operands of type T and a result of type R.
 template <typename T, typename R>
 struct Contractions {
   using Operand = T;
   using Result = R;
-  void (*output)(const Problem&, const T* x, const T* k, const T* bias, R* y, Pool&);
+  void (*output)(const Problem&, const T* x, const T* k, const Finish<T>&, R* y, Pool&);
   void (*input_gradient)(const Problem&, const T* y, const T* k, R* x, Pool&);
   void (*kernel_gradient)(const Problem&, const T* x, const T* y, R* k, Pool&);
 };

@@ -38,11 +38,12 @@ SEPCONV_INLINE void add_products(Vector<A> (&sums)[N][V], const X* rows, std::in
   }
 }
 
-// out[p] = start + sum over all runs of rows[p + t] * taps[t], for P positions and V vectors of lanes.
+// out[p] = start + sum over all runs of rows[p + t] * taps[t], for P positions and V vectors of lanes,
+// or what an activation makes of it.
 template <typename A, int P, int V, typename T, typename R>
 SEPCONV_INLINE void output_tile(const T* in, std::int64_t row_step, const TapRun<A>* runs,
-                                int n_runs, std::int64_t lane, const A* start, R* out,
-                                std::int64_t out_step) {
+                                int n_runs, std::int64_t lane, const A* start,
+                                Activation activation, R* out, std::int64_t out_step) {
   Vector<A> sums[P][V] = {};
   if (start != nullptr)
     for (int v = 0; v < V; ++v) {
@@ -65,6 +66,9 @@ SEPCONV_INLINE void output_tile(const T* in, std::int64_t row_step, const TapRun
     if (left == 2) add_products<A, P, 2, V>(sums, rows, row_step, taps, run.step);
     if (left == 1) add_products<A, P, 1, V>(sums, rows, row_step, taps, run.step);
   }
+  if (activation != Activation::kNone)
+    for (int p = 0; p < P; ++p)
+      for (int v = 0; v < V; ++v) sums[p][v] = activated<A>(sums[p][v], activation);
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < V; ++v) store_narrow(out + p * out_step + v * kWidth<A>, sums[p][v]);
 }
