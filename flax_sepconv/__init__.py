@@ -7,7 +7,7 @@ from flax_sepconv.streams import stream_delay
 from flax_sepconv.transforms import keep_params_constrained
 from flax_sepconv.weights import constraints_of
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "DepthwiseConv1D",

@@ -1,4 +1,4 @@
-"""Run by `make wheel` where nothing but the wheel and its dependencies is installed.
+"""Run by `make dist` where nothing but the wheel and its dependencies is installed.
 
 The argument says whether the wheel was built where there is a C++ compiler: "with" or "without".
 """

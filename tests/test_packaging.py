@@ -1,5 +1,6 @@
-"""What the files that build, install and try the project say of versions agrees."""
+"""What the files that build, install, try and tell of the project say of versions agrees."""
 
+import datetime
 import pathlib
 import re
 import tomllib
@@ -16,6 +17,12 @@ def floors():
     return dict(each.split(">=") for each in PYPROJECT["project"]["dependencies"])
 
 
+def pythons():
+    prefix = "Programming Language :: Python :: "
+    named = (each.removeprefix(prefix) for each in PYPROJECT["project"]["classifiers"])
+    return [each for each in named if re.fullmatch(r"3\.\d+", each)]
+
+
 def test_the_library_is_built_for_the_oldest_jaxlib():
     """One built for a newer one is refused by XLA: see `flax_sepconv.ops.native.library`."""
     pins = [each for each in PYPROJECT["build-system"]["requires"] if each.startswith("jaxlib==")]
@@ -30,9 +37,7 @@ def test_the_oldest_packages_are_tried():
 
 def test_every_python_is_tried():
     """The first one by the whole suite."""
-    prefix = "Programming Language :: Python :: 3."
-    named = [each for each in PYPROJECT["project"]["classifiers"] if each.startswith(prefix)]
-    first, *others = (each.rpartition(" ")[2] for each in named)
+    first, *others = pythons()
     assert PYPROJECT["project"]["requires-python"] == f">={first}"
     tried = re.search(r"^ALL=\((.*)\)$", VERSIONS, re.MULTILINE)[1].split()
     assert set(tried) == {f"{first}-floor"} | {
@@ -46,9 +51,67 @@ def test_what_is_tried_with_other_versions_is_there():
     assert all(file.exists() for file in files)
 
 
+def test_the_workflow_tries_every_python():
+    """On systems that have make all in one job, on Windows one by one."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    together = re.findall(r"python-version: \|\n((?: +3\.\d+\n)+)", workflow)
+    assert [sorted(each.split()) for each in together] == [pythons(), pythons()]
+    assert re.findall(r"python: \[(.*)\]", workflow) == [", ".join(f'"{p}"' for p in pythons())]
+
+
+def test_the_workflow_pins_what_it_uses():
+    used = re.findall(r"uses: (.*)", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert used
+    assert all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", each) for each in used)
+
+
+def test_the_workflow_names_tests_that_are_there():
+    named = re.findall(r"tests/\S+\.py", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert len(named) > 5
+    assert all((ROOT / name).exists() for name in named)
+
+
 def test_examples_are_in_the_source_archive_alone():
     assert PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"] == ["flax_sepconv*"]
-    assert "recursive-include examples *.py\n" in (ROOT / "MANIFEST.in").read_text()
+    assert "graft examples\n" in (ROOT / "MANIFEST.in").read_text()
+
+
+def releases():
+    """Return the headings of the changelog and what stands below them."""
+    _, *parts = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    return [part.partition("\n")[::2] for part in parts]
+
+
+def test_the_changelog_and_the_citation_name_the_version():
+    version, date = releases()[0][0].split(" - ")
+    assert version == flax_sepconv.__version__
+    cited = dict(re.findall(r'^([\w-]+): "?(.+?)"?$', (ROOT / "CITATION.cff").read_text(), re.M))
+    assert (cited["version"], cited["date-released"]) == (version, date)
+    assert cited["license"] == PYPROJECT["project"]["license"]
+
+
+def test_the_citation_names_the_authors_of_the_package():
+    (author,) = PYPROJECT["project"]["authors"]
+    assert f"authors:\n  - name: {author['name']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_security_is_told_of_the_newest_version():
+    minor = flax_sepconv.__version__.rpartition(".")[0]
+    assert f"The newest version, {minor}, gets corrections." in (ROOT / "SECURITY.md").read_text()
+
+
+def test_the_changelog_has_the_form_that_it_names():
+    """Newest first, each with its day, under the headings of "Keep a Changelog"."""
+    headings = [heading.split(" - ") for heading, _ in releases()]
+    numbers = [tuple(map(int, version.split("."))) for version, _ in headings]
+    days = [datetime.date.fromisoformat(day) for _, day in headings]
+    assert numbers == sorted(set(numbers), reverse=True)
+    assert days == sorted(days, reverse=True)
+    known = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for heading, text in releases():
+        parts = re.findall(r"^### (.*)$", text, re.MULTILINE)
+        assert set(parts) <= known, heading
+        assert len(set(parts)) == len(parts) > 0, heading
 
 
 def test_the_version_has_the_form_that_installers_compare():
