@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flax_sepconv.training import data, distributed, early_stopping
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.checkpoint import Checkpoints
-from flax_sepconv.training.complaints import reason
+from flax_sepconv.training.complaints import reason, writing
 from flax_sepconv.training.config import Config, UserError
 from flax_sepconv.training.console import say
 from flax_sepconv.training.evaluate import Evaluator
@@ -93,15 +92,6 @@ def _describe(checkpoints: Checkpoints | None) -> str:
     return checkpoints.describe() if checkpoints else "the first process knows the checkpoints"
 
 
-@contextlib.contextmanager
-def _writing(workdir: Path) -> Iterator[None]:
-    """Turn what the system says where a folder cannot be written into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or workdir}: {reason(error)}") from error
-
-
 def _asked(config: Config, resume: bool, split: data.Split, test: data.Split) -> dict[str, Any]:
     """Return what a process was asked to do, and with which data, by names."""
     asked = {
@@ -149,7 +139,7 @@ def complete(config: Config, workdir: Path, *, resume: bool = False) -> Outcome:
         state = steps.create_state(config, model, next(data.eval_batches(split, 1)), per_epoch)
         with Stop() as stop:
             agreed = Agreement(stop, placement)
-            with contextlib.ExitStack() as writers, _writing(workdir):
+            with contextlib.ExitStack() as writers, writing(workdir):
                 checkpoints, recorder = None, None
                 with distributed.agreement():
                     if distributed.is_first():
@@ -168,5 +158,5 @@ def complete(config: Config, workdir: Path, *, resume: bool = False) -> Outcome:
             if number := agreed.last():
                 raise InterruptedRunError(number, f"stopped at step {int(state.step)} of {total}")
         rows = recorder.rows if recorder else []
-        with distributed.agreement(), _writing(workdir):
+        with distributed.agreement(), writing(workdir):
             return finish(state, config, model, prepared, rows, per_epoch, workdir)

@@ -28,8 +28,8 @@ class Outcome(NamedTuple):
     """What a run came to."""
 
     results: Results  # as in results.json
-    logits: np.ndarray  # (N, classes), of the test series
-    labels: np.ndarray  # (N,)
+    answers: np.ndarray  # (N, classes), the probabilities for the test series
+    targets: np.ndarray  # (N,), their true classes
 
 
 def finish(
@@ -88,7 +88,7 @@ def finish(
         "padded_length": test.inputs.shape[1],
         "training_examples_per_second": statistics.median(speeds) if speeds else None,
     }
-    outcome = Outcome(results, logits, test.labels)
+    outcome = Outcome(results, np.asarray(jax.nn.softmax(logits)), test.labels)
     if not is_first():
         return outcome
     write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")

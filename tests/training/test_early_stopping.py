@@ -15,6 +15,7 @@ from flax_sepconv.training import data, early_stopping, loop, plots, results
 from flax_sepconv.training.checkpoint import Checkpoints
 from flax_sepconv.training.config import TrainConfig, UserError, from_config_dict
 from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.prepare import prepare
 from flax_sepconv.training.step import create_state
 from tests.processes import Processes
 
@@ -25,7 +26,7 @@ pytestmark = [
 
 PATIENCE = 4
 SETTINGS = {
-    "data": {"name": "ItalyPowerDemand", "validation_fraction": 0.5},
+    "data": {"name": "ItalyPowerDemand", "validation_fraction": 0.3},
     "augment": {"noise": 0.1},
     "model": {"width": 4, "blocks": 1, "kernel_size": 3, "stem_multiplier": 1},
     "train": {
@@ -35,12 +36,13 @@ SETTINGS = {
         "ema_decay": 0.5,
         "early_stopping": PATIENCE,
         "evaluate": "best",
+        "class_weights": "balanced",
         "checkpoint_every": 3,
     },
     "mesh": {"data": 1},
 }
 CONFIG = from_config_dict(SETTINGS)
-PER_EPOCH = 2  # 67 series, of which 34 are held out
+PER_EPOCH = 2  # 67 series, of which 20 are held out
 
 
 def rows(workdir):
@@ -108,6 +110,8 @@ def test_it_stops_after_so_many_epochs_without_improvement(whole):
     assert found["stopped_at_epoch"] == len(losses)
     assert found["weights"] == f"averaged, best (step {PER_EPOCH * best})"
     assert found["validation_loss"] == pytest.approx(losses[best - 1], rel=1e-6)
+    assert list(found["class_weights"]) == ["1", "2"]  # 24 and 23 series are left
+    assert list(found["class_weights"].values()) == pytest.approx([47 / 48, 47 / 46], rel=1e-6)
     assert title == f"ItalyPowerDemand, seed 0: stopped at epoch {len(losses)}"
 
 
@@ -169,5 +173,5 @@ def test_processes_stop_together(tmp_path):
 
 
 def test_it_needs_series_to_validate_with():
-    with pytest.raises(UserError, match="early_stopping.*config.data.validation_fraction"):
-        from_config_dict({"train": {"early_stopping": 3}})
+    with pytest.raises(UserError, match=r"early_stopping.*config\.data\.validation_fraction"):
+        prepare(from_config_dict({"train": {"early_stopping": 3}}))
