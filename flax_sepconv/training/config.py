@@ -133,7 +133,8 @@ class TrainConfig:
     evaluate: str = setting(
         "last",
         "which of the averaged weights are evaluated: those of the last step, or the best ones by "
-        "validation loss; best suits early_stopping, where the last step is past the best one",
+        "validation loss (without held out series by training loss); with early_stopping best is "
+        "what is meant, for the last step is past it",
         one_of("last", "best"),
     )
     early_stopping: int = setting(

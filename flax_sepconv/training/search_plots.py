@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from flax_sepconv.training.plots import _POINTS, _TEST, _TRAINING, _VALIDATION, _WIDTH, _save
 
+_SEED = "0.5"  # the colour of one among others
 _SIZES: Any = {"font.size": _POINTS, "axes.labelsize": _POINTS, "legend.fontsize": _POINTS}
 # The first of these that a run has is its main score; which way it is better.
 _BETTER = {"test_accuracy": "higher", "test_mae": "lower"}
@@ -20,7 +21,7 @@ _BETTER = {"test_accuracy": "higher", "test_mae": "lower"}
 def _legend(axes: Axes, columns: int) -> None:
     """Put the legend above the panel, where it hides nothing."""
     axes.legend(
-        frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=columns
+        frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=columns
     )
 
 
@@ -115,20 +116,20 @@ def of_sweep(record: Mapping[str, Any], path: Path) -> None:
     """
     combinations = record["combinations"]
     chosen = record["chosen"]["settings"]
-    names = [one["name"] for one in combinations]
+    names = [one["name"] + ": diverged" * bool(one["diverged"]) for one in combinations]
     figure = Figure(figsize=(_WIDTH, 0.3 * len(names) + 1.7), layout="constrained")
     axes = figure.subplots()
-    labels = {_TRAINING: "mean of the seeds", _VALIDATION: "mean of the chosen settings"}
+    labels = {
+        _SEED: "one seed",
+        _TRAINING: "mean of the seeds",
+        _VALIDATION: "mean of the chosen settings",
+    }
     for row, one in enumerate(combinations):
-        colour = _VALIDATION if one["settings"] == chosen else _TRAINING
         losses = [run["validation_loss"] for run in one["runs"].values()]
-        if len(losses) > 1:
-            label = labels.pop("seed", "a seed") if row == 0 else None
-            axes.plot(losses, [row] * len(losses), ".", color="0.5", label=label)
-        if one["diverged"]:
-            words = f" diverged: {_listed(one['diverged'])}"
-            axes.text(0, row, words, va="center", transform=axes.get_yaxis_transform())
-        else:
+        if len(record["seeds"]) > 1 and losses:
+            axes.plot(losses, [row] * len(losses), ".", color=_SEED, label=labels.pop(_SEED, None))
+        if not one["diverged"]:
+            colour = _VALIDATION if one["settings"] == chosen else _TRAINING
             mean = one["statistics"]["validation_loss"]["mean"]
             axes.plot([mean], [row], "o", color=colour, label=labels.pop(colour, None))
     axes.set_xlabel("validation loss (lower is better)")

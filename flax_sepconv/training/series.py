@@ -183,7 +183,7 @@ def ensemble(outcomes: Mapping[int, Outcome | None]) -> dict[str, Any] | None:
 
 
 def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None]]) -> str:
-    """Return rows of numbers under their names, ready to print.
+    """Return rows of numbers under their names, ready to print; a row may be cut short.
 
     >>> print(table(["a", "loss"], {"seed 0": [0.5, 12], "mean": [0.5, None]}))
                a     loss
@@ -197,12 +197,12 @@ def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None
     cells = {name: [shown(value) for value in values] for name, values in rows.items()}
     first = max(map(len, cells), default=0)
     widths = [
-        max(len(name), 6, *(len(values[i]) for values in cells.values())) + 2
+        max(len(name), 6, *(len(v[i]) for v in cells.values() if len(v) > i)) + 2
         for i, name in enumerate(columns)
     ]
     lines = {"": list(columns)} | cells
     return "\n".join(
-        f"{name:<{first}}" + "".join(f"{v:>{w}}" for v, w in zip(values, widths, strict=True))
+        f"{name:<{first}}" + "".join(f"{v:>{w}}" for v, w in zip(values, widths, strict=False))
         for name, values in lines.items()
     )
 
@@ -210,14 +210,13 @@ def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None
 def report(outcomes: Mapping[int, Outcome | None]) -> str:
     """Return the scores of each seed, their statistics and those of the ensemble as a table."""
     found, together = gather(outcomes), ensemble(outcomes)
-    columns = list(found["statistics"])
+    names = list(found["statistics"])
     rows: dict[str, list[float | str | None]] = {}
     for seed, one in outcomes.items():
         values = found["runs"].get(str(seed), {})
-        rows[f"seed {seed}"] = [values.get(n) if one else "diverged" for n in columns]
-    for name in ("mean", "standard_deviation", "min", "max") if columns else ():
-        words = name.replace("_", " ")
-        rows[words] = [found["statistics"][column][name] for column in columns]
+        rows[f"seed {seed}"] = [values[name] for name in names] if one else ["diverged"]
+    for of in ("mean", "standard_deviation", "min", "max") if names else ():
+        rows[of.replace("_", " ")] = [found["statistics"][name][of] for name in names]
     if together:
-        rows[f"ensemble of {together['members']}"] = [together.get(n) for n in columns]
-    return table(columns, rows)
+        rows[f"ensemble of {together['members']}"] = [together.get(name) for name in names]
+    return table(names or ["result"], rows)

@@ -183,11 +183,11 @@ def run(
 def _report(found: Sequence[Mapping[str, Any]]) -> str:
     """Return the validation scores of all combinations as a table."""
     names = list(next((one["statistics"] for one in found if one["statistics"]), {}))
-    columns = [f"{name}{of}" for name in names for of in ("", " (sd)")]
+    columns = [f"{name}{of}" for name in names for of in ("", " (sd)")] or ["result"]
     rows: dict[str, list[float | str | None]] = {}
     for one in found:
         if one["diverged"]:
-            rows[one["name"]] = ["diverged" if of == "" else None for _ in names for of in "ab"]
+            rows[one["name"]] = ["diverged"]
             continue
         numbers = [one["statistics"][name] for name in names]
         rows[one["name"]] = [n[of] for n in numbers for of in ("mean", "standard_deviation")]
