@@ -34,6 +34,14 @@ def _digest(tree: Any) -> str:
     return sha.hexdigest()
 
 
+def _whole(state: TrainState) -> Any:
+    """Return a state as a tree to be saved: as it was before there was early stopping, without."""
+    tree = serialization.to_state_dict(state)
+    if not tree["stopping"]:
+        del tree["stopping"]
+    return tree
+
+
 def _manager(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
     folder.mkdir(parents=True, exist_ok=True)
     # Of several processes one reads and writes: it has the whole state.
@@ -164,7 +172,7 @@ class Checkpoints:
         with self._writing():
             step = int(state.step)
             if self._last.latest_step() != step:
-                _save(self._last, step, serialization.to_state_dict(state))
+                _save(self._last, step, _whole(state))
             if not self._best.all_steps():
                 # Alone it would look as if the first state had been lost.
                 self._last.wait_until_finished()
@@ -190,7 +198,7 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in sorted(self._last.all_steps(), reverse=True):
             try:
-                arrays = _load(self._last, step, serialization.to_state_dict(state))
+                arrays = _load(self._last, step, _whole(state))
                 if int(arrays["step"]) != step:
                     raise ValueError(f"it is that of step {int(arrays['step'])}")
                 break
@@ -208,7 +216,7 @@ class Checkpoints:
         if damaged:
             self._move_away(damaged)
             say(f"going on from step {step}")
-        restored: TrainState = serialization.from_state_dict(state, arrays)
+        restored: TrainState = serialization.from_state_dict(state, {"stopping": {}} | arrays)
         self._renew_best(restored)
         return restored
 

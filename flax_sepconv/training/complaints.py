@@ -1,4 +1,4 @@
-"""What orbax says where it fails: one line of it is for the user, the rest is noise."""
+"""What is said where reading or writing fails: one line is for the user, the rest is noise."""
 
 import contextlib
 import gc
@@ -9,6 +9,9 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
+
+from flax_sepconv.training.settings import UserError
 
 # What is left of a failed read or write has come to its end after so many seconds.
 _PAUSE = 0.2
@@ -22,6 +25,15 @@ def reason(error: BaseException) -> str:
     if known := re.search(r"os_error_code='(\d+)'", text):
         return os.strerror(int(known[1]))
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+@contextlib.contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Turn what the system says where a folder cannot be written into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or workdir}: {reason(error)}") from error
 
 
 def let_go(error: BaseException) -> None:

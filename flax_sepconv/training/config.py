@@ -119,13 +119,32 @@ class TrainConfig:
     weight_decay: float = setting(1e-2, "weight decay of AdamW", NOT_NEGATIVE)
     clip_norm: float = setting(5.0, "bound of the norm of all gradients", POSITIVE)
     label_smoothing: float = setting(0.0, "part of a label spread over all classes", FRACTION)
+    class_weights: Literal["none", "balanced"] = setting(
+        "none",
+        "with balanced, each series counts in the training loss by series / (classes * series of "
+        "its class); validation and test losses stay without weights",
+        one_of("none", "balanced"),
+    )
     ema_decay: float = setting(
         0.99,
         "decay of the averaged weights, which are the ones evaluated; 0: no average",
         FRACTION,
     )
     evaluate: str = setting(
-        "last", "which of the averaged weights are evaluated", one_of("last", "best")
+        "last",
+        "which of the averaged weights are evaluated: those of the last step, or the best ones by "
+        "validation loss (without held out series by training loss); with early_stopping best is "
+        "what is meant, for the last step is past it",
+        one_of("last", "best"),
+    )
+    early_stopping: int = setting(
+        0,
+        "stop after so many epochs without a lower validation loss; needs "
+        "config.data.validation_fraction; 0: train to the end",
+        NOT_NEGATIVE,
+    )
+    early_stopping_delta: float = setting(
+        0.0, "by how much more than this a loss must be lower, for early_stopping", NOT_NEGATIVE
     )
     report_every: int = setting(1, "epochs between two lines of metrics", POSITIVE)
     checkpoint_every: int = setting(10, "epochs between two checkpoints", POSITIVE)

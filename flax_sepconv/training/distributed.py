@@ -208,6 +208,11 @@ def share(tree: Any) -> Any:
     return jax.tree.unflatten(structure, found)
 
 
+def first_says(answer: bool) -> bool:
+    """Return the answer of the first process, which alone need see the folder of a run."""
+    return gather("yes" if answer else "")[0] == "yes" if are_several() else answer
+
+
 def share_path(path: Path) -> Path:
     """Return the path that the first process has: its default tells the time."""
     return Path(gather(str(path))[0]) if are_several() else path

@@ -3,22 +3,21 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flax_sepconv.training import data, distributed
+from flax_sepconv.training import data, distributed, early_stopping
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.checkpoint import Checkpoints
-from flax_sepconv.training.complaints import reason
+from flax_sepconv.training.complaints import reason, writing
 from flax_sepconv.training.config import Config, UserError
 from flax_sepconv.training.console import say
 from flax_sepconv.training.evaluate import Evaluator
-from flax_sepconv.training.mesh import Placement, place
 from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.prepare import Prepared, prepare
 from flax_sepconv.training.record import Recorder
 from flax_sepconv.training.reports import DivergedError, Reports
-from flax_sepconv.training.results import Results, finish
+from flax_sepconv.training.results import Outcome, Results, finish
 from flax_sepconv.training.stop import Agreement, Stop
 from flax_sepconv.training.workdir import open_workdir
 
@@ -36,28 +35,33 @@ class InterruptedRunError(Exception):
 def _fit(
     state: steps.TrainState,
     config: Config,
-    split: data.Split,
-    validation: data.Split | None,
-    placement: Placement,
+    prepared: Prepared,
     checkpoints: Checkpoints | None,
     recorder: Recorder | None,
     agreed: Agreement,
 ) -> steps.TrainState:
     """Train from the step the state is at to the last one; the first process has what writes."""
+    split, validation, _, placement, weights = prepared
     train = config.train
     per_epoch = data.steps_per_epoch(split, train.batch_size)
     start, total = int(state.step), train.epochs * per_epoch
+    if start == total or early_stopping.has_stopped(state.stopping):
+        return state
     size = min(train.batch_size, len(split))
     batches = functools.partial(data.train_batches, split, train.batch_size, train.seed)
     rows = placement.rows(size)
     held, whole = placement.of_state(state), placement.whole()
-    train_step = placement.jit(steps.make_train_step(config, placement.divide), held, donate=0)
+    train_step = steps.make_train_step(config, placement.divide, weights)
+    train_step = placement.jit(train_step, held, donate=0)
     example = placement.batch(next(batches(0, 1, rows)), size)
     compiled = train_step.lower(state, example).compile()
-    report = placement.jit(steps.report, (held, whole), donate=0)
+    rule = early_stopping.Rule.of(train, per_epoch)
+    report = functools.partial(steps.report, rule=rule)
+    report = placement.jit(report, (held, whole), donate=0)
     evaluate = Evaluator(state.apply_fn, train.eval_batch_size, placement)
     agreed.listen()
     reports = Reports(config, recorder, per_epoch, start)
+    stopped = False
     for done, batch in enumerate(batches(start, total, rows), start + 1):
         state = compiled(state, placement.batch(batch, size))
         if recorder:
@@ -67,8 +71,9 @@ def _fit(
             state, metrics = report(state, scores.get("loss"))
             kept = {f"validation_{n}": scores[n] for n in ("loss", "accuracy") if scores}
             reports.put(metrics | kept)
+            stopped = early_stopping.has_stopped(state.stopping)
         number = agreed.number()
-        if number or done == total or done % (train.checkpoint_every * per_epoch) == 0:
+        if number or stopped or done == total or done % (train.checkpoint_every * per_epoch) == 0:
             reports.flush()
             if not steps.is_finite(state):
                 raise DivergedError(f"not finite any more at step {done}")
@@ -77,20 +82,14 @@ def _fit(
                 checkpoints.save(whole_state)
         if number:
             raise InterruptedRunError(number, f"stopped at step {done} of {total}")
+        if stopped:
+            say(f"stopped at epoch {done / per_epoch:g}: the validation loss did not improve")
+            break
     return state
 
 
 def _describe(checkpoints: Checkpoints | None) -> str:
     return checkpoints.describe() if checkpoints else "the first process knows the checkpoints"
-
-
-@contextlib.contextmanager
-def _writing(workdir: Path) -> Iterator[None]:
-    """Turn what the system says where a folder cannot be written into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or workdir}: {reason(error)}") from error
 
 
 def _asked(config: Config, resume: bool, split: data.Split, test: data.Split) -> dict[str, Any]:
@@ -106,25 +105,25 @@ def _asked(config: Config, resume: bool, split: data.Split, test: data.Split) ->
 
 
 def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
+    """Train and evaluate as `config` says, like `complete`; return what results.json holds."""
+    return complete(config, workdir, resume=resume).results
+
+
+def complete(config: Config, workdir: Path, *, resume: bool = False) -> Outcome:
     """Train and evaluate as `config` says; everything is left in `workdir`.
 
     All processes of a run call this; the first one reads and writes the folder.
 
     Returns:
-      What results.json holds.
+      What results.json holds, and what it was counted from.
 
     Raises:
       UserError: the data set or the folder will not do; or the folder cannot be written any more.
       InterruptedRunError: a signal came, or nobody reads stderr; a checkpoint was written.
       DivergedError: something is not finite any more; the last good checkpoint was kept.
     """
-    with distributed.agreement():
-        split, test = data.load(config.data)
-        validation, seed = None, config.train.seed
-        if config.data.validation_fraction:
-            split, validation = data.hold_out(split, config.data.validation_fraction, seed)
-        size = min(config.train.batch_size, len(split))
-        placement = place(config, size, split.inputs.shape[1])
+    prepared = prepare(config)
+    split, _, test, placement, _ = prepared
     distributed.check_same(_asked(config, resume, split, test))
     with contextlib.ExitStack() as stack:
         with distributed.agreement():
@@ -140,7 +139,7 @@ def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
         state = steps.create_state(config, model, next(data.eval_batches(split, 1)), per_epoch)
         with Stop() as stop:
             agreed = Agreement(stop, placement)
-            with contextlib.ExitStack() as writers, _writing(workdir):
+            with contextlib.ExitStack() as writers, writing(workdir):
                 checkpoints, recorder = None, None
                 with distributed.agreement():
                     if distributed.is_first():
@@ -150,16 +149,14 @@ def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
                         recorder = writers.enter_context(Recorder(workdir, done, total, every))
                 state = placement.put(distributed.share(state))
                 try:
-                    state = _fit(
-                        state, config, split, validation, placement, checkpoints, recorder, agreed
-                    )
+                    state = _fit(state, config, prepared, checkpoints, recorder, agreed)
                 except DivergedError as error:
                     raise DivergedError(f"{error}; {_describe(checkpoints)}") from error
                 except OSError as error:
                     said = f"cannot write {workdir}: {reason(error)}"
                     raise UserError(f"{said}; {_describe(checkpoints)}") from error
             if number := agreed.last():
-                raise InterruptedRunError(number, f"stopped at step {total} of {total}")
+                raise InterruptedRunError(number, f"stopped at step {int(state.step)} of {total}")
         rows = recorder.rows if recorder else []
-        with distributed.agreement(), _writing(workdir):
-            return finish(state, config, model, test, rows, per_epoch, workdir, placement)
+        with distributed.agreement(), writing(workdir):
+            return finish(state, config, model, prepared, rows, per_epoch, workdir)

@@ -4,36 +4,43 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from flax_sepconv.training import early_stopping
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.config import Config
 from flax_sepconv.training.console import say
-from flax_sepconv.training.data import Split
 from flax_sepconv.training.distributed import is_first
 from flax_sepconv.training.evaluate import Evaluator, forward_flops
-from flax_sepconv.training.mesh import Placement
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.plots import confusion_matrix, learning_curves
+from flax_sepconv.training.prepare import Prepared
 from flax_sepconv.training.record import Row
 from flax_sepconv.training.workdir import write_atomically
 
 Results = dict[str, Any]
 
 
+class Outcome(NamedTuple):
+    """What a run came to."""
+
+    results: Results  # as in results.json
+    answers: np.ndarray  # (N, classes), the probabilities for the test series
+    targets: np.ndarray  # (N,), their true classes
+
+
 def finish(
     state: steps.TrainState,
     config: Config,
     model: SeparableResNet,
-    test: Split,
+    prepared: Prepared,
     rows: Sequence[Row],
     per_epoch: int,
     workdir: Path,
-    placement: Placement,
-) -> Results:
+) -> Outcome:
     """Evaluate the weights the config chooses on the test split; write and return the results.
 
     Of several processes all call this, and the first one writes.
@@ -42,25 +49,35 @@ def finish(
       state: at the end of the run.
       config: of the run.
       model: its network.
-      test: the test split.
+      prepared: its data, and where its arrays are.
       rows: what was recorded; none if the record was lost, which leaves the speed unknown.
       per_epoch: steps of an epoch.
       workdir: where the results go.
-      placement: of the state.
     """
+    _, validation, test, placement, class_weights = prepared
     best = config.train.evaluate == "best"
     variables = state.best if best else state.averaged
-    scores = Evaluator(model.apply, config.train.eval_batch_size, placement)(variables, test)
-    predicted = np.asarray(scores["logits"]).argmax(-1)
+    evaluate = Evaluator(model.apply, config.train.eval_batch_size, placement)
+    scores = evaluate(variables, test)
+    logits = np.asarray(scores["logits"])
+    predicted = logits.argmax(-1)
     accuracy = float(np.mean(predicted == test.labels))
     weights = (state.params, variables["params"])
     violation = max(float(steps.violation(state.constraints, params)) for params in weights)
     speeds = [float(row["examples_per_second"]) for row in rows]
+    stopped = early_stopping.has_stopped(state.stopping)
+    stopped_at = int(state.step) / per_epoch if stopped else None
+    held_out = evaluate(variables, validation) if validation else {}
     results: Results = {
         "data_set": config.data.name,
         "seed": config.train.seed,
         "weights": f"averaged, {config.train.evaluate} (step "
         f"{int(state.best_step if best else state.step)})",
+        "stopped_at_epoch": stopped_at,
+        "class_weights": None
+        if class_weights is None
+        else dict(zip(test.classes, class_weights.tolist(), strict=True)),
+        **{f"validation_{n}": float(held_out[n]) for n in ("loss", "accuracy") if held_out},
         "test_accuracy": accuracy,
         "test_loss": float(scores["loss"]),
         "test_errors": int((predicted != test.labels).sum()),
@@ -71,19 +88,21 @@ def finish(
         "padded_length": test.inputs.shape[1],
         "training_examples_per_second": statistics.median(speeds) if speeds else None,
     }
+    outcome = Outcome(results, np.asarray(jax.nn.softmax(logits)), test.labels)
     if not is_first():
-        return results
+        return outcome
     write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     title = f"{config.data.name}, seed {config.train.seed}"
+    ending = "" if stopped_at is None else f": stopped at epoch {stopped_at:g}"
     if rows:
         curves = workdir / "learning_curves.png"
-        learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title, curves)
+        learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title + ending, curves)
     else:
         say("no row is recorded: learning_curves.png is not drawn")
     title += f": {100 * accuracy:.1f} % of {len(test)} test series right"
     picture = workdir / "confusion_matrix.png"
     confusion_matrix(test.labels, predicted, test.classes, title, picture)
-    return results
+    return outcome
 
 
 def summary(results: Mapping[str, Any]) -> str:

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training import train_state
 
 import flax_sepconv as fsc
+from flax_sepconv.training import early_stopping
 from flax_sepconv.training.augment import augment
 from flax_sepconv.training.config import Config
 from flax_sepconv.training.data import Batch
@@ -34,6 +36,7 @@ class TrainState(train_state.TrainState):
     best_step: jax.Array
     key: jax.Array  # raw key data, the same all run long; folded with the step's number
     sums: Arrays  # of the metrics since the last report
+    stopping: Arrays  # what early stopping goes by; empty where there is none
     constraints: Any = flax.struct.field(pytree_node=False)
 
 
@@ -63,15 +66,30 @@ def project(constraints: Any, params: Any) -> Any:
     )
 
 
-def create_state(config: Config, model: SeparableResNet, batch: Batch, steps: int) -> TrainState:
-    """Initialise weights and optimiser; `steps` is the number of steps an epoch has."""
+def create_state(
+    config: Config,
+    model: SeparableResNet,
+    batch: Batch,
+    steps: int,
+    rate: optax.Schedule | None = None,
+) -> TrainState:
+    """Initialise weights and optimiser.
+
+    Args:
+      config: of the run.
+      model: its network.
+      batch: of any size, for the shapes.
+      steps: how many an epoch has.
+      rate: the learning rate by step; None: that of the config.
+    """
+    rate = rate or schedule(config, steps)
     init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
     arguments = (jnp.asarray(batch["inputs"]), jnp.asarray(batch["lengths"]))
     variables = jax.jit(model.init)(init_key, *arguments)
     constraints = fsc.constraints_of(model, init_key, *arguments)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.train.clip_norm),
-        optax.adamw(schedule(config, steps), weight_decay=config.train.weight_decay),
+        optax.adamw(rate, weight_decay=config.train.weight_decay),
         fsc.keep_params_constrained(constraints),
     )
     # Projected, for an average of weights is feasible only if every one of them is.
@@ -91,6 +109,7 @@ def create_state(config: Config, model: SeparableResNet, batch: Batch, steps: in
         best_step=jnp.int32(-1),
         key=jax.random.key_data(run_key),
         sums=_zeros(),
+        stopping=early_stopping.start(config.train),
         constraints=constraints,
     )
     return state.replace(step=jnp.int32(0))  # a Python 0 would change its type on the way
@@ -105,7 +124,13 @@ class _Found(NamedTuple):
     batch_stats: Any  # after it
 
 
-def _look(state: TrainState, batch: Arrays, key: jax.Array, smoothing: float) -> _Found:
+def _look(
+    state: TrainState,
+    batch: Arrays,
+    key: jax.Array,
+    smoothing: float,
+    class_weights: np.ndarray | None,
+) -> _Found:
     """Return the gradients, and what comes with them, of a batch that is already augmented."""
 
     def loss_of(params: Any) -> tuple[jax.Array, tuple[jax.Array, Variables]]:
@@ -118,8 +143,10 @@ def _look(state: TrainState, batch: Arrays, key: jax.Array, smoothing: float) ->
             mutable=["batch_stats", "losses"],
         )
         targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], logits.shape[-1]), smoothing)
-        entropy = optax.softmax_cross_entropy(logits, targets).mean()
-        return entropy + fsc.regularization_loss(changed), (logits, changed)
+        entropies = optax.softmax_cross_entropy(logits, targets)
+        if class_weights is not None:
+            entropies *= jnp.asarray(class_weights)[batch["labels"]]
+        return entropies.mean() + fsc.regularization_loss(changed), (logits, changed)
 
     (loss, (logits, changed)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     hits = (logits.argmax(-1) == batch["labels"]).sum()
@@ -147,13 +174,16 @@ def _look_in_parts(
 
 
 def make_train_step(
-    config: Config, divide: Callable[[Arrays], Arrays] = lambda batch: batch
+    config: Config,
+    divide: Callable[[Arrays], Arrays] = lambda batch: batch,
+    class_weights: np.ndarray | None = None,
 ) -> Callable[[TrainState, Arrays], TrainState]:
     """Return the function of one step: loss, gradients, projected update, averages, metrics.
 
     Args:
       config: of the run.
       divide: says, inside the step, how a batch or a micro batch is divided over devices.
+      class_weights: (classes,), what the loss of a series is multiplied by; None: by 1.
     """
     train = config.train
 
@@ -164,7 +194,7 @@ def make_train_step(
         batch = batch | {"inputs": inputs, "lengths": lengths}
 
         def look(batch: Arrays, key: jax.Array) -> _Found:
-            return _look(state, divide(batch), key, train.label_smoothing)
+            return _look(state, divide(batch), key, train.label_smoothing, class_weights)
 
         if train.accumulation == 1:
             found = look(batch, dropout_key)
@@ -208,11 +238,16 @@ def is_finite(state: TrainState) -> jax.Array:
     return jnp.isfinite(optax.tree.norm((state.sums, state.params)))
 
 
-def report(state: TrainState, validation_loss: jax.Array | None) -> tuple[TrainState, Arrays]:
+def report(
+    state: TrainState,
+    validation_loss: jax.Array | None,
+    rule: early_stopping.Rule = early_stopping.NEVER,
+) -> tuple[TrainState, Arrays]:
     """Return the means since the last report, set the sums to zero and keep the best weights.
 
     The score is the validation loss where there is one, else the mean training loss. It is
-    compared on the device: the host reads the report when it pleases.
+    compared on the device: the host reads the report when it pleases. Where the run may stop early,
+    the state then says whether it does by the rule.
     """
     sums = state.sums
     loss = sums["loss"] / sums["steps"]
@@ -225,6 +260,7 @@ def report(state: TrainState, validation_loss: jax.Array | None) -> tuple[TrainS
         best_score=pick(score, state.best_score),
         best_step=pick(state.step, state.best_step),
         sums=_zeros(),
+        stopping=state.stopping and early_stopping.update(state.stopping, rule, score, state.step),
     )
     metrics = {
         "step": state.step,

@@ -1,0 +1,41 @@
+"""What a run is made of besides its settings: the parts of its data, and where arrays go."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from flax_sepconv.training import class_weights, data, distributed
+from flax_sepconv.training.config import Config, UserError
+from flax_sepconv.training.mesh import Placement, place
+
+
+class Prepared(NamedTuple):
+    """What a run is made of, besides its settings."""
+
+    split: data.Split  # the training part, without what is held out
+    validation: data.Split | None
+    test: data.Split
+    placement: Placement
+    class_weights: np.ndarray | None
+
+
+def prepare(config: Config) -> Prepared:
+    """Load the data of a run and see how it is divided; all processes call this.
+
+    Raises:
+      UserError: the data set or the devices will not do, or there is nothing to validate with.
+    """
+    with distributed.agreement():
+        split, test = data.load(config.data)
+        validation, seed = None, config.train.seed
+        if config.data.validation_fraction:
+            split, validation = data.hold_out(split, config.data.validation_fraction, seed)
+        if config.train.early_stopping and validation is None:
+            raise UserError(
+                "config.train.early_stopping needs series to validate with: "
+                "config.data.validation_fraction must be > 0, got 0.0"
+            )
+        size = min(config.train.batch_size, len(split))
+        placement = place(config, size, split.inputs.shape[1])
+        weights = class_weights.of(config.train, split)
+    return Prepared(split, validation, test, placement, weights)
