@@ -25,6 +25,8 @@ from flax_sepconv.training.settings import (
     setting,
 )
 
+TaskName = Literal["classification", "regression", "multilabel"]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from flax_sepconv.training import metrics
+from flax_sepconv.training.config import TaskName
 from flax_sepconv.training.record import Row
 from flax_sepconv.training.workdir import write_atomically
 
@@ -83,6 +85,70 @@ def _scale_rates(axes: Axes, rates: Sequence[float]) -> None:
     axes.yaxis.set_major_locator(FixedLocator([0, *(tick for tick in ticks if tick <= 100)]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
+
+
+def outcome(
+    task: TaskName,
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    folder: Path,
+) -> Path:
+    """Draw how the answers for a split compare with the truth; return the picture's path.
+
+    Args:
+      task: which picture it is: confusion_matrix.png for classification, scatter.png for
+        regression, labels.png for multilabel.
+      outputs: of the network, as `metrics.of` takes them.
+      targets: as `metrics.of` takes them.
+      classes: their names, or those of the labels.
+      title: above the picture.
+      folder: where it goes; it must exist.
+    """
+    if task == "regression":
+        scatter(targets, outputs, title, folder / "scatter.png")
+        return folder / "scatter.png"
+    if task == "multilabel":
+        scores = metrics.of(task, outputs, targets, classes)["f1"]
+        label_bars(scores, targets.sum(0).astype(int), title, folder / "labels.png")
+        return folder / "labels.png"
+    picture = folder / "confusion_matrix.png"
+    confusion_matrix(targets, outputs.argmax(-1), classes, title, picture)
+    return picture
+
+
+@rc_context({"font.size": _POINTS})
+def scatter(truth: np.ndarray, predicted: np.ndarray, title: str, path: Path) -> None:
+    """Draw the predicted value (vertical) by the true one (horizontal), both (N,)."""
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    both = np.concatenate([truth, predicted])
+    room = 0.04 * (np.ptp(both) or 1.0)
+    ends = (both.min() - room, both.max() + room)
+    line: Any = {"color": "0.4", "linewidth": 1.2, "linestyle": "--"}
+    axes.plot(ends, ends, label="predicted = true", **line)
+    axes.scatter(truth, predicted, s=14, alpha=0.6, color=_TRAINING, linewidths=0)
+    axes.set(xlabel="true value", ylabel="predicted value", title=title, xlim=ends, ylim=ends)
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="upper left")
+    _save(figure, path)
+
+
+@rc_context({"font.size": _POINTS})
+def label_bars(f1: Mapping[str, float], counts: Sequence[int], title: str, path: Path) -> None:
+    """Draw the F1 of each label, and in how many series it truly holds."""
+    figure = Figure(figsize=(_WIDTH, max(2.5, 0.3 * len(f1) + 1.5)), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{name} ({count})" for name, count in zip(f1, counts, strict=True)]
+    bars = axes.barh(range(len(f1)), list(f1.values()), color=_TRAINING)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set(xlabel="F1 (higher is better)", ylabel="label (series)", xlim=(0, 1.1), title=title)
+    axes.set_yticks(range(len(f1)), names)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
 
 
 def confusion_matrix(
