@@ -119,10 +119,7 @@ def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
       DivergedError: something is not finite any more; the last good checkpoint was kept.
     """
     with distributed.agreement():
-        split, test = data.load(config.data)
-        validation, seed = None, config.train.seed
-        if config.data.validation_fraction:
-            split, validation = data.hold_out(split, config.data.validation_fraction, seed)
+        split, validation, test = data.load_splits(config.data, config.train.seed)
         size = min(config.train.batch_size, len(split))
         placement = place(config, size, split.inputs.shape[1])
     distributed.check_same(_asked(config, resume, split, test))
