@@ -55,7 +55,8 @@ def _fit(
     example = placement.batch(next(batches(0, 1, rows)), size)
     compiled = train_step.lower(state, example).compile()
     report = placement.jit(steps.report, (held, whole), donate=0)
-    evaluate = Evaluator(state.apply_fn, train.eval_batch_size, placement)
+    task = config.data.task
+    evaluate = Evaluator(state.apply_fn, train.eval_batch_size, placement, task)
     agreed.listen()
     reports = Reports(config, recorder, per_epoch, start)
     for done, batch in enumerate(batches(start, total, rows), start + 1):
@@ -65,7 +66,7 @@ def _fit(
         if done == total or done % (train.report_every * per_epoch) == 0:
             scores = evaluate(state.averaged, validation) if validation else {}
             state, metrics = report(state, scores.get("loss"))
-            kept = {f"validation_{n}": scores[n] for n in ("loss", "accuracy") if scores}
+            kept = {f"validation_{n}": score for n, score in scores.items() if n != "logits"}
             reports.put(metrics | kept)
         number = agreed.number()
         if number or done == total or done % (train.checkpoint_every * per_epoch) == 0:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 
 from flax_sepconv.training import metrics
 from flax_sepconv.training.config import TaskName
-from flax_sepconv.training.record import Row
+from flax_sepconv.training.rows import Row, score_of
 from flax_sepconv.training.workdir import write_atomically
 
 _WIDTH, _POINTS = 8.5, 9.5  # inches, and the size of text in a figure as wide
@@ -38,36 +38,55 @@ def _tidy(axes: Axes, label: str) -> None:
 
 @rc_context({"font.size": _POINTS, "axes.labelsize": _POINTS, "legend.fontsize": _POINTS})
 def learning_curves(
-    rows: Sequence[Row], test_accuracy: float, best_epoch: float, title: str, path: Path
+    rows: Sequence[Row],
+    test_score: float,
+    best_epoch: float,
+    title: str,
+    path: Path,
+    unit: float = 1.0,
 ) -> None:
-    """Draw loss and error rate by epoch, the best epoch, and the final test error."""
+    """Draw loss and error by epoch, the best epoch, and the final test error.
+
+    Args:
+      rows: of metrics.jsonl, at least one.
+      test_score: the final accuracy or, of a regression, mean absolute error.
+      best_epoch: with the best weights.
+      title: above the picture.
+      path: where it goes.
+      unit: of a regression, the deviation of its training targets.
+    """
     figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
     figure.suptitle(title, fontweight="bold")
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     markers: dict[str, Any] = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
     kinds = [("", _TRAINING, "training, regularized", "training (augmented, with dropout)")]
-    if rows and "validation_loss" in rows[0]:
+    if "validation_loss" in rows[0]:
         kinds.append(("validation_", _VALIDATION, "validation", "validation"))
-    final = 100 * (1 - test_accuracy)
+    score = score_of(rows[0])
+    is_rate = score == "accuracy"
+    final = 100 * (1 - test_score) if is_rate else test_score
     rates = [final]
     for prefix, colour, of_loss, of_error in kinds:
         look = {"color": colour, **markers}
         loss.plot(epochs, [row[f"{prefix}loss"] for row in rows], label=of_loss, **look)
-        percent = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
-        error.plot(epochs, percent, label=of_error, **look)
-        rates += percent
-    loss.set_yscale("log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter(NullFormatter())
+        scores = [row[prefix + score] for row in rows]
+        errors = [100 * (1 - value) if is_rate else unit * value for value in scores]
+        error.plot(epochs, errors, label=of_error, **look)
+        rates += errors
+    for axes in (loss,) if is_rate else (loss, error):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in (loss, error):
         axes.axvline(best_epoch, color="0.4", linewidth=1.2, linestyle=":", label="best checkpoint")
-    label = f"test, at the end: {final:.1f} %"
+    label = f"test, at the end: {f'{final:.1f} %' if is_rate else f'{final:.3g}'}"
     error.axhline(final, color=_TEST, linewidth=1.5, linestyle="--", label=label)
-    _scale_rates(error, rates)
+    if is_rate:
+        _scale_rates(error, rates)
     _tidy(loss, "loss")
-    _tidy(error, "error rate [%]")
+    _tidy(error, "error rate [%]" if is_rate else "mean absolute error")
     _save(figure, path)
 
 

@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flax_sepconv.training.config import TaskName
+from flax_sepconv.training.splits import Scaling
 
 
 class Task(NamedTuple):
@@ -38,7 +40,7 @@ def _entropies(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Ar
 
 
 def _squares(outputs: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    del smoothing  # a value is no distribution; config.train.label_smoothing is refused
+    del smoothing  # Of values there is none: the config refuses it.
     return jnp.square(outputs[:, 0] - labels)
 
 
@@ -69,3 +71,19 @@ TASKS: dict[TaskName, Task] = {
 }
 # The names of the means of what is counted, in metrics.jsonl.
 MEANS = {"correct": "accuracy", "absolute_error": "standardized_mae"}
+
+
+def answers(task: TaskName, outputs: jax.Array, target_scaling: Scaling | None) -> np.ndarray:
+    """Return what a user is told, from the network's outputs (N, classes).
+
+    Args:
+      task: what was learned.
+      outputs: of the network.
+      target_scaling: of the training split, or of the run's record; None unless for regression.
+
+    Returns:
+      The probabilities of the classes (N, classes), which add up to one; values in the unit of the
+      data (N,); or the probability of each label (N, labels).
+    """
+    found = np.asarray(TASKS[task].answers(outputs))
+    return found if target_scaling is None else target_scaling.undo(found[:, None])[:, 0]
