@@ -1,12 +1,13 @@
 """Labels as words made targets as numbers, and series without a split divided by them."""
 
+import contextlib
 from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
 from flax_sepconv.training.config import DataConfig, TaskName
-from flax_sepconv.training.datasets.raw import ALL, Faults, Part, Parts
+from flax_sepconv.training.datasets.raw import ALL, Faults, Part, Parts, Place
 from flax_sepconv.training.settings import UserError
 
 
@@ -27,20 +28,22 @@ def names_of(label: str) -> list[str]:
 
 
 def known_classes(task: TaskName, train: Part) -> tuple[str, ...]:
-    """Return the names of what a network is to tell apart: those declared, or those in training.
-
-    Numbers are sorted as numbers, and before all else words.
-    """
+    """Return the names of what a network is to tell apart: those declared, or those in training."""
     if task == "regression":
         return ("value",)
     if train.classes is not None:
         return train.classes
     several = task == "multilabel"
     found = {name for label in train.labels for name in (names_of(label) if several else [label])}
-    return tuple(sorted(found, key=_rank))
+    return tuple(sorted(found, key=rank))
 
 
-def _rank(name: str) -> tuple[float, str]:
+def rank(name: str) -> tuple[float, str]:
+    """Return what names are sorted by: numbers as numbers, and before all else words.
+
+    >>> sorted(["b", "10", "9", "a"], key=rank)
+    ['9', '10', 'a', 'b']
+    """
     try:
         value = float(name)
     except ValueError:
@@ -49,9 +52,13 @@ def _rank(name: str) -> tuple[float, str]:
 
 
 def encode(task: TaskName, parts: Parts, faults: Faults) -> Encoded:
-    """Return the targets; labels that will not do are noted as faults, and 0."""
+    """Return the targets; labels that will not do are noted as faults."""
     classes = known_classes(task, parts["TRAIN"])
     targets = {name: _encode_part(task, part, classes, faults) for name, part in parts.items()}
+    values = targets["TRAIN"]
+    if task == "regression" and values.min() == values.max():
+        file = parts["TRAIN"].places[0].file
+        faults.note(Place(file), f"the target of all training series is {values[0]:g}")
     return Encoded(classes, targets)
 
 
@@ -59,7 +66,11 @@ def _encode_part(
     task: TaskName, part: Part, classes: tuple[str, ...], faults: Faults
 ) -> np.ndarray:
     if task == "regression":
-        return np.array([_value(part, i, faults) for i in range(len(part.labels))], np.float64)
+        values = values_of(part)
+        for place, label, value in zip(part.places, part.labels, values, strict=True):
+            if np.isnan(value):
+                faults.note(place, f"the target must be a finite number, got {label!r}")
+        return values
     number = {name: i for i, name in enumerate(classes)}
     several = task == "multilabel"
     rows = np.zeros((len(part.labels), len(classes) if several else 1), np.int32)
@@ -77,17 +88,13 @@ def _encode_part(
     return rows.astype(np.float32) if several else rows[:, 0]
 
 
-def _value(part: Part, index: int, faults: Faults) -> float:
-    try:
-        value = float(part.labels[index])
-    except ValueError:
-        value = np.nan
-    if np.isfinite(value):
-        return value
-    faults.note(
-        part.places[index], f"the target must be a finite number, got {part.labels[index]!r}"
-    )
-    return 0.0
+def values_of(part: Part) -> np.ndarray:
+    """Return the labels as numbers (N,) float64; NaN where one is no finite number."""
+    values = np.full(len(part.labels), np.nan)
+    for index, label in enumerate(part.labels):
+        with contextlib.suppress(ValueError):
+            values[index] = float(label)
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def divided(parts: Parts, config: DataConfig) -> tuple[Parts, str]:

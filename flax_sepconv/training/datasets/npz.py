@@ -25,10 +25,11 @@ def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an archive. No pickle is read: it may run any program."""
     try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise UserError(f"{file} is one array and no archive: write it by numpy.savez")
-        with archive:
+        # Opened here: NumPy leaves a damaged archive open.
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError(f"{file} is one array and no archive: write it by numpy.savez")
             if unknown := sorted(set(archive.files) - set(_ARRAYS)):
                 known = ", ".join(_ARRAYS)
                 raise UserError(f"{file}: array {unknown[0]!r} is unknown; there may be: {known}")
