@@ -35,7 +35,7 @@ def known_classes(task: TaskName, train: Part) -> tuple[str, ...]:
         return train.classes
     several = task == "multilabel"
     found = {name for label in train.labels for name in (names_of(label) if several else [label])}
-    return tuple(sorted(found, key=rank))
+    return tuple(sorted(found - {""}, key=rank))
 
 
 def rank(name: str) -> tuple[float, str]:
