@@ -97,6 +97,7 @@ def _load(config: DataConfig) -> Splits:
             target_scaling,
             files.name,
             part.source,
+            part.channels,
         )
     return Splits(splits["TRAIN"], splits.get("VALIDATION"), splits["TEST"])
 

@@ -42,6 +42,7 @@ class Split:
     target_scaling: Scaling | None = None  # of values; None where there are none
     name: str = ""  # of the data set
     source: str = ""  # the file that it is from
+    channels: tuple[str, ...] = ()  # their names; none: they have none
 
     def __len__(self) -> int:
         return len(self.labels)

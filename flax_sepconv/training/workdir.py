@@ -30,6 +30,7 @@ class Record:
     scaling: Scaling | None  # as in `Split`
     contents: dict[str, Contents]  # of the data set's files; none: as for the classes
     target_scaling: Scaling | None = None  # as in `Split`
+    channels: tuple[str, ...] = ()  # as in `Split`
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -112,7 +113,8 @@ def read_record(workdir: Path) -> Record:
         files = data.get("files", {})
         contents = {part: Contents(**values) for part, values in files.items()}
         classes = _checked_classes(data["classes"])
-        return Record(config, classes, scaling, contents, target_scaling)
+        channels = tuple(map(str, data.get("channels", [])))
+        return Record(config, classes, scaling, contents, target_scaling, channels)
     except FileNotFoundError as error:
         what = "it has no config.json" if workdir.is_dir() else "there is no such folder"
         raise UserError(f"{workdir} holds no run: {what}") from error
@@ -130,6 +132,7 @@ def _described(split: Split, test: Split) -> dict[str, Any]:
     files = {"TRAIN": split.contents, "TEST": test.contents}
     return {
         "classes": split.classes,
+        "channels": split.channels,
         **scalings,
         "files": {
             part: dataclasses.asdict(contents) for part, contents in files.items() if contents

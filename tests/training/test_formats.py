@@ -9,7 +9,8 @@ from aeon.datasets import load_from_ts_file
 
 from flax_sepconv.training import data
 from flax_sepconv.training.config import DataConfig, UserError
-from flax_sepconv.training.datasets import formats, places
+from flax_sepconv.training.datasets import formats, places, unseen
+from flax_sepconv.training.splits import Scaling
 
 PARTS = ("TRAIN", "TEST")
 
@@ -429,3 +430,62 @@ def test_the_settings_name_the_formats_of_the_table():
     (rule,) = (f.metadata["rule"] for f in dataclasses.fields(DataConfig) if f.name == "format")
     assert all(rule.holds(name) for name in ("auto", *formats.FORMATS))
     assert json.dumps(rule.text) == json.dumps(f"must be one of auto, {', '.join(formats.FORMATS)}")
+
+
+@pytest.mark.parametrize("form", [*WRITERS, "ts"])
+def test_other_series_are_read_with_what_a_run_knows(form, raw, tmp_path):
+    raw = first_channel(raw) if form == "tsv" else raw
+    ({"ts": write_ts} | WRITERS)[form](tmp_path / "Vowels", raw)
+    config = DataConfig(path=str(tmp_path), name="Vowels")
+    _, test = data.load(config)
+    names = {"csv": "", "long": "Vowels.csv"}
+    path = tmp_path / "Vowels" / names.get(form, f"Vowels_TEST.{form}")
+    channels = tuple(f"c{i}" for i in range(12)) if form in names else ()
+    assert test.channels == channels
+    part = unseen.read(path, config, test.channels, is_labelled=True)
+    series, labels = raw["TEST"]
+    if form in names:  # all that is there, whatever its split
+        series, labels = [a + b for a, b in zip(raw["TRAIN"], raw["TEST"], strict=True)]
+        assert part.ids[-1] == ("TEST41.csv" if form == "csv" else "TEST41")
+    else:
+        assert part.ids == [str(n) for n in range(1, 43)]
+    for ours, theirs in zip(part.series, series, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    targets = unseen.targets(part, config, test.classes, None)
+    assert targets.dtype == np.int32
+    assert [test.classes[i] for i in targets] == labels
+    with pytest.raises(UserError, match=r"label '9' is in no training series"):
+        unseen.targets(part, config, test.classes[:-1], None)
+
+
+def test_series_to_be_told_of_need_no_labels_and_the_same_channels(tmp_path):
+    (tmp_path / "long.csv").write_text("series,time,p,q\nx,1,2,3\nx,0,4,5\ny,0,6,7\n")
+    path, config = tmp_path / "long.csv", DataConfig()
+    part = unseen.read(path, config, ("p", "q"), is_labelled=False)
+    assert part.ids == ["x", "y"]
+    assert [s.tolist() for s in part.series] == [[[4, 5], [2, 3]], [[6, 7]]]
+    with pytest.raises(UserError, match="has no column 'label'"):
+        unseen.read(path, config, ("p", "q"), is_labelled=True)
+    with pytest.raises(UserError, match="the channels are p, q; in training they were q, p"):
+        unseen.read(path, config, ("q", "p"), is_labelled=False)
+    np.savez(tmp_path / "a.npz", inputs=np.ones((2, 3, 2)))
+    part = unseen.read(tmp_path / "a.npz", config, ("p", "q"), is_labelled=False)
+    with pytest.raises(UserError, match=r"a\.npz: has no label \(and 1 more"):
+        unseen.targets(part, config, ("a", "b"), None)
+    text = "@univariate true\n@equalLength false\n@classLabel false\n@data\n1,2\n3\n"
+    (tmp_path / "a.ts").write_text(text)
+    part = unseen.read(tmp_path / "a.ts", config, (), is_labelled=False)
+    assert [s.tolist() for s in part.series] == [[[1], [2]], [[3]]]
+    for name, words in (("none.csv", "there is no file"), ("a.txt", "must end in")):
+        (tmp_path / "a.txt").write_text("")
+        with pytest.raises(UserError, match=words):
+            unseen.read(tmp_path / name, config, (), is_labelled=False)
+    with pytest.raises(UserError, match=r"must end in \.ts or \.csv"):
+        data.load(DataConfig(path=str(tmp_path / "a.txt")))
+    values = unseen.targets(
+        dataclasses.replace(part, labels=["3", "5"]),
+        DataConfig(task="regression"),
+        ("value",),
+        Scaling(np.array([1.0]), np.array([2.0])),
+    )
+    assert values.tolist() == [1, 2]

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,26 @@ from flax_sepconv.training.datasets.tables import Table, same_columns, split_nam
 from flax_sepconv.training.settings import UserError
 
 
-def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
-    """Return what the files hold.
+def read(files: Files, config: DataConfig, faults: Faults, *, is_labelled: bool = True) -> Parts:
+    """Return what the files hold; without `is_labelled` labels need not be there.
 
     Raises:
       UserError: a table cannot be read at all, or lacks a column.
     """
     file = files.paths[ALL]
-    return (
-        _read_folder(file, config, faults)
-        if file.name == LABELS
-        else _read_long(file, config, faults)
-    )
+    table = Table(file, faults)
+    if is_labelled:
+        table.index(config.label_column, "config.data.label_column")
+    if file.name == LABELS:
+        return _read_folder(table, config, faults)
+    return _read_long(table, config, faults)
 
 
 @dataclasses.dataclass
 class _Series:
     """What is known of one series: of a long table, until all its lines are read."""
 
+    name: str
     place: Place  # where its label is
     label: str
     part: str | None  # None: there was a fault
@@ -41,7 +44,9 @@ class _Series:
     lines: list[int] = dataclasses.field(default_factory=list)
 
 
-def _collected(found: list[_Series], table: Table, is_split: bool) -> Parts:
+def _collected(
+    found: list[_Series], table: Table, is_split: bool, channels: Sequence[str]
+) -> Parts:
     parts = {}
     for name in NAMES if is_split else [ALL]:
         these = [one for one in found if one.part == name]
@@ -51,24 +56,22 @@ def _collected(found: list[_Series], table: Table, is_split: bool) -> Parts:
                 [np.array(one.steps, np.float64) for one in these],
                 [one.label for one in these],
                 [one.place for one in these],
+                [one.name for one in these],
+                channels=tuple(channels),
             )
     return parts
 
 
-def _read_folder(file: Path, config: DataConfig, faults: Faults) -> Parts:
-    table = Table(file, faults)
-    of_file = table.index("file")
-    of_label = table.index(config.label_column, "config.data.label_column")
-    is_split = config.split_column in table.columns
+def _read_folder(table: Table, config: DataConfig, faults: Faults) -> Parts:
+    file, of_file = table.file, table.index("file")
+    of_label, of_split = table.find(config.label_column), table.find(config.split_column)
     found: list[_Series] = []
     seen: dict[Path, int] = {}
     columns: list[str] = []
     for line, cells in table:
         place, before = Place(file, line), len(faults)
         path = file.parent / cells[of_file]
-        part = ALL
-        if is_split:
-            part = split_name(cells[table.index(config.split_column)], place, faults) or ""
+        part = ALL if of_split is None else split_name(cells[of_split], place, faults)
         if path in seen:
             faults.note(place, f"{path.name} is in line {seen[path]} already")
         seen.setdefault(path, line)
@@ -86,25 +89,21 @@ def _read_folder(file: Path, config: DataConfig, faults: Faults) -> Parts:
         except UserError as error:
             faults.note(place, str(error))
         if len(faults) == before:
-            found.append(_Series(place, cells[of_label], part, steps))
-    return _collected(found, table, is_split)
+            label = "" if of_label is None else cells[of_label]
+            found.append(_Series(cells[of_file], place, label, part, steps))
+    return _collected(found, table, of_split is not None, columns)
 
 
-def _read_long(file: Path, config: DataConfig, faults: Faults) -> Parts:
-    table = Table(file, faults)
-    of_id = table.index(config.series_column, "config.data.series_column")
-    of_label = table.index(config.label_column, "config.data.label_column")
-    of_time = (
-        table.index(config.time_column, "config.data.time_column") if config.time_column else None
-    )
-    of_split = (
-        table.columns.index(config.split_column) if config.split_column in table.columns else None
-    )
+def _read_long(table: Table, config: DataConfig, faults: Faults) -> Parts:
+    file, of_id = table.file, table.index(config.series_column, "config.data.series_column")
+    of_label, of_split = table.find(config.label_column), table.find(config.split_column)
+    of_time = None
+    if config.time_column:
+        of_time = table.index(config.time_column, "config.data.time_column")
+    others = {of_id, of_label, of_time, of_split}
+    channels = [name for i, name in enumerate(table.columns) if i not in others]
     if config.channel_columns:
         channels = [name.strip() for name in config.channel_columns.split(",")]
-    else:
-        others = {of_id, of_label, of_time, of_split}
-        channels = [name for i, name in enumerate(table.columns) if i not in others]
     of_channels = [table.index(name, "config.data.channel_columns") for name in channels]
     if not channels:
         raise UserError(f"{file} has no column for a channel")
@@ -113,16 +112,14 @@ def _read_long(file: Path, config: DataConfig, faults: Faults) -> Parts:
     for line, cells in table:
         place, before = Place(file, line), len(faults)
         part = ALL if of_split is None else split_name(cells[of_split], place, faults)
-        one = found.setdefault(cells[of_id], _Series(place, cells[of_label], part))
-        if one.label != cells[of_label]:
+        label = "" if of_label is None else cells[of_label]
+        one = found.setdefault(cells[of_id], _Series(cells[of_id], place, label, part))
+        if one.label != label:
             first = f"{one.label!r} in line {one.place.line}"
-            faults.note(
-                place, f"the label of series {cells[of_id]!r} is {first}, here {cells[of_label]!r}"
-            )
+            faults.note(place, f"the label of series {one.name!r} is {first}, here {label!r}")
         if part and one.part and one.part != part:
-            faults.note(
-                place, f"series {cells[of_id]!r} is of another split in line {one.place.line}"
-            )
+            other = f"is of another split in line {one.place.line}"
+            faults.note(place, f"series {one.name!r} {other}")
         values = numbers([cells[i] for i in of_channels], channels, place, faults)
         time = float(line) if of_time is None else _time(cells[of_time], place, kinds, faults)
         if values is not None and time is not None and len(faults) == before:
@@ -135,17 +132,20 @@ def _read_long(file: Path, config: DataConfig, faults: Faults) -> Parts:
         number, date = kinds["number"], kinds["date"]
         text = f"times must be all numbers or all dates: line {number} has a number"
         faults.note(Place(file, date), text)
-    for name, one in found.items():
-        order = np.argsort(one.times, kind="stable")
-        for first, second in itertools.pairwise(order):
-            if one.times[first] == one.times[second]:
-                place = Place(file, one.lines[second])
-                faults.note(
-                    place, f"series {name!r} has this time in line {one.lines[first]} already"
-                )
-                one.part = None
-        one.steps = [one.steps[i] for i in order]
-    return _collected(list(found.values()), table, of_split is not None)
+    for one in found.values():
+        _sort(one, file, faults)
+    return _collected(list(found.values()), table, of_split is not None, channels)
+
+
+def _sort(one: _Series, file: Path, faults: Faults) -> None:
+    """Put the steps of a series in the order of their times, none of which comes twice."""
+    order = np.argsort(one.times, kind="stable")
+    for first, second in itertools.pairwise(order):
+        if one.times[first] == one.times[second]:
+            before = f"has this time in line {one.lines[first]} already"
+            faults.note(Place(file, one.lines[second]), f"series {one.name!r} {before}")
+            one.part = None
+    one.steps = [one.steps[i] for i in order]
 
 
 def _time(cell: str, place: Place, kinds: dict[str, int], faults: Faults) -> float | None:

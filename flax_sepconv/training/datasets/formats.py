@@ -1,6 +1,7 @@
 """The table of formats: what a data set may be stored as, and who finds and reads it."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ class Format(NamedTuple):
 
     Attributes:
       description: for people.
-      module: of this package; its `read(files, config, faults)` returns `Parts`.
+      module: of this package; its `read(files, config, faults, is_labelled=True)` returns `Parts`.
       ending: of its files' names.
       find: finds them.
     """
@@ -69,6 +70,9 @@ def find(config: DataConfig) -> tuple[str, places.Files]:
                 if missing := [path for path in files.paths.values() if not path.is_file()]:
                     raise UserError(f"no data set {files.name!r}: {missing[0]} does not exist")
                 return name, files
+        if folder.is_file():
+            endings = " or ".join(FORMATS[name].ending for name in names)
+            raise UserError(f"the name of a data file must end in {endings}, got {folder}")
         there = _there(folder)
     except (OSError, RuntimeError, ValueError) as error:  # No system has such names, or no user.
         raise UserError(f"cannot look for data set {config.name!r}: {error}") from error
@@ -102,9 +106,15 @@ def read(config: DataConfig, faults: Faults) -> tuple[places.Files, Parts]:
       UserError: there is no such set, or a file cannot be read at all.
     """
     name, files = find(config)
-    module: Any = importlib.import_module(f"flax_sepconv.training.datasets.{FORMATS[name].module}")
-    parts: Parts = module.read(files, config, faults)
+    parts = reader(name)(files, config, faults)
     for part in parts.values():
         if not part.series and not faults:
             raise UserError(f"{part.source} holds no series")
     return files, parts
+
+
+def reader(name: str) -> Callable[..., Parts]:
+    """Return the function `read` of a format."""
+    module: Any = importlib.import_module(f"flax_sepconv.training.datasets.{FORMATS[name].module}")
+    read_files: Callable[..., Parts] = module.read
+    return read_files

@@ -54,7 +54,7 @@ def rank(name: str) -> tuple[float, str]:
 def encode(task: TaskName, parts: Parts, faults: Faults) -> Encoded:
     """Return the targets; labels that will not do are noted as faults."""
     classes = known_classes(task, parts["TRAIN"])
-    targets = {name: _encode_part(task, part, classes, faults) for name, part in parts.items()}
+    targets = {name: encode_part(task, part, classes, faults) for name, part in parts.items()}
     values = targets["TRAIN"]
     if task == "regression" and values.min() == values.max():
         file = parts["TRAIN"].places[0].file
@@ -62,9 +62,8 @@ def encode(task: TaskName, parts: Parts, faults: Faults) -> Encoded:
     return Encoded(classes, targets)
 
 
-def _encode_part(
-    task: TaskName, part: Part, classes: tuple[str, ...], faults: Faults
-) -> np.ndarray:
+def encode_part(task: TaskName, part: Part, classes: tuple[str, ...], faults: Faults) -> np.ndarray:
+    """Return the targets of one part; see `encode`."""
     if task == "regression":
         values = values_of(part)
         for place, label, value in zip(part.places, part.labels, values, strict=True):

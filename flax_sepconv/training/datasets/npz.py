@@ -13,13 +13,15 @@ from flax_sepconv.training.settings import UserError
 _ARRAYS = ("inputs", "labels", "lengths", "label_names")
 
 
-def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
-    """Return what the files hold.
+def read(files: Files, config: DataConfig, faults: Faults, *, is_labelled: bool = True) -> Parts:
+    """Return what the files hold; without `is_labelled` labels need not be there.
 
     Raises:
       UserError: a file is not readable, or its arrays do not suit one another or the task.
     """
-    return {part: _read_part(file, config, faults) for part, file in files.paths.items()}
+    return {
+        part: _read_part(file, config, faults, is_labelled) for part, file in files.paths.items()
+    }
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
@@ -61,9 +63,9 @@ def _check(name: str, holds: bool, rule: str, array: np.ndarray, file: Path) -> 
         raise UserError(f"{file}: {name} must be {rule}, got {array.dtype} {array.shape}")
 
 
-def _read_part(file: Path, config: DataConfig, faults: Faults) -> Part:
+def _read_part(file: Path, config: DataConfig, faults: Faults, is_labelled: bool) -> Part:
     arrays = _arrays(file)
-    for name in ("inputs", "labels"):
+    for name in ("inputs", "labels") if is_labelled else ("inputs",):
         if name not in arrays:
             raise UserError(f"{file} has no array {name!r}; it has: {', '.join(arrays) or 'none'}")
     inputs = arrays["inputs"]
@@ -74,8 +76,8 @@ def _read_part(file: Path, config: DataConfig, faults: Faults) -> Part:
     lengths = arrays.get("lengths", np.full(count, longest))
     holds = lengths.shape == (count,) and lengths.dtype.kind in "iu"
     _check("lengths", holds, f"integers ({count},)", lengths, file)
-    labels = _labels(arrays, count, config, file)
-    part = Part(file.name, [], [], [])
+    labels = _labels(arrays, count, config, file) if "labels" in arrays else [""] * count
+    part = Part(file.name, [], [], [], [])
     for index, (values, length, label) in enumerate(zip(inputs, lengths, labels, strict=True)):
         place = Place(file)
         if not 1 <= length <= longest:
@@ -93,6 +95,7 @@ def _read_part(file: Path, config: DataConfig, faults: Faults) -> Part:
         part.series.append(series)
         part.labels.append(label)
         part.places.append(place)
+        part.ids.append(str(index + 1))
     return part
 
 

@@ -57,9 +57,11 @@ class Part:
 
     source: str  # what a message calls it
     series: list[np.ndarray]  # N of (L, C) float64, finite
-    labels: list[str]  # N; of a set of labels their names with | between them
+    labels: list[str]  # N; of a set of labels their names with | between them; "" where none is
     places: list[Place]  # N; where the labels are
+    ids: list[str]  # N; what each is called, or its number, from 1
     classes: tuple[str, ...] | None = None  # that are declared, in their order
+    channels: tuple[str, ...] = ()  # their names; none: they have none
 
     def take(self, chosen: np.ndarray, source: str) -> "Part":
         """Return some of the series, under another name."""
@@ -69,6 +71,7 @@ class Part:
             series=[self.series[i] for i in chosen],
             labels=[self.labels[i] for i in chosen],
             places=[self.places[i] for i in chosen],
+            ids=[self.ids[i] for i in chosen],
         )
 
 

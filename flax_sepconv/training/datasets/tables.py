@@ -47,6 +47,10 @@ class Table:
         except csv.Error as error:
             raise UserError(f"cannot read {self.file}, line {start}: {error}") from error
 
+    def find(self, column: str) -> int | None:
+        """Return the place of a column, if it is there."""
+        return self.columns.index(column) if column in self.columns else None
+
     def index(self, column: str, setting: str = "") -> int:
         """Return the place of a column that must be there.
 

@@ -11,8 +11,8 @@ from flax_sepconv.training.datasets.raw import MISSING, Faults, Part, Parts, Pla
 from flax_sepconv.training.settings import UserError
 
 
-def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
-    """Return what the files hold.
+def read(files: Files, config: DataConfig, faults: Faults, *, is_labelled: bool = True) -> Parts:
+    """Return what the files hold; without `is_labelled` labels need not be there.
 
     Raises:
       UserError: a file is not readable, or holds what does not suit the task.
@@ -22,10 +22,12 @@ def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
             "files .ts have one label for each series: for config.data.task=multilabel store the "
             "data as csv or npz"
         )
-    return {part: _read_part(file, config, faults) for part, file in files.paths.items()}
+    return {
+        part: _read_part(file, config, faults, is_labelled) for part, file in files.paths.items()
+    }
 
 
-def _read_part(file: Path, config: DataConfig, faults: Faults) -> Part:
+def _read_part(file: Path, config: DataConfig, faults: Faults, is_labelled: bool) -> Part:
     from aeon.datasets import load_from_ts_file
 
     try:
@@ -33,28 +35,31 @@ def _read_part(file: Path, config: DataConfig, faults: Faults) -> Part:
     except Exception as error:  # the reader raises anything
         if not _note_wrong_lines(file, faults):
             raise UserError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
-        return Part(file.name, [], [], [])
+        return Part(file.name, [], [], [], [])
     if not len(found):
         raise UserError(f"{file} holds no series")
-    if config.task == "classification" and not meta["classlabel"]:
+    if not is_labelled:
+        labels = labels if len(labels) else [""] * len(found)
+    elif config.task == "classification" and not meta["classlabel"]:
         hint = ": set config.data.task=regression" if meta["targetlabel"] else ""
         raise UserError(f"{file} has no class labels, so that it is not classification{hint}")
-    if config.task == "regression" and not (meta["classlabel"] or meta["targetlabel"]):
+    elif config.task == "regression" and not (meta["classlabel"] or meta["targetlabel"]):
         raise UserError(f"{file} has no targets")
-    series, names, places = [], [], []
+    series, names, places, ids = [], [], [], []
     lines = (number for number, _ in _lines(file))
-    for values, label, line in zip(found, labels, lines, strict=True):
+    for number, (values, label, line) in enumerate(zip(found, labels, lines, strict=True), 1):
         place = Place(file, line)
         if np.isfinite(values).all():
             series.append(np.asarray(values, np.float64).T)
             names.append(str(label))
             places.append(place)
+            ids.append(str(number))
         else:
             faults.note(
                 place, MISSING if np.isnan(values).any() else "has values that are infinite"
             )
     declared = tuple(meta["class_values"]) if config.task == "classification" else None
-    return Part(file.name, series, names, places, declared)
+    return Part(file.name, series, names, places, ids, declared)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -10,12 +10,13 @@ from flax_sepconv.training.datasets.raw import Faults, Part, Parts, Place, numbe
 from flax_sepconv.training.settings import UserError
 
 
-def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
-    """Return what the files hold.
+def read(files: Files, config: DataConfig, faults: Faults, *, is_labelled: bool = True) -> Parts:
+    """Return what the files hold; without `is_labelled` labels need not be there.
 
     Raises:
       UserError: a file is not readable, or the task needs several labels for a series.
     """
+    del is_labelled  # They are always there: in front of the values.
     if config.task == "multilabel":
         raise UserError(
             "files .tsv have one label for each series: for config.data.task=multilabel store the "
@@ -25,7 +26,7 @@ def read(files: Files, config: DataConfig, faults: Faults) -> Parts:
 
 
 def _read_part(file: Path, faults: Faults) -> Part:
-    part = Part(file.name, [], [], [])
+    part = Part(file.name, [], [], [], [])
     width = 0
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -50,4 +51,5 @@ def _read_part(file: Path, faults: Faults) -> Part:
             part.series.append(np.array(values, np.float64)[:, None])
             part.labels.append(label.strip())
             part.places.append(place)
+            part.ids.append(str(number))
     return part
