@@ -25,15 +25,45 @@ from flax_sepconv.training.settings import (
     setting,
 )
 
+TaskName = Literal["classification", "regression", "multilabel"]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which data set, and how it is prepared."""
 
     name: str = setting(
-        "JapaneseVowels", "the data set: NAME/NAME_TRAIN.ts and NAME/NAME_TEST.ts", NAME
+        "JapaneseVowels", "the data set, as its files or their folder are called", NAME
     )
-    path: str = setting("", "folder that holds NAME/; empty: the sets inside the package aeon")
+    path: str = setting(
+        "",
+        "folder of data sets, folder of one, or its file; empty: the sets inside the package aeon",
+    )
+    format: Literal["auto", "ts", "csv", "npz", "tsv"] = setting(
+        "auto",
+        "how it is stored; auto: the first of these whose files are there",
+        one_of("auto", "ts", "csv", "npz", "tsv"),
+    )
+    task: Literal["classification", "regression", "multilabel"] = setting(
+        "classification",
+        "what is learned of each series: its class, a value, or which labels it has",
+        one_of("classification", "regression", "multilabel"),
+    )
+    label_column: str = setting("label", "column of a CSV table with the labels or values")
+    split_column: str = setting(
+        "split", "column with train, validation or test; it need not be there"
+    )
+    series_column: str = setting("series", "column of a long table that names the series")
+    time_column: str = setting(
+        "time", "column of a long table that orders the steps of a series; empty: they are in order"
+    )
+    channel_columns: str = setting(
+        "", "columns of a long table that are channels, with commas; empty: all others"
+    )
+    test_fraction: float = setting(
+        0.2, "part of the series drawn for the test, of data that have no split", FRACTION
+    )
+    split_seed: int = setting(0, "seed of that draw", SEED)
     standardize: str = setting(
         "channel",
         "subtract the mean and divide by the deviation: of each channel in the training series "
@@ -304,4 +334,6 @@ def from_config_dict(values: Any) -> Config:
             for field in dataclasses.fields(kind)
         }
         groups[group.name] = kind(**settings)
+    if groups["data"].task == "regression" and groups["train"].label_smoothing:
+        raise UserError("config.train.label_smoothing must be 0 where config.data.task=regression")
     return Config(**groups)

@@ -1,95 +1,21 @@
-"""UCR/UEA series as padded arrays, and the order in which training sees them."""
+"""Data sets as padded arrays, and the order in which training sees them."""
 
-import dataclasses
 import functools
-import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 
 import grain
 import numpy as np
 
 from flax_sepconv.training.config import DataConfig, UserError
+from flax_sepconv.training.console import say
 from flax_sepconv.training.contents import Contents
+from flax_sepconv.training.datasets import formats, labels
+from flax_sepconv.training.datasets.raw import Faults, Parts
+from flax_sepconv.training.splits import Scaling, Split, Splits
 
 Batch = dict[str, np.ndarray]
 Rows = slice | np.ndarray  # which of a batch
 WHOLE = slice(None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaling:
-    """What is subtracted from each channel of a series, and what it is then divided by."""
-
-    mean: np.ndarray  # (C,) float64
-    deviation: np.ndarray  # (C,) float64
-
-    @classmethod
-    def like(cls, points: np.ndarray) -> "Scaling":
-        """Return the one that gives each channel of (L, C) mean 0 and deviation 1."""
-        return cls(points.mean(0), np.maximum(points.std(0), 1e-8))
-
-    def __call__(self, series: np.ndarray) -> np.ndarray:
-        """Apply it to (..., C)."""
-        return (series - self.mean) / self.deviation
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """N series of C channels, padded with zeros to one length L."""
-
-    inputs: np.ndarray  # (N, L, C) float32
-    lengths: np.ndarray  # (N,) int32, each in 1..L
-    labels: np.ndarray  # (N,) int32
-    classes: tuple[str, ...]
-    scaling: Scaling | None = None  # of every series; None: each has its own
-    contents: Contents | None = None  # of the file that it is from
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: np.ndarray) -> "Split":
-        """Return the chosen series."""
-        return dataclasses.replace(
-            self,
-            inputs=self.inputs[index],
-            lengths=self.lengths[index],
-            labels=self.labels[index],
-        )
-
-
-def _folder(config: DataConfig) -> Path:
-    if config.path:
-        return Path(config.path).expanduser()
-    spec = importlib.util.find_spec("aeon")
-    if spec is None or spec.origin is None:
-        raise UserError("the data sets come with aeon, which is not installed: pip install aeon")
-    return Path(spec.origin).parent / "datasets" / "data"
-
-
-def _read(config: DataConfig, part: str) -> tuple[list[np.ndarray], list[str], tuple[str, ...]]:
-    try:
-        folder = _folder(config)
-        file = folder / config.name / f"{config.name}_{part}.ts"
-        there = file.is_file() or sorted(p.parent.name for p in folder.glob(f"*/*_{part}.ts"))
-    except (OSError, RuntimeError, ValueError) as error:  # No system has such names, or no user.
-        raise UserError(f"cannot look for data set {config.name!r}: {error}") from error
-    if there is not True:
-        raise UserError(
-            f"no data set {config.name!r}: {file} does not exist; "
-            f"found in {folder}: {', '.join(there) or 'none'}"
-        )
-    from aeon.datasets import load_from_ts_file
-
-    try:
-        series, labels, meta = load_from_ts_file(str(file), return_meta_data=True)
-    except Exception as error:  # the reader raises anything
-        raise UserError(f"cannot read {file}: {' '.join(str(error).split())[:200]}") from error
-    if not len(series):
-        raise UserError(f"{file} holds no series")
-    if not meta["classlabel"]:
-        raise UserError(f"data set {config.name!r} has no class labels: it is not classification")
-    return [np.asarray(s, np.float64).T for s in series], list(labels), tuple(meta["class_values"])
 
 
 def _scaling(series: list[np.ndarray], how: str) -> Scaling | None:
@@ -110,45 +36,94 @@ def load(config: DataConfig) -> tuple[Split, Split]:
     Raises:
       UserError: the set is missing, unreadable, unlabelled, has gaps, or its parts do not match.
     """
-    raw = {part: _read(config, part) for part in ("TRAIN", "TEST")}
-    train_series, _, classes = raw["TRAIN"]
-    width = train_series[0].shape[1]
-    longest = max(len(s) for series, _, _ in raw.values() for s in series)
-    scaling = _scaling(train_series, config.standardize)
-    splits = []
-    for part, (series, labels, _) in raw.items():
-        if any(s.shape[1] != width for s in series):
-            raise UserError(f"{config.name}_{part}.ts: the number of channels varies")
-        if not all(np.isfinite(s).all() for s in series):
-            raise UserError(f"{config.name}_{part}.ts has missing values, which are not supported")
-        if unknown := sorted(set(labels) - set(classes)):
-            raise UserError(f"{config.name}_{part}.ts has labels not declared: {unknown}")
-        inputs = np.zeros((len(series), longest, width), np.float32)
-        for row, values in zip(inputs, series, strict=True):
-            row[: len(values)] = (scaling or Scaling.like(values))(values)
-        splits.append(
-            Split(
-                inputs,
-                np.array([len(s) for s in series], np.int32),
-                np.array([classes.index(label) for label in labels], np.int32),
-                classes,
-                scaling,
-                Contents.of(series, labels),
-            )
+    splits = _load(config)
+    return splits.train, splits.test
+
+
+def load_splits(config: DataConfig, seed: int) -> Splits:
+    """Return the same, with the validation split: that of the data, or one drawn with `seed`.
+
+    Raises:
+      UserError: as for `load`; or one is drawn though the data have one.
+    """
+    splits = _load(config)
+    if not config.validation_fraction:
+        return splits
+    if splits.validation is not None:
+        raise UserError(
+            f"{splits.validation.source}: the data have a validation split, so that "
+            f"config.data.validation_fraction must be 0, got {config.validation_fraction}"
         )
-    return splits[0], splits[1]
+    rest, held = hold_out(splits.train, config.validation_fraction, seed)
+    return Splits(rest, held, splits.test)
+
+
+def _load(config: DataConfig) -> Splits:
+    faults = Faults()
+    files, parts = formats.read(config, faults)
+    faults.refuse()
+    parts, said = labels.divided(parts, config)
+    if said:
+        say(said)
+    check_channels(parts, faults)
+    classes, targets = labels.encode(config.task, parts, faults)
+    faults.refuse()
+    train = parts["TRAIN"]
+    scaling = _scaling(train.series, config.standardize)
+    target_scaling = None
+    if config.task == "regression":
+        values = targets["TRAIN"][:, None]
+        target_scaling = Scaling.like(values)
+        targets = {name: target_scaling(t[:, None])[:, 0] for name, t in targets.items()}
+    longest = max(len(s) for part in parts.values() for s in part.series)
+    # A run reads the validation split with the training split: what it noted is of both.
+    others = parts.get("VALIDATION", None)
+    splits: dict[str, Split] = {}
+    for name, part in parts.items():
+        inputs = np.zeros((len(part.series), longest, train.series[0].shape[1]), np.float32)
+        for row, values in zip(inputs, part.series, strict=True):
+            row[: len(values)] = (scaling or Scaling.like(values))(values)
+        more = others if name == "TRAIN" and others else None
+        splits[name] = Split(
+            inputs,
+            np.array([len(s) for s in part.series], np.int32),
+            targets[name].astype(np.int32 if config.task == "classification" else np.float32),
+            classes,
+            scaling,
+            Contents.of(
+                part.series + (more.series if more else []),
+                part.labels + (more.labels if more else []),
+            ),
+            target_scaling,
+            files.name,
+            part.source,
+            part.channels,
+        )
+    return Splits(splits["TRAIN"], splits.get("VALIDATION"), splits["TEST"])
+
+
+def check_channels(parts: Parts, faults: Faults) -> None:
+    """Note the series that have another number of channels than the first one."""
+    width = parts["TRAIN"].series[0].shape[1]
+    for part in parts.values():
+        for series, place in zip(part.series, part.places, strict=True):
+            if series.shape[1] != width:
+                text = f"the number of channels is {series.shape[1]}, not {width} as in training"
+                faults.note(place, text)
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Return (rest, held out): `fraction` of every class, drawn with `seed`.
+    """Return (rest, held out): `fraction` of every class, or of all values, drawn with `seed`.
 
     Raises:
       UserError: nothing is left of one of them.
     """
     rng = np.random.default_rng(seed)
     held = np.zeros(len(split), bool)
-    for label in np.unique(split.labels):
-        members = rng.permutation(np.flatnonzero(split.labels == label))
+    is_class = split.labels.dtype.kind == "i"
+    strata = split.labels if is_class else np.zeros(len(split))
+    for label in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == label))
         held[members[: round(fraction * len(members))]] = True
     if held.all() or not held.any():
         raise UserError(

@@ -9,30 +9,46 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_sepconv.training import step as steps
+from flax_sepconv.training.config import TaskName
 from flax_sepconv.training.data import Split, eval_batches
 from flax_sepconv.training.mesh import Placement
 from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.tasks import MEANS, TASKS
 
 
 class Evaluator:
-    """Mean loss, accuracy and logits of a split, by one compilation for all its batches."""
+    """Mean loss, score and logits of a split, by one compilation for all its batches."""
 
     def __init__(
-        self, apply_fn: Callable[..., Any], batch_size: int, placement: Placement | None = None
+        self,
+        apply_fn: Callable[..., Any],
+        batch_size: int,
+        placement: Placement | None = None,
+        task: TaskName = "classification",
     ) -> None:
         self._place = place = placement or Placement()
-        self._step = place.jit(functools.partial(steps.eval_step, apply_fn), place.whole())
+        self._task = TASKS[task]
+        step = functools.partial(steps.eval_step, apply_fn, self._task)
+        self._step = place.jit(step, place.whole())
         self._batch_size = batch_size
 
     def __call__(self, variables: steps.Variables, split: Split) -> steps.Arrays:
-        """Return ``loss``, ``accuracy`` and ``logits`` (N, classes) as arrays not waited for."""
+        """Return means and outputs as arrays not waited for.
+
+        ``loss``; ``accuracy``, or for regression ``standardized_mae``, in deviations of the
+        training targets; and ``logits`` (N, classes), the outputs that `tasks.answers` takes.
+        """
         place = self._place
         size = -(-min(self._batch_size, len(split)) // place.shares) * place.shares
         batches = eval_batches(split, size, place.rows(size))
         parts = [self._step(variables, place.batch(batch, size)) for batch in batches]
         logits = jnp.concatenate([part["logits"] for part in parts])[: len(split)]
-        loss, correct = (sum(part[name] for part in parts) for name in ("loss", "correct"))
-        return {"loss": loss / len(split), "accuracy": correct / len(split), "logits": logits}
+        counted = self._task.counted
+        means = {
+            mean: sum(part[name] for part in parts) / len(split)
+            for name, mean in (("loss", "loss"), (counted, MEANS[counted]))
+        }
+        return means | {"logits": logits}
 
 
 def forward_flops(model: SeparableResNet, variables: Any, split: Split) -> int:

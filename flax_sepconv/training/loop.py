@@ -58,7 +58,8 @@ def _fit(
     rule = early_stopping.Rule.of(train, per_epoch)
     report = functools.partial(steps.report, rule=rule)
     report = placement.jit(report, (held, whole), donate=0)
-    evaluate = Evaluator(state.apply_fn, train.eval_batch_size, placement)
+    task = config.data.task
+    evaluate = Evaluator(state.apply_fn, train.eval_batch_size, placement, task)
     agreed.listen()
     reports = Reports(config, recorder, per_epoch, start)
     stopped = False
@@ -69,7 +70,7 @@ def _fit(
         if done == total or done % (train.report_every * per_epoch) == 0:
             scores = evaluate(state.averaged, validation) if validation else {}
             state, metrics = report(state, scores.get("loss"))
-            kept = {f"validation_{n}": scores[n] for n in ("loss", "accuracy") if scores}
+            kept = {f"validation_{n}": score for n, score in scores.items() if n != "logits"}
             reports.put(metrics | kept)
             stopped = early_stopping.has_stopped(state.stopping)
         number = agreed.number()

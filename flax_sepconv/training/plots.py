@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from flax_sepconv.training.record import Row
+from flax_sepconv.training import metrics
+from flax_sepconv.training.config import TaskName
+from flax_sepconv.training.rows import Row, score_of
 from flax_sepconv.training.workdir import write_atomically
 
 _WIDTH, _POINTS = 8.5, 9.5  # inches, and the size of text in a figure as wide
@@ -36,36 +38,55 @@ def _tidy(axes: Axes, label: str) -> None:
 
 @rc_context({"font.size": _POINTS, "axes.labelsize": _POINTS, "legend.fontsize": _POINTS})
 def learning_curves(
-    rows: Sequence[Row], test_accuracy: float, best_epoch: float, title: str, path: Path
+    rows: Sequence[Row],
+    test_score: float,
+    best_epoch: float,
+    title: str,
+    path: Path,
+    unit: float = 1.0,
 ) -> None:
-    """Draw loss and error rate by epoch, the best epoch, and the final test error."""
+    """Draw loss and error by epoch, the best epoch, and the final test error.
+
+    Args:
+      rows: of metrics.jsonl, at least one.
+      test_score: the final accuracy or, of a regression, mean absolute error.
+      best_epoch: with the best weights.
+      title: above the picture.
+      path: where it goes.
+      unit: of a regression, the deviation of its training targets.
+    """
     figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
     figure.suptitle(title, fontweight="bold")
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     markers: dict[str, Any] = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
     kinds = [("", _TRAINING, "training, regularized", "training (augmented, with dropout)")]
-    if rows and "validation_loss" in rows[0]:
+    if "validation_loss" in rows[0]:
         kinds.append(("validation_", _VALIDATION, "validation", "validation"))
-    final = 100 * (1 - test_accuracy)
+    score = score_of(rows[0])
+    is_rate = score == "accuracy"
+    final = 100 * (1 - test_score) if is_rate else test_score
     rates = [final]
     for prefix, colour, of_loss, of_error in kinds:
         look = {"color": colour, **markers}
         loss.plot(epochs, [row[f"{prefix}loss"] for row in rows], label=of_loss, **look)
-        percent = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
-        error.plot(epochs, percent, label=of_error, **look)
-        rates += percent
-    loss.set_yscale("log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter(NullFormatter())
+        scores = [row[prefix + score] for row in rows]
+        errors = [100 * (1 - value) if is_rate else unit * value for value in scores]
+        error.plot(epochs, errors, label=of_error, **look)
+        rates += errors
+    for axes in (loss,) if is_rate else (loss, error):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     for axes in (loss, error):
         axes.axvline(best_epoch, color="0.4", linewidth=1.2, linestyle=":", label="best checkpoint")
-    label = f"test, at the end: {final:.1f} %"
+    label = f"test, at the end: {f'{final:.1f} %' if is_rate else f'{final:.3g}'}"
     error.axhline(final, color=_TEST, linewidth=1.5, linestyle="--", label=label)
-    _scale_rates(error, rates)
+    if is_rate:
+        _scale_rates(error, rates)
     _tidy(loss, "loss")
-    _tidy(error, "error rate [%]")
+    _tidy(error, "error rate [%]" if is_rate else "mean absolute error")
     _save(figure, path)
 
 
@@ -83,6 +104,70 @@ def _scale_rates(axes: Axes, rates: Sequence[float]) -> None:
     axes.yaxis.set_major_locator(FixedLocator([0, *(tick for tick in ticks if tick <= 100)]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
+
+
+def outcome(
+    task: TaskName,
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    title: str,
+    folder: Path,
+) -> Path:
+    """Draw how the answers for a split compare with the truth; return the picture's path.
+
+    Args:
+      task: which picture it is: confusion_matrix.png for classification, scatter.png for
+        regression, labels.png for multilabel.
+      outputs: of the network, as `metrics.of` takes them.
+      targets: as `metrics.of` takes them.
+      classes: their names, or those of the labels.
+      title: above the picture.
+      folder: where it goes; it must exist.
+    """
+    if task == "regression":
+        scatter(targets, outputs, title, folder / "scatter.png")
+        return folder / "scatter.png"
+    if task == "multilabel":
+        scores = metrics.of(task, outputs, targets, classes)["f1"]
+        label_bars(scores, targets.sum(0).astype(int), title, folder / "labels.png")
+        return folder / "labels.png"
+    picture = folder / "confusion_matrix.png"
+    confusion_matrix(targets, outputs.argmax(-1), classes, title, picture)
+    return picture
+
+
+@rc_context({"font.size": _POINTS})
+def scatter(truth: np.ndarray, predicted: np.ndarray, title: str, path: Path) -> None:
+    """Draw the predicted value (vertical) by the true one (horizontal), both (N,)."""
+    figure = Figure(figsize=(5.5, 5), layout="constrained")
+    axes = figure.subplots()
+    both = np.concatenate([truth, predicted])
+    room = 0.04 * (np.ptp(both) or 1.0)
+    ends = (both.min() - room, both.max() + room)
+    line: Any = {"color": "0.4", "linewidth": 1.2, "linestyle": "--"}
+    axes.plot(ends, ends, label="predicted = true", **line)
+    axes.scatter(truth, predicted, s=14, alpha=0.6, color=_TRAINING, linewidths=0)
+    axes.set(xlabel="true value", ylabel="predicted value", title=title, xlim=ends, ylim=ends)
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, loc="upper left")
+    _save(figure, path)
+
+
+@rc_context({"font.size": _POINTS})
+def label_bars(f1: Mapping[str, float], counts: Sequence[int], title: str, path: Path) -> None:
+    """Draw the F1 of each label, and in how many series it truly holds."""
+    figure = Figure(figsize=(_WIDTH, max(2.5, 0.3 * len(f1) + 1.5)), layout="constrained")
+    axes = figure.subplots()
+    names = [f"{name} ({count})" for name, count in zip(f1, counts, strict=True)]
+    bars = axes.barh(range(len(f1)), list(f1.values()), color=_TRAINING)
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.set(xlabel="F1 (higher is better)", ylabel="label (series)", xlim=(0, 1.1), title=title)
+    axes.set_yticks(range(len(f1)), names)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
 
 
 def confusion_matrix(

@@ -26,14 +26,12 @@ def prepare(config: Config) -> Prepared:
       UserError: the data set or the devices will not do, or there is nothing to validate with.
     """
     with distributed.agreement():
-        split, test = data.load(config.data)
-        validation, seed = None, config.train.seed
-        if config.data.validation_fraction:
-            split, validation = data.hold_out(split, config.data.validation_fraction, seed)
+        split, validation, test = data.load_splits(config.data, config.train.seed)
         if config.train.early_stopping and validation is None:
             raise UserError(
                 "config.train.early_stopping needs series to validate with: "
-                "config.data.validation_fraction must be > 0, got 0.0"
+                "config.data.validation_fraction must be > 0, got 0.0, or the data have such a "
+                "split themselves"
             )
         size = min(config.train.batch_size, len(split))
         placement = place(config, size, split.inputs.shape[1])

@@ -13,7 +13,7 @@ import tqdm
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.console import is_terminal, say
 from flax_sepconv.training.events import EventFile, event_files
-from flax_sepconv.training.rows import Row, read_rows
+from flax_sepconv.training.rows import Row, read_rows, score_of
 from flax_sepconv.training.workdir import damaged_folder, write_atomically
 
 
@@ -112,9 +112,9 @@ class Recorder:
         while line:  # a disk that is full may take a part of it first
             line = line[self._file.write(line) :]
         self._add_events(row)
-        shown = {"loss": f"{row['loss']:.4f}", "accuracy": f"{row['accuracy']:.3f}"}
-        if "validation_accuracy" in row:
-            shown["validation"] = f"{row['validation_accuracy']:.3f}"
+        shown = {"loss": f"{row['loss']:.4f}", score_of(row): f"{row[score_of(row)]:.3f}"}
+        if (validation := f"validation_{score_of(row)}") in row:
+            shown["validation"] = f"{row[validation]:.3f}"
         shown["steps/s"] = f"{row['steps_per_second']:.0f}"
         self._bar.set_postfix(shown, refresh=False)
         if self._silent and (row["step"] >= self._next_line or row["step"] == self._total):

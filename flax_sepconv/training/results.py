@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from flax_sepconv.training import early_stopping
+from flax_sepconv.training import early_stopping, metrics, tasks
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.config import Config
 from flax_sepconv.training.console import say
 from flax_sepconv.training.distributed import is_first
 from flax_sepconv.training.evaluate import Evaluator, forward_flops
 from flax_sepconv.training.model import SeparableResNet
-from flax_sepconv.training.plots import confusion_matrix, learning_curves
+from flax_sepconv.training.plots import learning_curves, outcome
 from flax_sepconv.training.prepare import Prepared
 from flax_sepconv.training.record import Row
 from flax_sepconv.training.workdir import write_atomically
@@ -28,8 +28,9 @@ class Outcome(NamedTuple):
     """What a run came to."""
 
     results: Results  # as in results.json
-    answers: np.ndarray  # (N, classes), the probabilities for the test series
-    targets: np.ndarray  # (N,), their true classes
+    answers: np.ndarray  # for the test series, as `tasks.answers` returns them
+    targets: np.ndarray  # the truth about them, as `Split.targets` has it
+    classes: tuple[str, ...]
 
 
 def finish(
@@ -57,11 +58,17 @@ def finish(
     _, validation, test, placement, class_weights = prepared
     best = config.train.evaluate == "best"
     variables = state.best if best else state.averaged
-    evaluate = Evaluator(model.apply, config.train.eval_batch_size, placement)
+    task = config.data.task
+    evaluate = Evaluator(model.apply, config.train.eval_batch_size, placement, task)
     scores = evaluate(variables, test)
-    logits = np.asarray(scores["logits"])
-    predicted = logits.argmax(-1)
-    accuracy = float(np.mean(predicted == test.labels))
+    answers = tasks.answers(task, scores["logits"], test.target_scaling)
+    measures = metrics.of(task, answers, test.targets, test.classes)
+    measures.pop("confusion_matrix", None)  # which is the picture
+    if task != "regression":
+        measures["errors"] = len(test) - round(measures["accuracy"] * len(test))
+    score = measures["mae" if task == "regression" else "accuracy"]
+    # A split that was made by hand has no name.
+    name = test.name or config.data.name
     weights = (state.params, variables["params"])
     violation = max(float(steps.violation(state.constraints, params)) for params in weights)
     speeds = [float(row["examples_per_second"]) for row in rows]
@@ -69,7 +76,8 @@ def finish(
     stopped_at = int(state.step) / per_epoch if stopped else None
     held_out = evaluate(variables, validation) if validation else {}
     results: Results = {
-        "data_set": config.data.name,
+        "data_set": name,
+        "task": task,
         "seed": config.train.seed,
         "weights": f"averaged, {config.train.evaluate} (step "
         f"{int(state.best_step if best else state.step)})",
@@ -77,10 +85,9 @@ def finish(
         "class_weights": None
         if class_weights is None
         else dict(zip(test.classes, class_weights.tolist(), strict=True)),
-        **{f"validation_{n}": float(held_out[n]) for n in ("loss", "accuracy") if held_out},
-        "test_accuracy": accuracy,
+        **{f"validation_{n}": float(v) for n, v in held_out.items() if n != "logits"},
+        **{f"test_{measure}": value for measure, value in measures.items()},
         "test_loss": float(scores["loss"]),
-        "test_errors": int((predicted != test.labels).sum()),
         "test_examples": len(test),
         "largest_constraint_violation": violation,
         "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
@@ -88,29 +95,41 @@ def finish(
         "padded_length": test.inputs.shape[1],
         "training_examples_per_second": statistics.median(speeds) if speeds else None,
     }
-    outcome = Outcome(results, np.asarray(jax.nn.softmax(logits)), test.labels)
+    found = Outcome(results, answers, test.targets, test.classes)
     if not is_first():
-        return outcome
+        return found
     write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
-    title = f"{config.data.name}, seed {config.train.seed}"
+    title = f"{name}, seed {config.train.seed}"
     ending = "" if stopped_at is None else f": stopped at epoch {stopped_at:g}"
     if rows:
         curves = workdir / "learning_curves.png"
-        learning_curves(rows, accuracy, int(state.best_step) / per_epoch, title + ending, curves)
+        unit = float(test.target_scaling.deviation[0]) if test.target_scaling else 1.0
+        best_epoch = int(state.best_step) / per_epoch
+        learning_curves(rows, score, best_epoch, title + ending, curves, unit)
     else:
         say("no row is recorded: learning_curves.png is not drawn")
-    title += f": {100 * accuracy:.1f} % of {len(test)} test series right"
-    picture = workdir / "confusion_matrix.png"
-    confusion_matrix(test.labels, predicted, test.classes, title, picture)
-    return outcome
+    if task == "classification":
+        title += f": {100 * score:.1f} % of {len(test)} test series right"
+    else:
+        title += f", {len(test)} test series: {metrics.headline(task, measures)}"
+    outcome(task, answers, test.targets, test.classes, title, workdir)
+    return found
 
 
 def summary(results: Mapping[str, Any]) -> str:
     """Return the results as lines to print."""
-    right = results["test_examples"] - results["test_errors"]
-    lines = {
-        "test accuracy": f"{results['test_accuracy']:.4f} "
-        f"({right} of {results['test_examples']}; weights: {results['weights']})",
+    weights, count = results["weights"], results["test_examples"]
+    lines: dict[str, str] = {}
+    if results["task"] == "regression":
+        for name, words in (("rmse", "RMSE"), ("mae", "MAE"), ("r2", "R2")):
+            value = results[f"test_{name}"]
+            lines[f"test {words}"] = "undefined" if value is None else f"{value:.4g}"
+        lines["test RMSE"] += f" ({count} series; weights: {weights})"
+    else:
+        right = f"{count - results['test_errors']} of {count}"
+        lines["test accuracy"] = f"{results['test_accuracy']:.4f} ({right}; weights: {weights})"
+        lines["test macro F1"] = f"{results['test_macro_f1']:.4f}"
+    lines |= {
         "largest constraint violation": f"{results['largest_constraint_violation']:.1e}",
         "parameters": f"{results['parameters']:,}",
         "FLOPs": f"{results['forward_flops_per_example']:,} "

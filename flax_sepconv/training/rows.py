@@ -8,14 +8,20 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 
-_KEYS = ("step", "epoch", "time", "loss", "accuracy", "steps_per_second", "examples_per_second")
+_KEYS = ("step", "epoch", "time", "loss", "steps_per_second", "examples_per_second")
+
+
+def score_of(row: Row) -> str:
+    """Return the name of what a row has beside the loss: "accuracy" or "standardized_mae"."""
+    return "accuracy" if "accuracy" in row else "standardized_mae"
 
 
 def _row(line: bytes) -> Row | None:
     """Return the row that a line is, if it is one."""
     try:
         row = json.loads(line)
-        if all(math.isfinite(row[key]) for key in _KEYS) and type(row["step"]) is int:
+        keys = [*_KEYS, score_of(row)]
+        if all(math.isfinite(row[key]) for key in keys) and type(row["step"]) is int:
             floats = [
                 v for v in row.values() if not isinstance(v, int | float) or isinstance(v, bool)
             ]

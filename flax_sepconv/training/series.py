@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from flax_sepconv.training import distributed, loop
+from flax_sepconv.training import distributed, loop, metrics
 from flax_sepconv.training.complaints import writing
 from flax_sepconv.training.config import Config, UserError, from_config_dict
 from flax_sepconv.training.console import say
@@ -173,13 +173,15 @@ def gather(
 
 
 def ensemble(outcomes: Mapping[int, Outcome | None]) -> dict[str, Any] | None:
-    """Return how the mean of the runs' probabilities answers; None where all of them diverged."""
+    """Return the scores of the mean of the runs' answers; None where all of them diverged."""
     there = [one for one in outcomes.values() if one is not None]
     if not there:
         return None
+    results, _, targets, classes = there[0]
     mean = np.mean([one.answers for one in there], axis=0)
-    right = mean.argmax(-1) == there[0].targets
-    return {"members": len(there), "test_accuracy": float(right.mean())}
+    measures = metrics.of(results["task"], mean, targets, classes)
+    told = {f"test_{n}": value for n, value in measures.items() if isinstance(value, float)}
+    return {"members": len(there), **told}
 
 
 def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None]]) -> str:

@@ -21,6 +21,7 @@ from flax_sepconv.training.augment import augment
 from flax_sepconv.training.config import Config
 from flax_sepconv.training.data import Batch
 from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.tasks import MEANS, TASKS, Task
 
 Arrays = dict[str, jax.Array]
 Variables = dict[str, Any]  # {"params": ..., "batch_stats": ...}
@@ -40,8 +41,9 @@ class TrainState(train_state.TrainState):
     constraints: Any = flax.struct.field(pytree_node=False)
 
 
-def _zeros() -> Arrays:
-    return {name: jnp.zeros(()) for name in ("steps", "examples", "loss", "correct", "grad_norm")}
+def _zeros(task: Task) -> Arrays:
+    names = ("steps", "examples", "loss", task.counted, "grad_norm")
+    return {name: jnp.zeros(()) for name in names}
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
@@ -108,7 +110,7 @@ def create_state(
         best_score=jnp.float32(jnp.inf),
         best_step=jnp.int32(-1),
         key=jax.random.key_data(run_key),
-        sums=_zeros(),
+        sums=_zeros(TASKS[config.data.task]),
         stopping=early_stopping.start(config.train),
         constraints=constraints,
     )
@@ -120,7 +122,7 @@ class _Found(NamedTuple):
 
     grads: Any
     loss: jax.Array
-    hits: jax.Array
+    counted: jax.Array  # as `Task.counts`, summed
     batch_stats: Any  # after it
 
 
@@ -128,6 +130,7 @@ def _look(
     state: TrainState,
     batch: Arrays,
     key: jax.Array,
+    task: Task,
     smoothing: float,
     class_weights: np.ndarray | None,
 ) -> _Found:
@@ -142,21 +145,20 @@ def _look(
             rngs={"dropout": key},
             mutable=["batch_stats", "losses"],
         )
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["labels"], logits.shape[-1]), smoothing)
-        entropies = optax.softmax_cross_entropy(logits, targets)
+        losses = task.losses(logits, batch["labels"], smoothing)
         if class_weights is not None:
-            entropies *= jnp.asarray(class_weights)[batch["labels"]]
-        return entropies.mean() + fsc.regularization_loss(changed), (logits, changed)
+            losses *= jnp.asarray(class_weights)[batch["labels"]]
+        return losses.mean() + fsc.regularization_loss(changed), (logits, changed)
 
     (loss, (logits, changed)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    hits = (logits.argmax(-1) == batch["labels"]).sum()
-    return _Found(grads, loss, hits, changed["batch_stats"])
+    counted = task.counts(logits, batch["labels"]).sum()
+    return _Found(grads, loss, counted, changed["batch_stats"])
 
 
 def _look_in_parts(
     look: Callable[[Arrays, jax.Array], _Found], batch: Arrays, key: jax.Array, parts: int
 ) -> _Found:
-    """Return what `look` finds, from `parts` micro batches: means, and the sum of the hits.
+    """Return what `look` finds, from `parts` micro batches: means, and the sum of what is counted.
 
     Micro batch i has the series i, i + parts, ...: each device has its share of each, and none
     moves. The running statistics move once, to the mean of where each of them would take them.
@@ -170,7 +172,7 @@ def _look_in_parts(
     add = lambda total, one: (jax.tree.map(jnp.add, total, look(*one)), None)  # noqa: E731
     total, _ = jax.lax.scan(add, zeros, each)
     mean = jax.tree.map(lambda a: a / parts, total)
-    return _Found(mean.grads, mean.loss, total.hits, mean.batch_stats)
+    return _Found(mean.grads, mean.loss, total.counted, mean.batch_stats)
 
 
 def make_train_step(
@@ -185,7 +187,7 @@ def make_train_step(
       divide: says, inside the step, how a batch or a micro batch is divided over devices.
       class_weights: (classes,), what the loss of a series is multiplied by; None: by 1.
     """
-    train = config.train
+    train, task = config.train, TASKS[config.data.task]
 
     def train_step(state: TrainState, batch: Arrays) -> TrainState:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -194,7 +196,8 @@ def make_train_step(
         batch = batch | {"inputs": inputs, "lengths": lengths}
 
         def look(batch: Arrays, key: jax.Array) -> _Found:
-            return _look(state, divide(batch), key, train.label_smoothing, class_weights)
+            smoothing = train.label_smoothing
+            return _look(state, divide(batch), key, task, smoothing, class_weights)
 
         if train.accumulation == 1:
             found = look(batch, dropout_key)
@@ -203,9 +206,9 @@ def make_train_step(
         state = state.apply_gradients(grads=found.grads, batch_stats=found.batch_stats)
         new = {
             "steps": 1.0,
-            "examples": batch["labels"].size,
+            "examples": len(batch["labels"]),
             "loss": found.loss,
-            "correct": found.hits,
+            task.counted: found.counted,
             "grad_norm": optax.tree.norm(found.grads),
         }
         decay = jnp.minimum(train.ema_decay, state.step / (state.step + 10.0))
@@ -218,16 +221,18 @@ def make_train_step(
     return train_step
 
 
-def eval_step(apply_fn: Callable[..., Any], variables: Variables, batch: Arrays) -> Arrays:
-    """Return logits and, over the rows with ``valid``, the sums of loss and of correct answers."""
+def eval_step(
+    apply_fn: Callable[..., Any], task: Task, variables: Variables, batch: Arrays
+) -> Arrays:
+    """Return logits and, over the rows with ``valid``, the sums of loss and of what is counted."""
     logits = apply_fn(variables, batch["inputs"], batch["lengths"], train=False)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["labels"])
-    correct = logits.argmax(-1) == batch["labels"]
+    losses = task.losses(logits, batch["labels"], 0.0)
+    counts = task.counts(logits, batch["labels"])
     valid = batch["valid"]
     return {
         "logits": logits,
         "loss": jnp.where(valid, losses, 0).sum(),
-        "correct": (correct & valid).sum(),
+        task.counted: jnp.where(valid, counts, 0).sum(),
         "examples": valid.sum(),
     }
 
@@ -259,14 +264,15 @@ def report(
         best=pick(state.averaged, state.best),
         best_score=pick(score, state.best_score),
         best_step=pick(state.step, state.best_step),
-        sums=_zeros(),
+        sums=jax.tree.map(jnp.zeros_like, sums),
         stopping=state.stopping and early_stopping.update(state.stopping, rule, score, state.step),
     )
+    means = {mean: sums[name] / sums["examples"] for name, mean in MEANS.items() if name in sums}
     metrics = {
         "step": state.step,
         "examples": sums["examples"],
         "loss": loss,
-        "accuracy": sums["correct"] / sums["examples"],
+        **means,
         "grad_norm": sums["grad_norm"] / sums["steps"],
         "best_step": state.best_step,
         "finite": finite,

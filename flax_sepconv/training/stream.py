@@ -1,4 +1,4 @@
-"""Class probabilities of series that come line by line, after each step that has come."""
+"""Answers about series that come line by line, after each step that has come."""
 
 import codecs
 import itertools
@@ -13,12 +13,13 @@ import numpy as np
 
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.tasks import TASKS
 from flax_sepconv.training.weights import read_weights
 from flax_sepconv.training.workdir import Record, read_record
 
 _LONGEST = 2**20  # bytes of a line: tens of thousands of channels
 
-# From a cache and a step (1, 1, C) to the cache behind it and the probabilities (classes,).
+# From a cache and a step (1, 1, C) to the cache behind it and the answers (classes,), as `Task`.
 _Step = Callable[[Any, np.ndarray], tuple[Any, jax.Array]]
 
 
@@ -41,11 +42,12 @@ def _network(workdir: Path, kind: str, record: Record, channels: int) -> tuple[_
     shapes = dict(jax.eval_shape(model.init, jax.random.key(0), example))
     fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes.pop("cache"))
     weights = read_weights(workdir, kind, shapes)
+    answers = TASKS[record.config.data.task].answers
 
     @jax.jit
     def step(cache: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         logits, changed = model.apply(weights | {"cache": cache}, x, mutable=["cache"])
-        return changed["cache"], jax.nn.softmax(logits[0])
+        return changed["cache"], jnp.atleast_1d(answers(logits[0]))
 
     return step.lower(fresh, example).compile(), fresh
 
@@ -88,7 +90,9 @@ def _values(line: bytes, place: str, channels: int) -> np.ndarray | None:
 def run(
     workdir: Path, kind: str | None, every: int, stream: BinaryIO, write: Callable[[str], None]
 ) -> None:
-    """Print the probabilities after every `every` steps of each series, and at its end.
+    """Print the answers after every `every` steps of each series, and at its end.
+
+    They are the probabilities of the classes; a value; or a probability for each label.
 
     Args:
       workdir: of a causal run.
@@ -105,6 +109,11 @@ def run(
     assert record.scaling is not None
     channels = len(record.scaling.mean)
     step, fresh = _network(workdir, kind or record.config.train.evaluate, record, channels)
+    target_scaling = record.target_scaling
+
+    def shown(answer: Any) -> str:
+        return f"{target_scaling.undo(answer)[0]:.6g}" if target_scaling else f"{answer:.6f}"
+
     write("\t".join(["series", "step", *record.classes]))
     series, count, cache, answer = 1, 0, fresh, None
     # One blank line more: the end of the input ends a series too.
@@ -116,10 +125,10 @@ def run(
             cache, answer = step(cache, x[None, None])
             count += 1
         if answer is not None and (values is None or count % every == 0):
-            shares = np.asarray(answer)
-            if not np.isfinite(shares).all():
+            told = np.asarray(answer)
+            if not np.isfinite(told).all():
                 raise UserError(f"line {number}: the numbers so far are too large for the network")
-            write("\t".join([str(series), str(count), *(f"{p:.6f}" for p in shares)]))
+            write("\t".join([str(series), str(count), *map(shown, told)]))
             answer = None
         if values is None and count:
             series, count, cache = series + 1, 0, fresh

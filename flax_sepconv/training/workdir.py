@@ -29,6 +29,8 @@ class Record:
     classes: tuple[str, ...]  # none: a version that did not note them recorded it
     scaling: Scaling | None  # as in `Split`
     contents: dict[str, Contents]  # of the data set's files; none: as for the classes
+    target_scaling: Scaling | None = None  # as in `Split`
+    channels: tuple[str, ...] = ()  # as in `Split`
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -64,19 +66,20 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "config")
     return found
 
 
-def _checked_scaling(mean: Any, deviation: Any) -> Scaling | None:
+def _checked_scaling(mean: Any, deviation: Any, prefix: str = "") -> Scaling | None:
     if mean is None and deviation is None:
         return None
     arrays = np.array(mean), np.array(deviation)
-    for name, array in zip(("mean", "deviation"), arrays, strict=True):
+    names = [f"data.{prefix}{name}" for name in ("mean", "deviation")]
+    for name, array in zip(names, arrays, strict=True):
         if array.ndim != 1 or not array.size or array.dtype.kind not in "if":
-            raise ValueError(f"data.{name} must be a list of numbers, or both null")
+            raise ValueError(f"{name} must be a list of numbers, or both null")
         if not np.isfinite(array).all():
-            raise ValueError(f"data.{name} must be finite")
+            raise ValueError(f"{name} must be finite")
     if len(arrays[0]) != len(arrays[1]):
-        raise ValueError("data.mean and data.deviation must be equally long")
+        raise ValueError(f"{names[0]} and {names[1]} must be equally long")
     if arrays[1].min() <= 0:
-        raise ValueError("data.deviation must be > 0")
+        raise ValueError(f"{names[1]} must be > 0")
     return Scaling(*(array.astype(float) for array in arrays))
 
 
@@ -103,9 +106,15 @@ def read_record(workdir: Path) -> Record:
         scaling = _checked_scaling(data["mean"], data["deviation"])
         if (scaling is None) != (config.data.standardize == "series"):
             raise ValueError("data.mean must be null just where standardize is 'series'")
+        of_targets = data.get("target_mean"), data.get("target_deviation")
+        target_scaling = _checked_scaling(*of_targets, "target_")
+        if (target_scaling is None) != (config.data.task != "regression"):
+            raise ValueError("data.target_mean must be null just where task is not 'regression'")
         files = data.get("files", {})
         contents = {part: Contents(**values) for part, values in files.items()}
-        return Record(config, _checked_classes(data["classes"]), scaling, contents)
+        classes = _checked_classes(data["classes"])
+        channels = tuple(map(str, data.get("channels", [])))
+        return Record(config, classes, scaling, contents, target_scaling, channels)
     except FileNotFoundError as error:
         what = "it has no config.json" if workdir.is_dir() else "there is no such folder"
         raise UserError(f"{workdir} holds no run: {what}") from error
@@ -116,14 +125,15 @@ def read_record(workdir: Path) -> Record:
 
 
 def _described(split: Split, test: Split) -> dict[str, Any]:
-    mean, deviation = None, None
-    if split.scaling is not None:
-        mean, deviation = split.scaling.mean.tolist(), split.scaling.deviation.tolist()
+    scalings = {}
+    for prefix, scaling in (("", split.scaling), ("target_", split.target_scaling)):
+        scalings[f"{prefix}mean"] = None if scaling is None else scaling.mean.tolist()
+        scalings[f"{prefix}deviation"] = None if scaling is None else scaling.deviation.tolist()
     files = {"TRAIN": split.contents, "TEST": test.contents}
     return {
         "classes": split.classes,
-        "mean": mean,
-        "deviation": deviation,
+        "channels": split.channels,
+        **scalings,
         "files": {
             part: dataclasses.asdict(contents) for part, contents in files.items() if contents
         },
@@ -144,10 +154,10 @@ def _check_same(record: Record, config: Config, split: Split, test: Split) -> No
         differences = _differences(
             {"classes": list(record.classes)}, {"classes": list(split.classes)}, "data"
         )
-    for part, now in (("TRAIN", split.contents), ("TEST", test.contents)):
+    for part, there in (("TRAIN", split), ("TEST", test)):
         then = record.contents.get(part)
-        if then and now:
-            differences += then.differences(now, f"{config.data.name}_{part}.ts")
+        if then and there.contents:
+            differences += then.differences(there.contents, there.source)
         elif part == "TRAIN":
             say("the run did not note what its data were: whether they changed is not checked")
     if differences:
