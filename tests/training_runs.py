@@ -73,7 +73,7 @@ def stream(monkeypatch, capsys, workdir, lines, *flags):
     stdin = io.TextIOWrapper(io.BytesIO(lines.encode() if isinstance(lines, str) else lines))
     monkeypatch.setattr(sys, "stdin", stdin)
     capsys.readouterr()
-    status = main(["train", "stream", f"--workdir={workdir}", *flags])
+    status = main(["stream", f"--workdir={workdir}", *flags])
     return status, *capsys.readouterr()
 
 

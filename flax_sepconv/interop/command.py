@@ -20,6 +20,7 @@ _FORMATS = "\n".join(
     f"  {name:<15}{form.description}{'' if form.endings else ' (read only)'}"
     for name, form in formats.FORMATS.items()
 )
+_ABOUT = "Separable convolutions: files of other libraries, lowerings, and the life of a run."
 _EXIT = "exit status: 0 done, 1 --check found a difference, 2 an error, which one line tells"
 
 
@@ -179,9 +180,9 @@ def _pair(text: str) -> tuple[str, tuple[str | int, ...]]:
 def _parser(more: Sequence[Callable[[Any], None]]) -> argparse.ArgumentParser:
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m flax_sepconv",
-        description=__doc__,
-        epilog=f"formats:\n{_FORMATS}\n\n{_EXIT}",
+        prog="flax-sepconv",
+        description=_ABOUT,
+        epilog="COMMAND --help tells what each takes, and what its exit status means.",
         formatter_class=shape,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

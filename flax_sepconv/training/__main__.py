@@ -1,23 +1,24 @@
-"""Command line: ``python -m flax_sepconv.training --config japanese_vowels``.
+"""Command line: ``python -m flax_sepconv.training COMMAND``; without one, ``train`` is meant.
 
-And for a causal run: ``python -m flax_sepconv.training stream --workdir DIR``.
+The commands are those of ``flax-sepconv`` too.
 """
 
+import difflib
 import logging
 import os
-import shlex
-import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from flax_sepconv.memory import keep_memory
-from flax_sepconv.training import arguments, usage
+from flax_sepconv.training import usage
+from flax_sepconv.training.commands import COMMANDS, Command
 from flax_sepconv.training.console import guard, say, settle
 from flax_sepconv.training.settings import UserError
+
+# What the extra `train` brings, by the names that are imported.
+PACKAGES = "absl aeon etils grain matplotlib ml_collections orbax sklearn tensorboardX tqdm".split()
 
 
 def _write(text: str) -> None:
@@ -39,61 +40,50 @@ def _write(text: str) -> None:
         raise UserError(f"cannot write the output: {error.strerror or error}") from error
 
 
-def _stream(argv: Sequence[str]) -> int:
-    asked = arguments.parse_stream(argv)
-    if sys.stdin is None:
-        raise UserError("cannot read stdin: it is closed")
-    from flax_sepconv.training import stream
+def _named(words: Sequence[str]) -> tuple[Command | None, Sequence[str]]:
+    """Return the command that is meant, and what it is given; None: help for all of them.
 
-    stream.run(*asked, sys.stdin.buffer, _write)
-    return 0
+    Raises:
+      UserError: there is no such command.
+    """
+    if not words or words[0].startswith("-"):
+        is_help = "--help" in words or "-h" in words
+        return None if is_help else COMMANDS["train"], words
+    name, *rest = words
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(
+            f"bad arguments: there is no command {name!r}; {hint}there are: {', '.join(COMMANDS)}"
+        )
+    return COMMANDS[name], rest
 
 
-def _resuming(workdir: Path) -> str:
-    """Return the command that continues a run, ready for a shell."""
-    python = "python" if shutil.which("python") == sys.executable else sys.executable
-    words = [python, "-m", "flax_sepconv.training", "--workdir", str(workdir), "--resume"]
-    return shlex.join(words)
-
-
-def _train(argv: Sequence[str]) -> int:
-    argv, group = arguments.split_group(argv)
-    config, workdir, resume = arguments.parse(argv)
-    # Late, for a bad command line should not wait seconds for these imports.
-    from flax_sepconv.training import distributed, loop, results
-
+def _run(words: Sequence[str]) -> int:
+    command, rest = _named(words)
+    if command is None:
+        _write(usage.whole())
+        return 0
     try:
-        with distributed.meeting(distributed.Group(*group)):
-            workdir = distributed.share_path(workdir)
-            found = loop.run(config, workdir, resume=resume)
-            if distributed.is_first():
-                _write(results.summary(found))
-    except distributed.LostProcessError as error:
-        say(f"error: {error}; continue with: {_resuming(workdir)}")
-        return 75
-    except loop.DivergedError as error:
-        say(f"error: training diverged: {error}")
-        return 1
-    except loop.InterruptedRunError as error:
-        say(f"{error}; continue with: {_resuming(workdir)}")
-        return 128 + error.number
-    except KeyboardInterrupt:  # Before the first step, behind the last one, or a third one.
-        if (workdir / "config.json").exists():
-            say(f"interrupted; continue with: {_resuming(workdir)}")
-            return 130
-        raise
-    return 0
+        if "--help" in rest or "-h" in rest:
+            _write(usage.of(command))
+            return 0
+        from flax_sepconv.training import arguments
+
+        return command.run(arguments.parse(command, rest), _write)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in PACKAGES:
+            raise
+        told = f"{command.name} needs what pip install 'flax-sepconv[train]' brings: {error}"
+        raise UserError(told) from error
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line and return its exit status."""
+def main(words: Sequence[str]) -> int:
+    """Run a command with its words and return the exit status."""
     for name in ("absl", "asyncio"):  # orbax tells of every file, and of every failure many times
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        if "--help" in argv or "-h" in argv:
-            _write(usage.text())
-            return 0
-        return _stream(argv[1:]) if argv[1:2] == ["stream"] else _train(argv)
+        return _run(words)
     except UserError as error:
         say(f"error: {error}")
         return 2
@@ -107,17 +97,18 @@ def main(argv: Sequence[str]) -> int:
         return 70
 
 
-def _command() -> NoReturn:
+def run(words: Sequence[str]) -> int:
+    """Do the same as the whole of this process, and return its exit status."""
     keep_memory()  # Where it cannot be, training is slower and else the same.
     guard()
     # Of a write that was begun and failed, where it is collected; the error itself was said.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    status = main(sys.argv)
+    status = main(words)
     settle()
     if distributed := sys.modules.get("flax_sepconv.training.distributed"):
         distributed.leave(status)
-    sys.exit(status)
+    return status
 
 
 if __name__ == "__main__":
-    _command()
+    sys.exit(run(sys.argv[1:]))

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from flax_sepconv.training import configs
+from flax_sepconv.training.commands import COMMANDS, Command, Option
 from flax_sepconv.training.config import (
     Config,
     check_name,
@@ -65,7 +66,22 @@ class _ConfigParser(flags.ArgumentParser):
         return complete(self._by_path.parse(configs.find(argument)))
 
 
-def _define_config(values: flags.FlagValues, argv: list[str], words: list[str]) -> bool:
+def _define(values: flags.FlagValues, option: Option) -> None:
+    """Define the flag of an option."""
+    if option.kind is bool:
+        flags.DEFINE_bool(option.name, option.default, "", flag_values=values)
+    elif option.kind is int:
+        least = None if option.default is None else 1
+        flags.DEFINE_integer(option.name, option.default, "", least, flag_values=values)
+    elif option.choices:
+        flags.DEFINE_enum(option.name, option.default, option.choices, "", flag_values=values)
+    else:
+        flags.DEFINE_string(option.name, option.default, "", flag_values=values)
+
+
+def _define_config(
+    values: flags.FlagValues, argv: list[str], words: list[str], run: Path | None
+) -> bool:
     """Define the flags of the settings and return whether there is a config file.
 
     Without one they change the settings of the run to resume or, so that they are checked at all,
@@ -79,78 +95,89 @@ def _define_config(values: flags.FlagValues, argv: list[str], words: list[str]) 
         values["config"].parser = _ConfigParser(values["config"].parser)
         return True
     base = Config()
-    if values.resume:
+    if run:
         from flax_sepconv.training.workdir import read_record  # late: it takes its time
 
-        base = read_record(Path(values.workdir)).config
+        base = read_record(run).config
     config_flags.DEFINE_config_dict(
         "config", to_config_dict(base), flag_values=values, sys_argv=argv
     )
     return False
 
 
-def split_group(
-    argv: Sequence[str],
-) -> tuple[list[str], tuple[str | None, int | None, int | None]]:
-    """Return the command line without what it says of several processes, and that.
+def _run_to_resume(command: Command, values: flags.FlagValues, words: list[str]) -> Path | None:
+    """Return the run that is to be continued, if one is: `--resume`, or a run and no config file.
 
     Raises:
-      UserError: it will not do.
+      UserError: one is, and none is named.
     """
-    values = flags.FlagValues()
-    values.set_gnu_getopt()
-    flags.DEFINE_string("coordinator", None, "", flag_values=values)
-    flags.DEFINE_integer("processes", None, "", flag_values=values)
-    flags.DEFINE_integer("process", None, "", flag_values=values)
-    with _refusals():
-        rest = values(list(argv), known_only=True)
-    return rest, (values.coordinator, values.processes, values.process)
+    if command.settings != "file or run":
+        return None
+    if values.resume and not values.workdir:
+        raise UserError("bad arguments: --resume needs --workdir")
+    if values.resume:
+        return Path(values.workdir)
+    has_file = any(re.match(r"--?config(=|$)", word) for word in words)
+    known = values.workdir and not has_file and Path(values.workdir, "config.json").exists()
+    return Path(values.workdir) if known else None
 
 
-def parse(argv: Sequence[str]) -> tuple[Config, Path, bool]:
-    """Return what to train, where, and whether to resume the run there.
+def _value(given: Any, option: Option) -> Any:
+    return option.kind(given) if given not in (None, "") else None
+
+
+def _settings(
+    values: flags.FlagValues, command: Command, argv: list[str]
+) -> tuple[list[str], bool, Path | None]:
+    """Read a line with settings.
+
+    Returns:
+      The words that are no options, whether there is a config file, and the run to continue.
+    """
+    unknown = values(argv, known_only=True)[1:]
+    run = _run_to_resume(command, values, unknown)
+    has_file = _define_config(values, argv, unknown, run)
+    rest = values(argv)[1:]
+    if not rest:
+        getattr(values.config, "data", None)  # raises here if the file could not be read
+    return rest, has_file, run
+
+
+def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
+    """Return what a command is given: its options by their names and, if it takes one, ``config``.
+
+    ``resume`` is also True where ``workdir`` holds a run and no config file is given.
 
     Raises:
       UserError: the arguments will not do, or the config, or the run to resume.
     """
+    argv = [command.name, *words]
     values = flags.FlagValues()
     values.set_gnu_getopt()
-    flags.DEFINE_string("workdir", "", "", flag_values=values)
-    flags.DEFINE_bool("resume", False, "", flag_values=values)
+    for option in command.options:
+        _define(values, option)
+    has_settings, has_file, run = command.settings != "no", False, None
     with _refusals():
-        words = values(list(argv), known_only=True)[1:]
-        if values.resume and not values.workdir:
-            raise UserError("bad arguments: --resume needs --workdir")
-        has_file = _define_config(values, list(argv), words)
-        rest = values(list(argv))[1:]
-        if not rest:
-            getattr(values.config, "data", None)  # raises here if the file could not be read
-            config = from_config_dict(values.config)
-    if "stream" in rest:
-        raise UserError("bad arguments: 'stream' must come first")
+        if has_settings:
+            rest, has_file, run = _settings(values, command, argv)
+        else:
+            rest = values(argv)[1:]
+        given = {each.name: _value(values[each.name].value, each) for each in command.options}
+        if has_settings and not rest:
+            given["config"] = from_config_dict(values.config)
+    if named := [word for word in rest if word in COMMANDS]:
+        raise UserError(f"bad arguments: {named[0]!r} must come first")
     if rest:
         raise UserError(f"bad arguments: unexpected {' '.join(rest)!r}")
-    if not has_file and not values.resume:
+    for option in command.options:
+        if option.required and given[option.name] is None:
+            raise UserError(f"bad arguments: --{option.name} {option.value} is required")
+    if command.settings in ("file", "file or run") and not has_file and not run:
         names = ", ".join(configs.shipped())
         raise UserError(f"bad arguments: --config FILE is required, or one of these names: {names}")
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return config, Path(values.workdir or f"runs/{config.data.name}-{stamp}"), values.resume
-
-
-def parse_stream(argv: Sequence[str]) -> tuple[Path, str | None, int]:
-    """Return which run is to be streamed, by which weights, and how often it answers.
-
-    Raises:
-      UserError: the arguments will not do.
-    """
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "", flag_values=values)
-    flags.DEFINE_enum("checkpoint", None, ["best", "last"], "", flag_values=values)
-    flags.DEFINE_integer("every", 1, "", lower_bound=1, flag_values=values)
-    with _refusals():
-        rest = values(list(argv))[1:]
-    if rest:
-        raise UserError(f"bad arguments: unexpected {' '.join(rest)!r}")
-    if not values.workdir:
-        raise UserError("bad arguments: --workdir DIR is required")
-    return Path(values.workdir), values.checkpoint, values.every
+    if "resume" in given:
+        given["resume"] = run is not None
+    if has_settings and given.get("workdir", Path()) is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        given["workdir"] = Path(f"runs/{given['config'].data.name}-{stamp}")
+    return given

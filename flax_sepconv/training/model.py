@@ -1,6 +1,7 @@
 """A small residual network of separable convolutions for series of any length."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -113,26 +114,36 @@ class SeparableResNet(nn.Module):
 
 def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Return which steps of (B, L, C) are before the ends of their series: (B, L, 1)."""
-    return (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
+    return jnp.expand_dims(jax.lax.iota(jnp.int32, x.shape[1]), (0, 2)) < lengths[:, None, None]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _largest(x: jax.Array, axis: int) -> jax.Array:
     """Return the maximum along an axis, with a gradient that no rounding takes away.
 
     That of `max` goes to what equals the maximum. XLA computes values anew for that comparison,
     on CPU with other rounding where it fuses them with other operations, and finds none.
     """
-    place = jax.lax.stop_gradient(x).argmax(axis, keepdims=True)
-    steps = jnp.arange(x.shape[axis]).reshape(-1, *(1,) * (x.ndim - axis - 1))
-    return jnp.where(steps == place, x, 0).sum(axis)
+    return x.max(axis)
+
+
+@_largest.defjvp
+def _largest_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    place = primals[0].argmax(axis, keepdims=True)
+    steps = jnp.arange(primals[0].shape[axis]).reshape(-1, *(1,) * (primals[0].ndim - axis - 1))
+    value, tangent = (jnp.where(steps == place, x, 0).sum(axis) for x in (*primals, *tangents))
+    return value, tangent
 
 
 def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
     """Take the maximum of each window of (B, L, C), counted from the start; count the windows."""
+    B, L, C = x.shape
+    steps = -(-L // window)  # spelled out, so that exports with an open batch and length know them
+    if steps * window != L:
+        x = jnp.pad(x, ((0, 0), (0, steps * window - L), (0, 0)))
     x = jnp.where(_inside(x, lengths), x, -jnp.inf)
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % window), (0, 0)), constant_values=-jnp.inf)
-    peak = _largest(x.reshape(len(x), -1, window, x.shape[-1]), 2)
-    windows = -(-lengths // window)
+    peak = _largest(x.reshape(B, steps, window, C), 2)
+    windows = jax.lax.div(lengths + (window - 1), window)
     return jnp.where(_inside(peak, windows), peak, 0), windows
 
 

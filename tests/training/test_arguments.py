@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from flax_sepconv.training import configs
+from flax_sepconv.training import arguments, configs
 from flax_sepconv.training.__main__ import main
-from flax_sepconv.training.arguments import parse
+from flax_sepconv.training.commands import COMMANDS
 from flax_sepconv.training.config import Config, from_config_dict
 from tests.training_runs import refused
 
@@ -19,6 +19,12 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 GROUPS = {group.name: group.default for group in dataclasses.fields(Config)}
 SETTINGS = [(g, field) for g, values in GROUPS.items() for field in dataclasses.fields(values)]
+
+
+def parse(words):
+    """Return the config, the folder and whether to resume, as `train` is given them."""
+    given = arguments.parse(COMMANDS["train"], words)
+    return given["config"], given["workdir"], given["resume"]
 
 
 @pytest.fixture(autouse=True)
@@ -147,9 +153,7 @@ def test_flags_change_what_a_file_leaves_out(text, tmp_path):
     pathlib.Path("file.py").write_text(
         f"import ml_collections\ndef get_config():\n    return {values}\n"
     )
-    config, _, _ = parse(
-        ["train", "--config=file.py", "--config.train.seed=3", "--config.model.width=9"]
-    )
+    config, _, _ = parse(["--config=file.py", "--config.train.seed=3", "--config.model.width=9"])
     wanted = {"train": {"epochs": 7, "seed": 3}, "model": {"width": 9}}
     assert config == from_config_dict(wanted)
 
@@ -161,16 +165,16 @@ FORMS = [["--config={}"], ["--config", "{}"], ["-config={}"], ["-config", "{}"]]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_is_known_by_its_name(name):
-    by_name = parse(["train", "--config", name])[0]
+    by_name = parse(["--config", name])[0]
     sys.modules.pop("config_config")
-    assert by_name == parse(["train", "--config", str(CONFIGS / f"{name}.py")])[0]
+    assert by_name == parse(["--config", str(CONFIGS / f"{name}.py")])[0]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=" ".join)
 @pytest.mark.parametrize("what", [NAMES[0], str(CONFIGS / f"{NAMES[0]}.py")])
 def test_every_form_of_the_flag_takes_names_and_paths(form, what):
     flags = [word.format(what) for word in form]
-    config, workdir, resume = parse(["train", *flags, "--config.train.epochs=3", "--workdir", "x"])
+    config, workdir, resume = parse([*flags, "--config.train.epochs=3", "--workdir", "x"])
     assert config.data.name == "ACSF1"
     assert config.train.epochs == 3
     assert (workdir, resume) == (pathlib.Path("x"), False)
@@ -184,15 +188,15 @@ def test_configs_lie_in_the_package_or_beside_it(folder, tmp_path, monkeypatch):
     (tmp_path / folder / "__init__.py").write_text("")
     monkeypatch.setattr(configs, "_PACKAGE", tmp_path / "flax_sepconv")
     assert configs.shipped() == {"here": tmp_path / folder / "here.py"}
-    assert parse(["train", "--config=here"])[0].train.epochs == 7
+    assert parse(["--config=here"])[0].train.epochs == 7
 
 
 def test_a_file_goes_before_a_name_and_a_folder_does_not():
     pathlib.Path(NAMES[0]).mkdir()
-    assert parse(["train", f"--config={NAMES[0]}"])[0].data.name == "ACSF1"
+    assert parse([f"--config={NAMES[0]}"])[0].data.name == "ACSF1"
     pathlib.Path(NAMES[1]).write_text("def get_config():\n    return {'train': {'epochs': 7}}\n")
     sys.modules.pop("config_config")
-    assert parse(["train", f"--config={NAMES[1]}"])[0].train.epochs == 7
+    assert parse([f"--config={NAMES[1]}"])[0].train.epochs == 7
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_an_unknown_config_is_answered_with_those_there_are(word, hint, capsys):
 def test_a_run_knows_its_config():
     wanted = {"data": {"name": "GunPoint"}, "train": {"epochs": 7}}
     record(wanted)
-    flags = ["train", "--workdir=run", "--resume"]
+    flags = ["--workdir=run", "--resume"]
     assert parse(flags) == (from_config_dict(wanted), pathlib.Path("run"), True)
     changed = {**wanted, "train": {"epochs": 8}}
     # Flags change it, as they change a file's; whether it may be changed is asked later.

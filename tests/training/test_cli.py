@@ -179,7 +179,7 @@ def test_signals_end_a_run_cleanly_and_it_continues_bit_for_bit(
     assert weights(workdir)[0] == 52
     assert not (workdir / "results.json").exists()
     if len(numbers) == 1:  # else it would be the same once more
-        assert main(["train", *shlex.split(hint)[3:]]) == 0
+        assert main(shlex.split(hint)[3:]) == 0
         same_run(whole, workdir)
 
 
@@ -262,7 +262,7 @@ def test_a_process_that_is_hung_up_prints_the_command_that_continues_the_run(
     python, *words = shlex.split(hint)
     assert shutil.which(python) == sys.executable
     assert words[:2] == ["-m", "flax_sepconv.training"]
-    assert main(["train", *words[2:]]) == 0
+    assert main(words[2:]) == 0
     same_run(whole, workdir)
 
 
@@ -287,6 +287,16 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_good_checkpoint(
     assert [row["step"] for row in rows(workdir)] == list(range(3, 28, 3))
 
 
+def test_a_finished_run_says_so_and_prints_its_results_again(whole, capsys):
+    before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
+    for more in ([], ["--resume"], ["--resume", "--config.mesh.data=2"]):
+        assert main(["train", f"--workdir={whole}", *more]) == 0
+        out, err = capsys.readouterr()
+        assert err == f"the run in {whole} is finished: these are its results\n"
+        assert "test accuracy" in out
+    assert {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()} == before
+
+
 def test_a_finished_run_can_be_evaluated_again(config_file, whole, tmp_path, capsys):
     workdir = tmp_path / "copy"
     shutil.copytree(whole, workdir)
@@ -307,7 +317,7 @@ def test_a_causal_run_answers_a_stream_as_it_was_scored(whole, capsys, monkeypat
     _, test = data.load(data.DataConfig(name="ItalyPowerDemand", standardize="none"))
     lines = "\n\n".join("\n".join(map(repr, row[:, 0].tolist())) for row in test.inputs)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
-    assert main(["train", "stream", f"--workdir={whole}", "--every=24"]) == 0
+    assert main(["stream", f"--workdir={whole}", "--every=24"]) == 0
     header, *answers = (line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert header == ["series", "step", *test.classes]
     assert [answer[:2] for answer in answers] == [[str(n), "24"] for n in range(1, 1030)]
@@ -395,11 +405,3 @@ def test_the_default_workdir_is_named_by_set_and_time(whole_and_said):
     assert workdir.name.startswith("ItalyPowerDemand-")
     assert f"workdir: runs/{workdir.name}" in said
     assert f"epoch 40  step {STEPS}/{STEPS}  loss" in said
-
-
-def test_help_names_every_flag(capsys):
-    assert main(["train", "--help"]) == 0
-    out = capsys.readouterr().out
-    flags = "--config --workdir --resume --coordinator --processes --process stream --checkpoint"
-    for flag in (*flags.split(), "--every"):
-        assert f"  {flag} " in out or f" {flag} " in out

@@ -138,7 +138,7 @@ def test_a_run_that_will_not_do_is_one_line_and_status_two(
     ],
 )
 def test_bad_flags_are_one_line_and_status_two(flags, words, capsys):
-    assert main(["train", "stream", *flags]) == 2
+    assert main(["stream", *flags]) == 2
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert words in err
@@ -223,7 +223,7 @@ def test_a_line_without_an_end_is_not_kept(run, monkeypatch, capsys):
 
     monkeypatch.setattr(sys, "stdin", type("", (), {"buffer": Endless()}))
     monkeypatch.setattr(training_stream, "_network", lambda *_: (None, None))
-    assert main(["train", "stream", f"--workdir={run}"]) == 2
+    assert main(["stream", f"--workdir={run}"]) == 2
     assert capsys.readouterr().err == "error: line 1 is longer than 1048576 bytes\n"
     assert len(asked) == 1
 
