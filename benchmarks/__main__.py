@@ -15,6 +15,7 @@ SUITES = {
     "step": "one step of streams over the matrix product in it",
     "sweep": "layers drawn at random, in float32 and bfloat16, beside the same peers and more",
     "networks": "training steps of networks made of the layer",
+    "accuracy": "the trainer's recipes on the data sets that come with aeon",
     "scaling": "the layer divided over devices: bytes between them, memory, time",
     "aot": "the layer compiled for TPUs and an H100, where there is none",
     "choices": "the tables of choices that ship for accelerators, from what aot compiled",

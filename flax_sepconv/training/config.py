@@ -18,6 +18,7 @@ from flax_sepconv.training.settings import (
     NAME,
     NOT_NEGATIVE,
     ODD,
+    ODD_OR_ZERO,
     POSITIVE,
     SEED,
     UserError,
@@ -79,7 +80,15 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of the training series; every zero switches one off."""
 
-    crop: float = setting(0.0, "largest part of a series that is cut from its two ends", FRACTION)
+    cut: float = setting(
+        0.0, "largest part of a series that is cut from its two ends, in whole steps", FRACTION
+    )
+    crop: float = setting(
+        0.0,
+        "largest part of a series that is cut from its two ends, at any place between two steps; "
+        "the rest is interpolated linearly",
+        FRACTION,
+    )
     stretch: float = setting(
         0.0,
         "the rest is resampled to its length times exp(u), u uniform in [-stretch, stretch]",
@@ -99,14 +108,38 @@ class ModelConfig:
     width: int = setting(64, "channels of every block", POSITIVE)
     blocks: int = setting(3, "residual blocks, two separable convolutions each", POSITIVE)
     kernel_size: int = setting(5, "taps of every depthwise kernel", ODD)
+    dilation: int = setting(
+        1, "dilation rate of a block over that of the one before; the first has 1", POSITIVE
+    )
     padding: Literal["same", "causal"] = setting(
         "same",
         "with causal, no step sees a later one, and the run can be streamed",
         one_of("same", "causal"),
     )
     stem_multiplier: int = setting(4, "depth multiplier of the first layer", POSITIVE)
+    stem_kernel_size: int = setting(
+        0,
+        "taps of the depthwise kernels of the first layer; 0: as many as kernel_size",
+        ODD_OR_ZERO,
+    )
+    stem_branches: int = setting(
+        1,
+        "depthwise kernels of the first layer side by side, each about half as long as the one "
+        "before",
+        POSITIVE,
+    )
+    differences: bool = setting(
+        False,
+        "the difference of each step from the one before is an input too; all inputs are then "
+        "normalised as those of a block are",
+    )
     pool: int = setting(
         1, "window and stride of the max-pooling before every block but the first", POSITIVE
+    )
+    summary: Literal["mean_max", "mean"] = setting(
+        "mean_max",
+        "what the classifier sees of each channel: its mean and maximum, or its mean alone",
+        one_of("mean_max", "mean"),
     )
     dropout: float = setting(0.2, "part of the activations that is dropped", FRACTION)
     depthwise_max_norm: float = setting(

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 import flax_sepconv as fsc
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.training.config import ModelConfig
-from flax_sepconv.training.running import RunningPool, RunningSummary, remember
+from flax_sepconv.training.running import (
+    RunningDifference,
+    RunningPool,
+    RunningSummary,
+    remember,
+)
 
 
 class _Norm(nn.Module):
@@ -39,13 +44,22 @@ class SeparableResNet(nn.Module):
     implementation: Implementation | None = None
     decode: bool = False
 
-    def _conv(self, x: jax.Array, ends: jax.Array, depth_multiplier: int = 1) -> jax.Array:
+    def _conv(
+        self,
+        x: jax.Array,
+        ends: jax.Array,
+        kernel_size: int,
+        *,
+        depth_multiplier: int = 1,
+        dilation_rate: int = 1,
+    ) -> jax.Array:
         config = self.config
         regularizer = fsc.regularizers.L2(config.l2) if config.l2 else None
         layer = fsc.SeparableConv1D(
             config.width,
-            config.kernel_size,
+            kernel_size,
             padding=config.padding,
+            dilation_rate=dilation_rate,
             depth_multiplier=depth_multiplier,
             use_bias=False,  # a normalisation or the residual path follows
             depthwise_initializer="he_uniform" if depth_multiplier == 1 else None,
@@ -59,23 +73,45 @@ class SeparableResNet(nn.Module):
         if not self.decode:
             return layer(x, ends)
         # Not the layer's own `decode`: a step that is not settled must leave its state alone.
-        kernel_shape = (config.kernel_size, x.shape[-1], depth_multiplier)
-        fresh = functools.partial(fsc.ops.initial_state, x.shape, kernel_shape, dtype=config.dtype)
+        kernel_shape = (kernel_size, x.shape[-1], depth_multiplier)
+        fresh = functools.partial(
+            fsc.ops.initial_state,
+            x.shape,
+            kernel_shape,
+            dilation_rate=dilation_rate,
+            dtype=config.dtype,
+        )
         state = self.variable("cache", f"{layer.name}_state", fresh)
         y, after = layer(x, initial_state=state.value, return_state=True)
         if not self.is_initializing():
             remember(state, after, ends)
         return y
 
+    def _with_differences(self, x: jax.Array, ends: jax.Array, mask: jax.Array | None) -> jax.Array:
+        """Return (B, L, 2 * C): x (B, L, C) and what each step is more than the one before it."""
+        x = x if mask is None else jnp.where(mask, x, 0)
+        difference = RunningDifference()(x, ends) if self.decode else x - _before(x)
+        return jnp.concatenate([x, difference], axis=-1)
+
+    def _stem(self, x: jax.Array, ends: jax.Array) -> jax.Array:
+        """Sum parallel convolutions: one separable convolution with kernels of several lengths."""
+        config = self.config
+        longest = config.stem_kernel_size or config.kernel_size
+        outputs = [
+            self._conv(x, ends, (longest >> i) | 1, depth_multiplier=config.stem_multiplier)
+            for i in range(config.stem_branches)
+        ]
+        return functools.reduce(jnp.add, outputs)
+
     def _block(
-        self, x: jax.Array, ends: jax.Array, mask: jax.Array | None, train: bool
+        self, x: jax.Array, ends: jax.Array, mask: jax.Array | None, train: bool, rate: int
     ) -> jax.Array:
         config = self.config
         y = nn.relu(_Norm(config.dtype)(x, mask, train=train))
-        y = self._conv(y, ends)
+        y = self._conv(y, ends, config.kernel_size, dilation_rate=rate)
         y = nn.relu(_Norm(config.dtype)(y, mask, train=train))
         y = nn.Dropout(config.dropout, deterministic=not train)(y)
-        return x + self._conv(y, ends)
+        return x + self._conv(y, ends, config.kernel_size, dilation_rate=rate)
 
     @nn.compact
     def __call__(
@@ -96,8 +132,12 @@ class SeparableResNet(nn.Module):
         mask = None if self.decode else _inside(inputs, ends)
         block_of = SeparableResNet._block
         if config.remat and train:
-            block_of = nn.remat(block_of, static_argnums=4)
-        x = self._conv(inputs, ends, config.stem_multiplier)
+            block_of = nn.remat(block_of, static_argnums=(4, 5))
+        x = inputs
+        if config.differences:
+            x = self._with_differences(x, ends, mask)
+            x = _Norm(config.dtype)(x, mask, train=train)
+        x = self._stem(x, ends)
         for block in range(config.blocks):
             if block and config.pool > 1:
                 if self.decode:
@@ -105,11 +145,19 @@ class SeparableResNet(nn.Module):
                 else:
                     x, ends = _max_pool(x, ends, config.pool)
                     mask = _inside(x, ends)
-            x = block_of(self, x, ends, mask, train)
+            x = block_of(self, x, ends, mask, train, config.dilation**block)
         x = nn.relu(_Norm(config.dtype)(x, mask, train=train)).astype(jnp.float32)
-        features = RunningSummary()(x, ends) if mask is None else _summary(x, mask)
+        has_peak = config.summary == "mean_max"
+        features = (
+            RunningSummary(has_peak)(x, ends) if mask is None else _summary(x, mask, has_peak)
+        )
         features = nn.Dropout(config.dropout, deterministic=not train)(features)
         return nn.Dense(self.classes, name="head")(features)
+
+
+def _before(x: jax.Array) -> jax.Array:
+    """Return the step before each of (B, L, C); before the first one stands itself."""
+    return jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
 
 
 def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
@@ -147,8 +195,8 @@ def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array,
     return jnp.where(_inside(peak, windows), peak, 0), windows
 
 
-def _summary(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return the means and the maxima over the steps of (B, L, C), which is not negative."""
+def _summary(x: jax.Array, mask: jax.Array, has_peak: bool) -> jax.Array:
+    """Return the means over the steps of (B, L, C), which is not negative, and maybe the maxima."""
     x = jnp.where(mask, x, 0)
     mean = x.sum(1) / jnp.maximum(mask.sum(1), 1)
-    return jnp.concatenate([mean, _largest(x, 1)], axis=-1)
+    return jnp.concatenate([mean, _largest(x, 1)], axis=-1) if has_peak else mean

@@ -39,25 +39,46 @@ class RunningPool(nn.Module):
         return highest, full
 
 
-class RunningSummary(nn.Module):
-    """Mean and maximum over all steps so far, of values that are not negative."""
+class RunningDifference(nn.Module):
+    """What a step is more than the one before; 0 at the first."""
 
     @nn.compact
     def __call__(self, x: jax.Array, settled: jax.Array) -> jax.Array:
-        """Return the means and the maxima (B, 2 * C) after the step x (B, 1, C)."""
+        """Return the difference (B, 1, C) of the step x (B, 1, C)."""
+        previous = self.variable("cache", "previous", jnp.zeros_like, x)
+        has_begun = self.variable("cache", "has_begun", jnp.zeros, (), bool)
+        difference = jnp.where(has_begun.value, x - previous.value, 0)
+        if not self.is_initializing():
+            remember(previous, x, settled)
+            remember(has_begun, jnp.array(True), settled)
+        return difference
+
+
+class RunningSummary(nn.Module):
+    """Mean, and if asked for maximum, over all steps so far, of values that are not negative."""
+
+    has_peak: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, settled: jax.Array) -> jax.Array:
+        """Return the means (B, C), maybe with the maxima (B, 2 * C), after the step x (B, 1, C)."""
         x = x[:, 0]
-        peak = self.variable("cache", "peak", jnp.zeros_like, x)
         total = self.variable("cache", "total", jnp.zeros_like, x)
         # What rounding took from the total (Kahan's summation): a stream may have no end.
         excess = self.variable("cache", "excess", jnp.zeros_like, x)
         count = self.variable("cache", "count", jnp.zeros, (), jnp.int32)
-        highest = jnp.maximum(peak.value, x)
         part = x - excess.value
         new_total = total.value + part
         new_count = count.value + 1
         if not self.is_initializing():
-            remember(peak, highest, settled)
             remember(excess, (new_total - total.value) - part, settled)
             remember(total, new_total, settled)
             remember(count, new_count, settled)
-        return jnp.concatenate([new_total / new_count, highest], axis=-1)
+        mean = new_total / new_count
+        if not self.has_peak:
+            return mean
+        peak = self.variable("cache", "peak", jnp.zeros_like, x)
+        highest = jnp.maximum(peak.value, x)
+        if not self.is_initializing():
+            remember(peak, highest, settled)
+        return jnp.concatenate([mean, highest], axis=-1)

@@ -29,17 +29,24 @@ def series(padding, L=11, C=2):
     return jnp.asarray(inputs)
 
 
+FEATURES = {
+    "plain": {},
+    "pooled": {"pool": 2},
+    "more": {"dilation": 2, "stem_branches": 2, "differences": True, "summary": "mean"},
+}
+
+
 @functools.cache
-def network(pool):
-    config = ModelConfig(width=5, blocks=2, kernel_size=3, dropout=0.0, pool=pool)
+def network(features):
+    config = ModelConfig(width=5, blocks=2, kernel_size=3, dropout=0.0, **FEATURES[features])
     model = SeparableResNet(CLASSES, config)
     return model, jax.jit(model.init)(jax.random.key(1), series(0.0), jnp.asarray(LENGTHS))
 
 
 @functools.cache
-def gradients(pool, train):
+def gradients(features, train):
     """Return a jitted function of (params, inputs): gradients by both, and the logits."""
-    model, variables = network(pool)
+    model, variables = network(features)
 
     def loss(params, inputs):
         everything = variables | {"params": params}
@@ -52,10 +59,10 @@ def gradients(pool, train):
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("padding", [1e30, np.inf, np.nan])
-def test_what_lies_behind_a_series_changes_neither_logits_nor_gradients(train, pool, padding):
-    run, params = gradients(pool, train), network(pool)[1]["params"]
+def test_what_lies_behind_a_series_changes_neither_logits_nor_gradients(train, features, padding):
+    run, params = gradients(features, train), network(features)[1]["params"]
     (clean_params, clean_inputs), clean_logits = run(params, series(0.0))
     (dirty_params, dirty_inputs), dirty_logits = run(params, series(padding))
     np.testing.assert_array_equal(dirty_logits, clean_logits)
@@ -66,10 +73,10 @@ def test_what_lies_behind_a_series_changes_neither_logits_nor_gradients(train, p
     assert np.abs(np.asarray(dirty_inputs)[~behind]).max() > 0
 
 
-@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("longer", [12, 31])
-def test_how_much_padding_there_is_does_not_matter(pool, longer):
-    model, variables = network(pool)
+def test_how_much_padding_there_is_does_not_matter(features, longer):
+    model, variables = network(features)
     apply = jax.jit(model.apply)
     logits = apply(variables, series(0.0), LENGTHS)
     padded = apply(variables, series(np.nan, L=longer), LENGTHS)
@@ -79,7 +86,7 @@ def test_how_much_padding_there_is_does_not_matter(pool, longer):
 
 
 def test_augmentation_reads_nothing_behind_a_series():
-    config = AugmentConfig(crop=0.4, stretch=0.5, scale=0.1, shift=0.2, noise=0.3)
+    config = AugmentConfig(cut=0.3, crop=0.4, stretch=0.5, scale=0.1, shift=0.2, noise=0.3)
     run = jax.jit(lambda inputs: augment(jax.random.key(3), inputs, jnp.asarray(LENGTHS), config))
     clean, lengths = run(series(0.0))
     dirty, dirty_lengths = run(series(np.nan))
@@ -106,6 +113,20 @@ def test_cropping_a_ramp_leaves_a_part_of_the_ramp():
         assert (used <= 8).all()  # index 8 is the last of nine
         assert (used[-1] - used[0] >= 4 - 1e-4) or length == 1  # half of 8 at least
         np.testing.assert_allclose(np.diff(used, 2), 0, atol=1e-4)
+
+
+def test_cutting_leaves_whole_steps_in_their_order():
+    ramp = jnp.broadcast_to(jnp.arange(11.0)[None, :, None], (300, 11, 1))
+    lengths = jnp.full(300, 9, jnp.int32)
+    run = jax.jit(lambda x, n: augment(jax.random.key(0), x, n, AugmentConfig(cut=0.4)))
+    out, lengths = run(ramp, lengths)
+    found = set()
+    for values, length in zip(np.asarray(out)[..., 0], np.asarray(lengths), strict=True):
+        first = int(values[0])
+        np.testing.assert_array_equal(values[:length], np.arange(first, first + length))
+        found.add((first, int(length)))
+    # Up to 0.4 of the 8 steps from the first of nine to the last, from either end.
+    assert found == {(first, 9 - cut) for cut in range(4) for first in range(cut + 1)}
 
 
 def tiny_split(n=11):

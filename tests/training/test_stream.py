@@ -26,10 +26,19 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 CLASSES = ["standing", "running", "walking", "badminton"]
 
 
-@pytest.mark.parametrize(("pool", "blocks"), [(1, 1), (2, 2), (3, 3)])
-def test_after_every_step_it_answers_as_for_a_series_that_ends_there(pool, blocks):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pool": 1, "blocks": 1},
+        {"pool": 2, "blocks": 2},
+        {"pool": 3, "blocks": 3},
+        {"pool": 1, "blocks": 3, "dilation": 2, "differences": True, "summary": "mean"},
+        {"pool": 2, "blocks": 2, "differences": True, "stem_kernel_size": 9, "stem_branches": 3},
+    ],
+)
+def test_after_every_step_it_answers_as_for_a_series_that_ends_there(settings):
     B, L, C = 2, 19, 4  # two full windows of windows of three, and a start of a third
-    config = ModelConfig(width=16, blocks=blocks, kernel_size=3, padding="causal", pool=pool)
+    config = ModelConfig(**{"width": 16, "kernel_size": 3, "padding": "causal"} | settings)
     model = SeparableResNet(3, config)
     x = np.random.default_rng(0).normal(size=(B, L, C)).astype(np.float32)
     streamed = model.clone(decode=True)
