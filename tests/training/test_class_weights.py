@@ -11,6 +11,7 @@ from flax_sepconv.training import class_weights, data, step
 from flax_sepconv.training.config import TrainConfig, UserError, from_config_dict
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.prepare import prepare
+from flax_sepconv.training.splits import Splits
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -85,7 +86,7 @@ def test_the_loss_is_the_one_counted_by_hand(smoothing, accumulation):
 
 def test_they_are_counted_without_what_is_held_out(monkeypatch):
     split = labelled(np.array([0] * 20 + [1] * 10 + [3] * 5, np.int32))
-    monkeypatch.setattr(data, "load", lambda _: (split, split))
+    monkeypatch.setattr(data, "_load", lambda _: Splits(split, None, split))
     settings = {"data": {"validation_fraction": 0.3}, "train": {"class_weights": "balanced"}}
     prepared = prepare(from_config_dict(settings))
     labels = prepared.split.labels

@@ -64,9 +64,9 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole") / "run"
     titles = []
 
-    def draw(rows, accuracy, best, title, path):
+    def draw(rows, accuracy, best, title, path, unit):
         titles.append(title)
-        plots.learning_curves(rows, accuracy, best, title, path)
+        plots.learning_curves(rows, accuracy, best, title, path, unit)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(results, "learning_curves", draw)

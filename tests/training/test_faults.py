@@ -56,6 +56,7 @@ def state_at(step):
         best_step=jnp.int32(best),
         key=jnp.zeros(2, jnp.uint32),
         sums={"loss": jnp.float32(step)},
+        stopping={},
         constraints=None,
     ).replace(step=jnp.int32(step))
 
