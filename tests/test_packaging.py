@@ -1,9 +1,14 @@
 """What the files that build, install, try and tell of the project say of versions agrees."""
 
 import datetime
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
+
+import pytest
 
 import flax_sepconv
 
@@ -69,6 +74,24 @@ def test_the_workflow_names_tests_that_are_there():
     named = re.findall(r"tests/\S+\.py", (ROOT / ".github" / "workflows" / "ci.yml").read_text())
     assert len(named) > 5
     assert all((ROOT / name).exists() for name in named)
+
+
+@pytest.mark.parametrize(
+    ("told", "found"), [("3.99 /there/python", "/there/python"), ("3.98 /x", "")]
+)
+def test_an_interpreter_counts_where_it_has_the_version(tmp_path, told, found):
+    """The shims of pyenv have names of versions that they do not run."""
+    shim = tmp_path / "python3.99"
+    shim.write_text(f"#!/bin/sh\necho {told}\n")
+    shim.chmod(0o755)
+    ran = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "interpreters.py", "3.99"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYENV_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.strip() == found
 
 
 def test_examples_are_in_the_source_archive_alone():
