@@ -32,6 +32,17 @@ class Outcome(NamedTuple):
     targets: np.ndarray  # (N,), their true classes
 
 
+def measures(answers: np.ndarray, targets: np.ndarray) -> dict[str, float | int]:
+    """Return how good the answers for the test series are, by the names of results.json.
+
+    Args:
+      answers: as in `Outcome`, of a run or of several together.
+      targets: as in `Outcome`.
+    """
+    right = answers.argmax(-1) == targets
+    return {"test_accuracy": float(right.mean()), "test_errors": int((~right).sum())}
+
+
 def finish(
     state: steps.TrainState,
     config: Config,
@@ -59,9 +70,9 @@ def finish(
     variables = state.best if best else state.averaged
     evaluate = Evaluator(model.apply, config.train.eval_batch_size, placement)
     scores = evaluate(variables, test)
-    logits = np.asarray(scores["logits"])
-    predicted = logits.argmax(-1)
-    accuracy = float(np.mean(predicted == test.labels))
+    outcome = Outcome({}, np.asarray(jax.nn.softmax(np.asarray(scores["logits"]))), test.labels)
+    measured = measures(outcome.answers, outcome.targets)
+    accuracy = measured["test_accuracy"]
     weights = (state.params, variables["params"])
     violation = max(float(steps.violation(state.constraints, params)) for params in weights)
     speeds = [float(row["examples_per_second"]) for row in rows]
@@ -78,9 +89,8 @@ def finish(
         if class_weights is None
         else dict(zip(test.classes, class_weights.tolist(), strict=True)),
         **{f"validation_{n}": float(held_out[n]) for n in ("loss", "accuracy") if held_out},
-        "test_accuracy": accuracy,
+        **measured,
         "test_loss": float(scores["loss"]),
-        "test_errors": int((predicted != test.labels).sum()),
         "test_examples": len(test),
         "largest_constraint_violation": violation,
         "parameters": sum(p.size for p in jax.tree.leaves(state.params)),
@@ -88,7 +98,7 @@ def finish(
         "padded_length": test.inputs.shape[1],
         "training_examples_per_second": statistics.median(speeds) if speeds else None,
     }
-    outcome = Outcome(results, np.asarray(jax.nn.softmax(logits)), test.labels)
+    outcome = outcome._replace(results=results)
     if not is_first():
         return outcome
     write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
@@ -101,6 +111,7 @@ def finish(
         say("no row is recorded: learning_curves.png is not drawn")
     title += f": {100 * accuracy:.1f} % of {len(test)} test series right"
     picture = workdir / "confusion_matrix.png"
+    predicted = outcome.answers.argmax(-1)
     confusion_matrix(test.labels, predicted, test.classes, title, picture)
     return outcome
 

@@ -17,7 +17,7 @@ from flax_sepconv.training import distributed, loop
 from flax_sepconv.training.complaints import writing
 from flax_sepconv.training.config import Config, UserError, from_config_dict
 from flax_sepconv.training.console import say
-from flax_sepconv.training.results import Outcome
+from flax_sepconv.training.results import Outcome, measures
 from flax_sepconv.training.workdir import write_atomically
 
 _FILE = "series.json"
@@ -178,17 +178,16 @@ def ensemble(outcomes: Mapping[int, Outcome | None]) -> dict[str, Any] | None:
     if not there:
         return None
     mean = np.mean([one.answers for one in there], axis=0)
-    right = mean.argmax(-1) == there[0].targets
-    return {"members": len(there), "test_accuracy": float(right.mean())}
+    return {"members": len(there), **measures(mean, there[0].targets)}
 
 
 def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None]]) -> str:
     """Return rows of numbers under their names, ready to print; a row may be cut short.
 
     >>> print(table(["a", "loss"], {"seed 0": [0.5, 12], "mean": [0.5, None]}))
-               a     loss
-    seed 0   0.5       12
-    mean     0.5        -
+                 a    loss
+    seed 0     0.5      12
+    mean       0.5       -
     """
 
     def shown(value: float | str | None) -> str:

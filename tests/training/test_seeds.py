@@ -90,7 +90,7 @@ def test_the_ensemble_is_the_mean_of_the_probabilities(of_three):
         max(range(4), key=mean.__getitem__) == t for mean, t in zip(means, targets, strict=True)
     )
     found = series.ensemble(outcomes | {9: None})
-    assert found == {"members": 3, "test_accuracy": right / 50}
+    assert found == {"members": 3, "test_accuracy": right / 50, "test_errors": 50 - right}
     assert series.ensemble({1: None}) is None
     assert read(of_three[0])["ensemble"]["members"] == 3
 
@@ -200,7 +200,7 @@ def test_the_least_validation_loss_is_chosen_and_no_other_test_score_shown(
     chosen = summary["chosen"]
     assert chosen["settings"] == {"model.kernel_size": 3, "train.epochs": 1}
     assert chosen["statistics"]["test_accuracy"]["mean"] == 0.3
-    assert chosen["ensemble"] == {"members": 2, "test_accuracy": 0.75}
+    assert chosen["ensemble"] == {"members": 2, "test_accuracy": 0.75, "test_errors": 1}
     assert "test" not in json.dumps(summary["combinations"])
     losses = [one["statistics"]["validation_loss"]["mean"] for one in summary["combinations"]]
     assert losses[:4] == pytest.approx([0.555, 0.505, 0.355, 0.305])
