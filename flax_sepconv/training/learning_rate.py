@@ -53,7 +53,7 @@ def propose(rates: np.ndarray, losses: np.ndarray) -> Proposal | None:
     >>> rates = np.geomspace(1e-6, 10, 351)
     >>> found = propose(rates, 2 - np.tanh(2 * np.log10(rates / 1e-2)))
     >>> f"{found.rate:.2g}, from {found.low:.1g} to {found.high:.1g}"
-    '0.01, from 0.003 to 0.03'
+    '0.01, from 0.003 to 0.04'
     >>> propose(rates, np.ones(351)) is None
     True
     """
