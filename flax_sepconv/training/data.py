@@ -76,14 +76,13 @@ def _load(config: DataConfig) -> Splits:
         target_scaling = Scaling.like(values)
         targets = {name: target_scaling(t[:, None])[:, 0] for name, t in targets.items()}
     longest = max(len(s) for part in parts.values() for s in part.series)
-    # A run reads the validation split with the training split: what it noted is of both.
-    others = parts.get("VALIDATION", None)
     splits: dict[str, Split] = {}
     for name, part in parts.items():
         inputs = np.zeros((len(part.series), longest, train.series[0].shape[1]), np.float32)
         for row, values in zip(inputs, part.series, strict=True):
             row[: len(values)] = (scaling or Scaling.like(values))(values)
-        more = others if name == "TRAIN" and others else None
+        # Of one record are all series that training reads: a changed validation split is noticed.
+        noted = [part, *(v for k, v in parts.items() if (name, k) == ("TRAIN", "VALIDATION"))]
         splits[name] = Split(
             inputs,
             np.array([len(s) for s in part.series], np.int32),
@@ -91,8 +90,8 @@ def _load(config: DataConfig) -> Splits:
             classes,
             scaling,
             Contents.of(
-                part.series + (more.series if more else []),
-                part.labels + (more.labels if more else []),
+                [series for one in noted for series in one.series],
+                [label for one in noted for label in one.labels],
             ),
             target_scaling,
             files.name,

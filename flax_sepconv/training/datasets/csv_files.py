@@ -6,12 +6,22 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flax_sepconv.training.config import DataConfig
 from flax_sepconv.training.datasets.places import LABELS, Files
-from flax_sepconv.training.datasets.raw import ALL, NAMES, Faults, Part, Parts, Place, numbers
+from flax_sepconv.training.datasets.raw import (
+    ALL,
+    NAMES,
+    Faults,
+    Part,
+    Parts,
+    Place,
+    block,
+    numbers,
+)
 from flax_sepconv.training.datasets.tables import Table, same_columns, split_name
 from flax_sepconv.training.settings import UserError
 
@@ -39,7 +49,7 @@ class _Series:
     place: Place  # where its label is
     label: str
     part: str | None  # None: there was a fault
-    steps: list[list[float]] = dataclasses.field(default_factory=list)
+    steps: Any = dataclasses.field(default_factory=list)  # L of C numbers
     times: list[float] = dataclasses.field(default_factory=list)
     lines: list[int] = dataclasses.field(default_factory=list)
 
@@ -69,28 +79,27 @@ def _read_folder(table: Table, config: DataConfig, faults: Faults) -> Parts:
     seen: dict[Path, int] = {}
     columns: list[str] = []
     for line, cells in table:
-        place, before = Place(file, line), len(faults)
-        path = file.parent / cells[of_file]
+        place, before, name = Place(file, line), len(faults), cells[of_file].strip()
+        path = file.parent / name
         part = ALL if of_split is None else split_name(cells[of_split], place, faults)
         if path in seen:
             faults.note(place, f"{path.name} is in line {seen[path]} already")
         seen.setdefault(path, line)
+        steps = None
         try:
             one = Table(path, faults)
             columns = columns or one.columns
-            steps = []
             if same_columns(one.columns, columns, Place(path, 1), faults):
-                for number, row in one:
-                    values = numbers(row, columns, Place(path, number), faults)
-                    if values:
-                        steps.append(values)
-                if not steps and len(faults) == before:
+                read = list(one)
+                rows = [row for _, row in read]
+                steps = block(rows, [number for number, _ in read], columns, path, faults)
+                if not rows and len(faults) == before:
                     faults.note(Place(path), "holds no steps")
         except UserError as error:
             faults.note(place, str(error))
-        if len(faults) == before:
-            label = "" if of_label is None else cells[of_label]
-            found.append(_Series(cells[of_file], place, label, part, steps))
+        if steps is not None and len(faults) == before:
+            label = "" if of_label is None else cells[of_label].strip()
+            found.append(_Series(name, place, label, part, steps))
     return _collected(found, table, of_split is not None, columns)
 
 
@@ -112,8 +121,10 @@ def _read_long(table: Table, config: DataConfig, faults: Faults) -> Parts:
     for line, cells in table:
         place, before = Place(file, line), len(faults)
         part = ALL if of_split is None else split_name(cells[of_split], place, faults)
-        label = "" if of_label is None else cells[of_label]
-        one = found.setdefault(cells[of_id], _Series(cells[of_id], place, label, part))
+        label = "" if of_label is None else cells[of_label].strip()
+        name = cells[of_id].strip()
+        if (one := found.get(name)) is None:
+            one = found[name] = _Series(name, place, label, part)
         if one.label != label:
             first = f"{one.label!r} in line {one.place.line}"
             faults.note(place, f"the label of series {one.name!r} is {first}, here {label!r}")
@@ -154,7 +165,7 @@ def _time(cell: str, place: Place, kinds: dict[str, int], faults: Faults) -> flo
         time, kind = float(cell), "number"
     except ValueError:
         try:
-            date = datetime.datetime.fromisoformat(cell)
+            date = datetime.datetime.fromisoformat(cell.strip())
         except ValueError:
             faults.note(
                 place, f"the time must be a number or a date of ISO 8601, got {cell[:40]!r}"

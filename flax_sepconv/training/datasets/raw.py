@@ -98,6 +98,25 @@ def numbers(
     return None
 
 
+def block(
+    rows: Sequence[Sequence[str]],
+    lines: Sequence[int],
+    columns: Sequence[object],
+    file: Path,
+    faults: Faults,
+) -> np.ndarray | None:
+    """Return what the cells of many lines say (L, C); None, and faults, if some are no numbers."""
+    try:
+        values = np.array([list(map(float, row)) for row in rows], np.float64)
+        if np.isfinite(values).all():
+            return values
+    except ValueError:
+        pass
+    for row, line in zip(rows, lines, strict=True):
+        numbers(row, columns, Place(file, line), faults)
+    return None
+
+
 def _problem(cell: str) -> str:
     """Say why a cell is no finite number; "" if it is one."""
     text = cell.strip()

@@ -7,6 +7,7 @@ from pathlib import Path
 from flax_sepconv.training.datasets.raw import Faults, Place
 from flax_sepconv.training.settings import UserError
 
+_SPLITS = {"train": "TRAIN", "validation": "VALIDATION", "test": "TEST"}
 Line = tuple[int, list[str]]  # its number in the file, and its cells
 
 
@@ -25,7 +26,7 @@ class Table:
         """
         self.file, self._faults = file, faults
         self._lines = self._read()
-        _, self.columns = next(self._lines, (0, []))
+        self.columns = [name.strip() for name in next(self._lines, (0, []))[1]]
         if not self.columns:
             raise UserError(f"{file} is empty: its first line must name the columns")
         if len(set(self.columns)) < len(self.columns):
@@ -38,7 +39,7 @@ class Table:
                 start = 1
                 for cells in reader:
                     if cells:
-                        yield start, [cell.strip() for cell in cells]
+                        yield start, cells
                     start = reader.line_num + 1
         except OSError as error:
             raise UserError(f"cannot read {self.file}: {error.strerror or error}") from error
@@ -77,11 +78,9 @@ class Table:
 
 def split_name(cell: str, place: Place, faults: Faults) -> str | None:
     """Return which part a cell of the column of splits means; None, and a fault, if none."""
-    names = {"train": "TRAIN", "validation": "VALIDATION", "test": "TEST"}
-    if cell.lower() in names:
-        return names[cell.lower()]
-    faults.note(place, f"the split must be one of {', '.join(names)}, got {cell[:40]!r}")
-    return None
+    if (part := _SPLITS.get(cell.strip().lower())) is None:
+        faults.note(place, f"the split must be one of {', '.join(_SPLITS)}, got {cell[:40]!r}")
+    return part
 
 
 def same_columns(
