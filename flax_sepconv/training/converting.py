@@ -45,7 +45,7 @@ def _scaled(inputs: jax.Array, inside: jax.Array, scaling: Scaling | None) -> ja
     if scaling is not None:
         mean, deviation = (jnp.float32(part) for part in (scaling.mean, scaling.deviation))
         return jnp.where(inside, (inputs - mean) / deviation, 0)
-    count = inside.sum(1, keepdims=True)
+    count = jnp.maximum(inside.sum(1, keepdims=True), 1)
     # From the first step on, so that what all steps share takes no digits away.
     moved = jnp.where(inside, inputs - inputs[:, :1], 0)
     centred = jnp.where(inside, moved - moved.sum(1, keepdims=True) / count, 0)

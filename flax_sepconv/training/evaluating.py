@@ -35,9 +35,8 @@ def _own(run: Trained) -> tuple[Split, str]:
     return test, file
 
 
-def _of(path: Path, run: Trained) -> tuple[Split, str]:
+def _of(path: Path, found: unseen.Series, run: Trained) -> tuple[Split, str]:
     """Return the series of a file as the run takes them, and what it is called."""
-    found = unseen.read(path)
     targets = unseen.numbers(path, found.labels, run.record.classes)
     return run.split(found.series, targets), path.name
 
@@ -88,8 +87,9 @@ def run(
     Raises:
       UserError: the run or the data will not do, or the folder cannot be written.
     """
+    given = (data, unseen.read(data)) if data else None
     model = trained.load(workdir, checkpoint)
-    split, source = _of(data, model) if data else _own(model)
+    split, source = _of(*given, model) if given else _own(model)
     answers = model.answers(split)
     found = measures(answers, split.labels, split.classes)
     about = {"data": source, "series": len(split), "weights": model.checkpoint}

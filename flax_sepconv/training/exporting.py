@@ -13,7 +13,8 @@ from typing import Any
 
 from flax_sepconv.training import saving
 from flax_sepconv.training.config import UserError
-from flax_sepconv.training.workdir import Record, read_record
+from flax_sepconv.training.trained import known
+from flax_sepconv.training.workdir import Record
 
 ENDINGS = {"jax": ".jax", "onnx": ".onnx", "litert": ".tflite"}
 _CONVERTERS = {
@@ -100,7 +101,7 @@ def run(
       UserError: the run will not do; there is no such converter here, or it fails, or what it made
         is not the network; or a file cannot be written.
     """
-    record = read_record(workdir)
+    record = known(workdir)
     kind = checkpoint or record.config.train.evaluate
     output = output or workdir / f"model{ENDINGS[format]}"
     contents, told = _converted(workdir, kind, format)

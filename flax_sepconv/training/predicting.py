@@ -48,8 +48,8 @@ def run(
     Raises:
       UserError: the run or the data will not do, or the file cannot be written.
     """
-    model = trained.load(workdir, checkpoint)
     found = unseen.read(data)
+    model = trained.load(workdir, checkpoint)
     text = table(found.ids, model.answers(model.split(found.series)), model.record.classes)
     if output is None:
         write(text)

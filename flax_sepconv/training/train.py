@@ -1,6 +1,7 @@
 """The command `train`: a run from the command line, and what is said where it ends otherwise."""
 
 import dataclasses
+import importlib
 import json
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from flax_sepconv.training.console import say
 from flax_sepconv.training.workdir import read_record
 
 # A run's last file: with it, and results.json, the run is done.
-_LAST = ("confusion_matrix.png", "scatter.png", "label_bars.png")
+_LAST = ("confusion_matrix.png", "scatter.png", "labels.png")
 
 
 def _resuming(workdir: Path) -> str:
@@ -39,6 +40,15 @@ def _finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     return found if same and any((workdir / name).exists() for name in _LAST) else None
 
 
+def _several(
+    config: Config, workdir: Path, seeds: Sequence[int], resume: bool, write: Callable[[str], None]
+) -> int:
+    """Train once for each seed; return the exit status."""
+    module: Any = importlib.import_module("flax_sepconv.training.seeds")
+    status: int = module.run(config, workdir, seeds, resume, write)
+    return status
+
+
 def run(
     *,
     config: Config,
@@ -55,15 +65,11 @@ def run(
     Raises:
       UserError: the settings, the data or the folder will not do.
     """
-    if seeds:
-        from importlib import import_module
-
-        several: Any = import_module("flax_sepconv.training.seeds")
-        status: int = several.run(config, workdir, seeds, resume, write)
-        return status
     try:
         with distributed.meeting(distributed.Group(coordinator, processes, process)):
             workdir = distributed.share_path(workdir)
+            if seeds:
+                return _several(config, workdir, seeds, resume, write)
             found = None
             if resume and not distributed.are_several():
                 found = _finished(config, workdir)

@@ -58,9 +58,11 @@ class Trained:
                 raise UserError(f"series {number} has missing values, which are not supported")
         scaling = self.record.scaling
         inputs = np.zeros((len(series), max(map(len, series)), self.channels), np.float32)
-        with np.errstate(over="ignore"):  # such an answer is refused
-            for row, values in zip(inputs, series, strict=True):
+        for number, (row, values) in enumerate(zip(inputs, series, strict=True), 1):
+            with np.errstate(over="ignore"):
                 row[: len(values)] = (scaling or Scaling.like(values))(values)
+            if not np.isfinite(row).all():
+                raise UserError(f"series {number}: its numbers are too large for float32")
         lengths = np.array([len(values) for values in series], np.int32)
         labels = np.zeros(len(series), np.int32) if labels is None else labels
         return Split(inputs, lengths, labels, self.record.classes, scaling)
@@ -87,6 +89,21 @@ class Trained:
         return found
 
 
+def known(workdir: Path) -> Record:
+    """Return what a run left about itself, if it noted what its data were.
+
+    Raises:
+      UserError: the folder holds no run, or one that did not.
+    """
+    record = read_record(workdir)
+    if not record.classes or "TRAIN" not in record.contents:
+        raise UserError(
+            f"{workdir} was recorded by a version that did not note what its data were: train it "
+            "again"
+        )
+    return record
+
+
 def load(workdir: Path, checkpoint: str | None) -> Trained:
     """Return what a run has learned.
 
@@ -97,12 +114,7 @@ def load(workdir: Path, checkpoint: str | None) -> Trained:
     Raises:
       UserError: the folder holds no run, or not what is asked for.
     """
-    record = read_record(workdir)
-    if not record.classes or "TRAIN" not in record.contents:
-        raise UserError(
-            f"{workdir} was recorded by a version that did not note what its data were: train it "
-            "again"
-        )
+    record = known(workdir)
     channels = record.contents["TRAIN"].channels
     model = SeparableResNet(len(record.classes), record.config.model)
     example = jnp.zeros((1, 1, channels)), jnp.ones(1, jnp.int32)
