@@ -6,17 +6,6 @@ import jax.numpy as jnp
 from flax_sepconv.training.config import AugmentConfig
 
 
-def _cut(
-    key: jax.Array, series: jax.Array, length: jax.Array, largest: float
-) -> tuple[jax.Array, jax.Array]:
-    """Cut whole steps off one series (L, C) at both ends; its values stay what they are."""
-    cut_key, start_key = jax.random.split(key)
-    cut = jnp.floor((length - 1) * largest * jax.random.uniform(cut_key) + 0.5).astype(jnp.int32)
-    start = jax.random.randint(start_key, (), 0, cut + 1)
-    steps = jnp.arange(series.shape[0]) + start
-    return series[jnp.clip(steps, 0, length - 1)], length - cut
-
-
 def _resample(
     key: jax.Array, series: jax.Array, length: jax.Array, crop: float, stretch: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -45,10 +34,6 @@ def augment(
     """
     B, _, C = inputs.shape
     resample_key, scale_key, shift_key, noise_key = jax.random.split(key, 4)
-    if config.cut:
-        cut = lambda k, x, n: _cut(k, x, n, config.cut)  # noqa: E731
-        keys = jax.random.split(jax.random.fold_in(resample_key, 1), B)
-        inputs, lengths = jax.vmap(cut)(keys, inputs, lengths)
     if config.crop or config.stretch:
         one = lambda k, x, n: _resample(k, x, n, config.crop, config.stretch)  # noqa: E731
         inputs, lengths = jax.vmap(one)(jax.random.split(resample_key, B), inputs, lengths)

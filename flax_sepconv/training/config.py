@@ -80,15 +80,7 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of the training series; every zero switches one off."""
 
-    cut: float = setting(
-        0.0, "largest part of a series that is cut from its two ends, in whole steps", FRACTION
-    )
-    crop: float = setting(
-        0.0,
-        "largest part of a series that is cut from its two ends, at any place between two steps; "
-        "the rest is interpolated linearly",
-        FRACTION,
-    )
+    crop: float = setting(0.0, "largest part of a series that is cut from its two ends", FRACTION)
     stretch: float = setting(
         0.0,
         "the rest is resampled to its length times exp(u), u uniform in [-stretch, stretch]",

@@ -17,6 +17,7 @@ def univariate(name: str) -> ml_collections.ConfigDict:
     """
     config = default_config()
     config.data.name = name
+    config.augment.scale = 0.1
     config.model.width = 32
     config.model.kernel_size = 9
     config.model.dilation = 2
@@ -27,7 +28,7 @@ def univariate(name: str) -> ml_collections.ConfigDict:
     config.model.summary = "mean"
     config.model.dropout = 0.0
     config.train.batch_size = 8
-    config.train.epochs = 200
+    config.train.epochs = 150
     config.train.learning_rate = 3e-3
     return config
 
