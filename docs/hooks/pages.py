@@ -31,6 +31,7 @@ INCLUDED = {
 }
 NEEDS = {"benchmarks/accuracy.md": "benchmarks/accuracy.json"}
 
+_ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]* src=.?https?:[^>]*>|<link[^>]*https?:[^>]*>")
 _SOURCES = {page: source for source, page in INCLUDED.items()}
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]*)(#[^)\s]*)?(?=\))")
 _MARK = re.compile(r"^<!-- (?:table: (\S+)|(examples)) -->$", re.MULTILINE)
@@ -69,6 +70,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(there, posixpath.dirname(own) or ".") + anchor
 
     return _MARK.sub(_made, _LINK.sub(lead, markdown))
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse what a reader's browser would ask of other servers: the site works offline."""
+    if found := _ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri} needs another server: {found[0]}")
+    return output
 
 
 def _place(target: str) -> str:
