@@ -27,9 +27,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 INCLUDED = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "benchmarks/accelerators.md": "benchmarks/forms.md",
 }
-NEEDS = {"benchmarks/accuracy.md": "benchmarks/accuracy.json"}
+NEEDS = {
+    "benchmarks/accuracy.md": "benchmarks/accuracy.json",
+    "experiments.md": "docs/experiments.md",
+    "security.md": "SECURITY.md",
+}
 
 _ELSEWHERE = re.compile(r"<(?:script|img|iframe)[^>]* src=.?https?:[^>]*>|<link[^>]*https?:[^>]*>")
 _SOURCES = {page: source for source, page in INCLUDED.items()}
@@ -51,7 +56,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if not (ROOT / source).exists() and (file := files.get_file_from_path(page)):
             files.remove(file)
     for source, page in INCLUDED.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+        if (ROOT / source).exists():
+            files.append(File.generated(config, page, content=(ROOT / source).read_text()))
     for picture in sorted((ROOT / "benchmarks").rglob("*.png")):
         name = f"pictures/{picture.relative_to(ROOT).as_posix()}"
         files.append(File.generated(config, name, abs_src_path=str(picture)))
@@ -109,6 +115,7 @@ def _examples() -> str:
             continue
         name = path.relative_to(ROOT).as_posix()
         title, _, rest = told.partition("\n\n")
+        rest = re.sub(r"(?<=:\n\n)(?! )(.+?)(?=\n\n|$)", r"```text\n\1\n```", rest, flags=re.DOTALL)
         code = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
         parts += [f"### {path.stem}", "", title, "", rest, ""]
         parts += [f'??? example "{name}"', "", "    ```python", code, "    ```", ""]

@@ -18,7 +18,7 @@ _SECTIONS = ("Args:", "Returns:", "Raises:", "Attributes:", "Yields:", "Examples
 def rewritten(text: str) -> str:
     r"""Return a docstring in the form that griffe and Markdown understand.
 
-    >>> print(rewritten("Filter.\\n\\ny[b, l] = x[b, l] * k\\n\\nExample:\\n    1 + 1"))
+    >>> print(rewritten("Filter.\n\ny[b, l] = x[b, l] * k\n\nExample:\n    1 + 1"))
     Filter.
     <BLANKLINE>
         y[b, l] = x[b, l] * k
@@ -39,7 +39,7 @@ def rewritten(text: str) -> str:
         elif head.startswith("Source: "):
             part = _ADDRESS.sub(r"<\1>", part)
         elif not section and _EQUATION.match(head):
-            part = textwrap.indent(part, "    ")
+            part = _shown(part)
         elif not section and head.lstrip().startswith(">>> "):
             part = "Examples:\n" + textwrap.indent(textwrap.dedent(part), "    ")
         parts.append(part)
@@ -67,3 +67,20 @@ def _entries(lines: list[str]) -> list[str]:
             continue
         found += [f"    {name}: {told}" for name in names.split(", ")]
     return found
+
+
+def _shown(equation: str) -> str:
+    """Make code of an equation: a block, or a part of its paragraph where words follow.
+
+    >>> print(_shown("w' = f(w, 2) / norm, the norm of w"))
+    `w' = f(w, 2) / norm`, the norm of w
+    >>> _shown("y[b, l] = x[b, l] * k")
+    '    y[b, l] = x[b, l] * k'
+    """
+    depth = 0
+    for place, letter in enumerate(equation):
+        depth += (letter in "([") - (letter in ")]")
+        if not depth and re.match(r"[,;.:] ", equation[place : place + 2]):
+            code = " ".join(equation[:place].split())
+            return f"`{code}`{equation[place:]}"
+    return textwrap.indent(equation, "    ")

@@ -372,6 +372,14 @@ def scaling_v5e() -> str:
     return table([*head, "received by a chip, ours / stock (MB)", "fewest"], rows)
 
 
+def accuracy() -> str:
+    """Return the accuracies of the trainer's recipes beside published ones."""
+    from benchmarks.accuracy import published, table
+
+    record = read("accuracy")
+    return table.text(record["sets"], published.METHODS).strip() + _caption(record)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
@@ -387,5 +395,6 @@ TABLES: dict[str, Callable[[], str]] = {
         lowerings,
         compiled,
         scaling_v5e,
+        accuracy,
     )
 }
