@@ -21,6 +21,7 @@ _TENSORFLOW, _PYTORCH = ("keras_tf", "tf_nn"), ("torch_ncl", "torch_nlc")
 _OURS = {"float32": "ours", "bfloat16": "ours_bfloat16"}
 _TRAINING = ("tf_nn", "torch_ncl", "torch_nlc")
 _NARROW = ("torch_ncl_bfloat16", "torch_nlc_bfloat16")
+_SENTENCE = 24  # what is longer goes to the left, and is broken into lines
 _LEVEL = 0.97  # a lead below it is behind
 
 
@@ -38,8 +39,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     | a | 1.23 |
     | b | – |
     """
-    lines = [_line(head), "|---|" + "--:|" * (len(head) - 1)]
-    return "\n".join([*lines, *(_line([show(cell) for cell in row]) for row in rows)])
+    shown = [[show(cell) for cell in row] for row in rows]
+    ends = [
+        "--:" if max(map(len, column)) <= _SENTENCE else "---"
+        for column in zip(*shown, strict=True)
+    ]
+    return "\n".join([_line(head), "|" + "|".join(["---", *ends[1:]]) + "|", *map(_line, shown)])
 
 
 def show(value: Cell) -> str:
