@@ -10,7 +10,7 @@ DEVICE_VENV := $(VENV)/device$(addprefix -,$(DEVICE))
 ON_DEVICE := $(DEVICE_VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help train test versions lint format docs bench aot device wheel sanitize clean
+.PHONY: help train test versions lint format bench aot device wheel sanitize clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,10 +32,6 @@ lint: $(VENV)/dev.stamp ## Check style and types only.
 format: $(VENV)/dev.stamp ## Format the sources.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-docs: $(VENV)/docs/stamp ## Build the documentation into build/site; broken links are errors.
-	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/python -m mkdocs build --strict --quiet
-	@echo "Open build/site/index.html"
 
 bench: $(VENV)/bench.stamp ## Time the layer against other frameworks (about 5 minutes).
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -66,6 +62,19 @@ wheel: $(VENV)/dev.stamp ## Build wheels with and without a compiler, run each i
 sanitize: ## Run the native kernels on random shapes under sanitizers (needs no Python).
 	$(MAKE) -C tests/native
 
+.PHONY: docs
+docs: $(VENV)/docs/stamp ## Build the documentation into build/site; broken links are errors.
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/python -m mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
+
+# The pages are made of the sources: the package itself, and JAX, need not be there.
+$(VENV)/docs/stamp: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV)/docs"
+	$(PYTHON) -m venv $(VENV)/docs
+	$(subst $(BIN),$(VENV)/docs/bin,$(INSTALL)) --quiet $$($(PYTHON) -c \
+	  "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	touch $@
+
 clean: ## Remove the environment and everything built (not runs/).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -83,13 +92,6 @@ $(VENV)/%.stamp: pyproject.toml setup.py constraints.txt $(NATIVE) | $(BIN)/pyth
 $(VENV)/aot/stamp: pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)/aot
 	$(subst $(BIN),$(VENV)/aot/bin,$(INSTALL)) --editable '.[aot]'
-	touch $@
-
-# The pages are made of the sources: the package itself, and JAX, need not be there.
-$(VENV)/docs/stamp: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)/docs
-	$(subst $(BIN),$(VENV)/docs/bin,$(INSTALL)) --quiet $$($(PYTHON) -c \
-	  "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $@
 
 $(DEVICE_VENV)/stamp: pyproject.toml setup.py constraints.txt

@@ -106,20 +106,30 @@ def _made(match: re.Match[str]) -> str:
 
 
 def _examples() -> str:
-    """List the files of examples/: what each is, by its docstring, and its text to unfold."""
+    """List the files of examples/, by folder: what each is, by its docstring, and its text."""
+    folders = {path.parent for path in (ROOT / "examples").rglob("*.py")}
     parts = []
-    for path in sorted((ROOT / "examples").rglob("*.py")):
-        text = path.read_text()
-        told = ast.get_docstring(ast.parse(text)) or ""
-        if path.name == "__init__.py" or not told:
-            continue
-        name = path.relative_to(ROOT).as_posix()
-        title, _, rest = told.partition("\n\n")
-        rest = re.sub(r"(?<=:\n\n)(?! )(.+?)(?=\n\n|$)", r"```text\n\1\n```", rest, flags=re.DOTALL)
-        code = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
-        parts += [f"### {path.stem}", "", title, "", rest, ""]
-        parts += [f'??? example "{name}"', "", "    ```python", code, "    ```", ""]
+    for folder in sorted(folders, key=lambda folder: (-len(folder.parts), folder)):
+        title, told, _ = _read(folder / "__init__.py")
+        parts += [f"## {title.rstrip('.').split(':')[0]}", "", title, "", told, ""]
+        for path in sorted(folder.glob("[!_]*.py")):
+            title, told, text = _read(path)
+            code = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+            parts += [f"### {path.stem}", "", title, "", told, ""]
+            parts += [f'??? example "{path.relative_to(ROOT).as_posix()}"', ""]
+            parts += ["    ```python", code, "    ```", ""]
     return "\n".join(parts)
+
+
+def _read(path: pathlib.Path) -> tuple[str, str, str]:
+    """Return the first line of a file's docstring, the rest of it as Markdown, and the file.
+
+    What stands under "A real run:" and the like, not indented, is what a program printed.
+    """
+    text = path.read_text()
+    title, _, told = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")
+    printed = re.compile(r"(?<=run:\n\n)(?! )(.+?)(?=\n\n|\Z)", re.DOTALL)
+    return title, printed.sub(r"```text\n\1\n```", told), text
 
 
 def _without(nav: list[Any], absent: set[str]) -> list[Any]:
