@@ -50,6 +50,19 @@ dist: $(VENV)/dist/stamp ## Build the source archive and the wheel; run it on ev
 sanitize: ## Run the native kernels on random shapes under sanitizers (needs no Python).
 	$(MAKE) -C tests/native
 
+.PHONY: docs
+docs: $(VENV)/docs/stamp ## Build the documentation into build/site; broken links are errors.
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/python -m mkdocs build --strict --quiet
+	@echo "Open build/site/index.html"
+
+# The pages are made of the sources: the package itself, and JAX, need not be there.
+$(VENV)/docs/stamp: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV)/docs"
+	$(PYTHON) -m venv $(VENV)/docs
+	$(subst $(BIN),$(VENV)/docs/bin,$(INSTALL)) --quiet $$($(PYTHON) -c \
+	  "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	touch $@
+
 clean: ## Remove the environment and everything built (not runs/).
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -386,8 +386,8 @@ def test_too_short_an_input_is_refused():
 
 @pytest.fixture(scope="module")
 def page():
-    """What the blocks of docs/export.md leave behind; those with TensorFlow, and without ONNX."""
-    text = pathlib.Path(__file__).parents[2].joinpath("docs", "export.md").read_text()
+    """What the blocks of the page leave behind; those with TensorFlow, and without ONNX."""
+    text = pathlib.Path(__file__).parents[2].joinpath("docs", "guides", "export.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {"__name__": "docs.export"}
     for block in blocks:

@@ -20,7 +20,7 @@ from tests import oracle
 from tests.cases import CASES
 from tests.conftest import DEVICES
 
-DOCS = pathlib.Path(__file__).parents[2] / "docs"
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "guides"
 X = np.random.default_rng(0).standard_normal((2, 21, 6)).astype(np.float32)
 
 

@@ -237,8 +237,8 @@ def test_a_reader_that_has_gone_is_no_error(run):
         assert process.stderr.read() == b""
 
 
-def test_the_utterances_of_the_readme(tmp_path):
-    page = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+def test_the_utterances_of_the_guide(tmp_path):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "guides" / "training.md").read_text()
     (program,) = re.findall(r"python - > runs/utterances.txt <<END\n(.*?)END\n", page, re.DOTALL)
     written = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=True, text=True
