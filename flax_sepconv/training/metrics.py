@@ -60,15 +60,16 @@ def _of_values(values: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 
 
 def _of_labels(predicted: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    scores = {
-        average: sk.f1_score(truth, predicted, average=average, zero_division=0.0)
-        for average in ("macro", "micro", None)
-    }
+    # One label after another: scikit-learn takes a table of a single label for two classes.
+    each = [
+        float(sk.f1_score(truth[:, i], predicted[:, i], zero_division=0.0))
+        for i in range(len(names))
+    ]
     return {
-        "accuracy": float(sk.accuracy_score(truth, predicted)),
-        "macro_f1": float(scores["macro"]),
-        "micro_f1": float(scores["micro"]),
-        "f1": dict(zip(names, map(float, scores[None]), strict=True)),
+        "accuracy": float((predicted == truth).all(-1).mean()),
+        "macro_f1": float(np.mean(each)),
+        "micro_f1": float(sk.f1_score(truth.ravel(), predicted.ravel(), zero_division=0.0)),
+        "f1": dict(zip(names, each, strict=True)),
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from flax_sepconv.training import data, loop, metrics, plots, tasks
+from flax_sepconv.training import results as finished
 from flax_sepconv.training.config import DataConfig, UserError, from_config_dict
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.splits import Scaling
@@ -109,6 +111,10 @@ def test_measures_of_labels_are_those_counted_by_hand():
     assert found["macro_f1"] == pytest.approx(np.mean(each))
     assert found["micro_f1"] == pytest.approx(f1(truth, predicted))
     assert found["accuracy"] == pytest.approx((truth == predicted).all(-1).mean())
+    one = metrics.of("multilabel", scores[:, :1], truth[:, :1], ("a",))
+    assert one["f1"] == {"a": pytest.approx(each[0])}
+    none = metrics.of("multilabel", scores[:, 1:2], np.zeros((30, 1)), ("b",))
+    assert (none["macro_f1"], none["accuracy"]) == (0, 1)
 
 
 # --- Runs
@@ -179,6 +185,15 @@ def test_each_task_learns_and_leaves_its_measures_and_its_picture(task, runs):
     assert json.loads((workdir / "results.json").read_text()) == results
     assert (results["data_set"], results["task"]) == (config.data.name, task)
     pictures = {path.stem for path in workdir.glob("*.png")}
+    summary = dict(
+        re.split(r"  +", line, maxsplit=1) for line in finished.summary(results).splitlines()
+    )
+    of_test = [name for name in summary if name.startswith("test ")]
+    assert of_test == (
+        ["test RMSE", "test MAE", "test R2"]
+        if task == "regression"
+        else ["test accuracy", "test macro F1"]
+    )
     if task == "regression":
         _, test = data.load(config.data)
         np.testing.assert_allclose(test.targets, made(40, 2)[2], rtol=1e-6)
