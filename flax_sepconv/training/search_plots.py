@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from flax_sepconv.training.plots import _POINTS, _TEST, _TRAINING, _VALIDATION, _WIDTH, _save
 
@@ -59,6 +59,8 @@ def learning_rates(
         inside = losses[(losses > low - 3 * room) & (losses < high + 3 * room)]
         axes.set_ylim(min(low - room, inside.min()), max(high + room, inside.max()))
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="learning rate", ylabel="training loss, regularized (lower is better)")
     _tidy(axes)
     _legend(axes, 4)

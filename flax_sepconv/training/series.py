@@ -210,15 +210,15 @@ def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None
 
 
 def report(outcomes: Mapping[int, Outcome | None]) -> str:
-    """Return the scores of each seed, their statistics and those of the ensemble as a table."""
+    """Return the scores of each seed, and of several their statistics and ensemble, as a table."""
     found, together = gather(outcomes), ensemble(outcomes)
     names = list(found["statistics"])
     rows: dict[str, list[float | str | None]] = {}
     for seed, one in outcomes.items():
         values = found["runs"].get(str(seed), {})
         rows[f"seed {seed}"] = [values[name] for name in names] if one else ["diverged"]
-    for of in ("mean", "standard_deviation", "min", "max") if names else ():
-        rows[of.replace("_", " ")] = [found["statistics"][name][of] for name in names]
-    if together:
+    if together and together["members"] > 1:
+        for of in ("mean", "standard_deviation", "min", "max"):
+            rows[of.replace("_", " ")] = [found["statistics"][name][of] for name in names]
         rows[f"ensemble of {together['members']}"] = [together.get(name) for name in names]
     return table(names or ["result"], rows)

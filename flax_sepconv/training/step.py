@@ -37,8 +37,9 @@ class TrainState(train_state.TrainState):
     best_step: jax.Array
     key: jax.Array  # raw key data, the same all run long; folded with the step's number
     sums: Arrays  # of the metrics since the last report
-    stopping: Arrays  # what early stopping goes by; empty where there is none
     constraints: Any = flax.struct.field(pytree_node=False)
+    # What early stopping goes by; empty where there is none.
+    stopping: Arrays = flax.struct.field(default_factory=dict)
 
 
 def _zeros(task: Task) -> Arrays:
