@@ -32,18 +32,33 @@ def rewritten(text: str) -> str:
         head = part.split("\n", 1)[0]
         if not head.startswith(" "):
             section = head if head in (*_SECTIONS, "Example:") else ""
-        if section in ("Args:", "Attributes:"):
-            part = "\n".join(_entries(part.split("\n")))
-        elif head == "Example:":
-            part = part.replace("Example:", "Examples:", 1)
-        elif head.startswith("Source: "):
-            part = _ADDRESS.sub(r"<\1>", part)
+        if section == "Example:":
+            part = part.replace(section, "Examples:", 1) if head == section else part
+        elif head.lstrip().startswith(">>> "):
+            part = "Examples:\n" + textwrap.indent(textwrap.dedent(part), "    ")
         elif not section and _EQUATION.match(head):
             part = _shown(part)
-        elif not section and head.lstrip().startswith(">>> "):
-            part = "Examples:\n" + textwrap.indent(textwrap.dedent(part), "    ")
+        else:
+            if section in ("Args:", "Attributes:"):
+                part = "\n".join(_entries(part.split("\n")))
+            elif head.startswith("Source: "):
+                part = _ADDRESS.sub(r"<\1>", part)
+            part = _escaped(part)
         parts.append(part)
     return "\n\n".join(parts)
+
+
+def _escaped(text: str) -> str:
+    r"""Keep products from being read as emphasis, but where they are code.
+
+    >>> print(_escaped("(..., C*M) of `C*M` and *other* words"))
+    (..., C\*M) of `C*M` and *other* words
+    """
+    product = re.compile(r"(?<=\w)\*(?=[\w(])")
+    pieces = text.split("`")
+    return "`".join(
+        piece if number % 2 else product.sub(r"\*", piece) for number, piece in enumerate(pieces)
+    )
 
 
 def _entries(lines: list[str]) -> list[str]:
@@ -82,5 +97,5 @@ def _shown(equation: str) -> str:
         depth += (letter in "([") - (letter in ")]")
         if not depth and re.match(r"[,;.:] ", equation[place : place + 2]):
             code = " ".join(equation[:place].split())
-            return f"`{code}`{equation[place:]}"
+            return f"`{code}`{_escaped(equation[place:])}"
     return textwrap.indent(equation, "    ")

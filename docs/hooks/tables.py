@@ -382,7 +382,8 @@ def accuracy() -> str:
     from benchmarks.accuracy import published, table
 
     record = read("accuracy")
-    return table.text(record["sets"], published.METHODS).strip() + _caption(record)
+    picture = "![Accuracies beside published ones](../pictures/benchmarks/accuracy.png)\n\n"
+    return picture + table.text(record["sets"], published.METHODS).strip() + _caption(record)
 
 
 TABLES: dict[str, Callable[[], str]] = {
