@@ -77,7 +77,9 @@ def test_commands_of_the_pages_are_there():
     shown = {
         command
         for page in PAGES
-        for command in re.findall(r"python -m flax_sepconv ([\w-]+)", page.read_text())
+        for command in re.findall(
+            r"(?:python -m flax_sepconv|flax-sepconv) ([a-z][\w-]+)", page.read_text()
+        )
     }
     assert shown >= {"convert", "inspect", "tune"}
     for command in shown:

@@ -73,6 +73,8 @@ def _define(values: flags.FlagValues, option: Option) -> None:
     elif option.kind is int:
         least = None if option.default is None else 1
         flags.DEFINE_integer(option.name, option.default, "", least, flag_values=values)
+    elif option.repeated:
+        flags.DEFINE_multi_string(option.name, option.default, "", flag_values=values)
     elif option.choices:
         flags.DEFINE_enum(option.name, option.default, option.choices, "", flag_values=values)
     else:
@@ -96,9 +98,10 @@ def _define_config(
         return True
     base = Config()
     if run:
-        from flax_sepconv.training.workdir import read_record  # late: it takes its time
+        from flax_sepconv.training import series, workdir  # late: they take their time
 
-        base = read_record(run).config
+        several = series.read(run)
+        base = several.config if several else workdir.read_record(run).config
     config_flags.DEFINE_config_dict(
         "config", to_config_dict(base), flag_values=values, sys_argv=argv
     )
@@ -118,8 +121,11 @@ def _run_to_resume(command: Command, values: flags.FlagValues, words: list[str])
     if values.resume:
         return Path(values.workdir)
     has_file = any(re.match(r"--?config(=|$)", word) for word in words)
-    known = values.workdir and not has_file and Path(values.workdir, "config.json").exists()
-    return Path(values.workdir) if known else None
+    if not values.workdir or has_file:
+        return None
+    folder = Path(values.workdir)
+    known = any((folder / name).exists() for name in ("config.json", "series.json"))
+    return folder if known else None
 
 
 def _value(given: Any, option: Option) -> Any:
@@ -137,6 +143,9 @@ def _settings(
     unknown = values(argv, known_only=True)[1:]
     run = _run_to_resume(command, values, unknown)
     has_file = _define_config(values, argv, unknown, run)
+    for option in command.options:
+        if option.repeated:  # What was read is read again, and would be there twice.
+            values[option.name].unparse()
     rest = values(argv)[1:]
     if not rest:
         getattr(values.config, "data", None)  # raises here if the file could not be read

@@ -4,7 +4,6 @@ Only a command that runs imports what the extra `train` brings.
 """
 
 import importlib
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ class Option(NamedTuple):
       kind: str, int, bool, or what makes of a word what is meant.
       choices: those there are; none: any.
       required: whether it must be given.
+      repeated: whether it may be given several times; `kind` makes something of the list then.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Option(NamedTuple):
     kind: Any = str
     choices: tuple[str, ...] = ()
     required: bool = False
+    repeated: bool = False
 
 
 class Command(NamedTuple):
@@ -59,25 +60,18 @@ class Command(NamedTuple):
     settings: str = "no"
 
 
-def _seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds that are meant.
+def _module(name: str) -> Any:
+    return importlib.import_module(f"flax_sepconv.training.{name}")
 
-    >>> _seeds("0..4"), _seeds("3,7")
-    ((0, 1, 2, 3, 4), (3, 7))
-    """
-    if ends := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", text):
-        seeds = tuple(range(int(ends[1]), int(ends[2]) + 1))
-    else:
-        parts = text.split(",")
-        seeds = tuple(map(int, parts)) if all(re.fullmatch(r"\d{1,9}", p) for p in parts) else ()
-    if not seeds or len(set(seeds)) < len(seeds):
-        rule = "must be seeds as in 0..4 or 3,7, each once"
-        raise UserError(f"bad arguments: --seeds {rule}, got {text!r}")
+
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds: tuple[int, ...] = _module("seeds").parse(text)
     return seeds
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f"flax_sepconv.training.{name}")
+def _axes(words: list[str]) -> dict[str, list[Any]]:
+    axes: dict[str, list[Any]] = _module("sweep").parse(words)
+    return axes
 
 
 def _by(module: str) -> Callable[[Given, Write], int]:
@@ -131,7 +125,8 @@ _GROUP = (
 
 _TRAIN_NOTES = """\
 A run of which DIR is given alone is continued: train --workdir DIR. It knows its settings; any that
-are given must be the same.
+are given must be the same. Several runs, by --seeds or --sweep, have a folder each in DIR, and are
+continued in the same way.
 
 A run takes all devices of this machine, or those that config.mesh names. The processes of one on
 several machines are all given the same command but for --process. Where Slurm, Open MPI, Kubernetes
@@ -149,17 +144,20 @@ for the series so far, separated by tabs, as soon as a step has come."""
 
 _PREDICT_NOTES = """\
 The table has a row for each series, in the order of the file: its id, the class that is most
-probable, and the probability of each class. Labels in the file are not looked at."""
+probable, and the probability of each class; or the labels whose probability is above a half, and
+that of each label; or the value. Labels in the file are not looked at."""
 
 _EVALUATE_NOTES = """\
-FOLDER gets metrics.json and confusion_matrix.png. Classes are matched by their names."""
+FOLDER gets metrics.json and confusion_matrix.png (of values scatter.png, of sets of labels
+labels.png). Classes are matched by their names."""
 
 _EXPORT_NOTES = """\
 jax: one artifact for cpu, cuda and tpu, for any batch and length; run_NAME.py beside it runs it
 where jax is installed, without Flax and this package. onnx, litert: for other runtimes, by
 jax2onnx and TensorFlow, where these are installed. All take series in the unit of the data, inputs
 (b, l, C) float32 padded to one length, and lengths (b,) int32, and return the probabilities of the
-classes (b, classes). What was made is run and compared with the network before it is written."""
+classes or labels (b, classes), or values (b,). What was made is run and compared with the network
+before it is written."""
 
 _TABLE = (
     Command(
@@ -169,6 +167,14 @@ _TABLE = (
             _NEW,
             Option("resume", "", "continue the run in DIR", default=False, kind=bool),
             Option("seeds", "A..B", "train once for each of these seeds; or A,B,C", kind=_seeds),
+            Option(
+                "sweep",
+                "GROUP.FIELD=X,Y",
+                "train once for each of these values of a setting, and choose by the validation "
+                "loss; given several times, for each combination",
+                kind=_axes,
+                repeated=True,
+            ),
             *_GROUP,
         ),
         _by("train"),
@@ -183,7 +189,7 @@ _TABLE = (
             Option(
                 "data",
                 "PATH",
-                "a file of labelled series; default the run's test series",
+                "labelled series, in any format of a data set; default the run's test series",
                 kind=Path,
             ),
             _WEIGHTS,
@@ -197,7 +203,7 @@ _TABLE = (
         "say which classes the series of a file have",
         (
             _RUN,
-            Option("data", "PATH", "a file of series", kind=Path, required=True),
+            Option("data", "PATH", "series, in any format of a data set", kind=Path, required=True),
             _WEIGHTS,
             Option("output", "FILE", "a CSV file; default stdout", kind=Path),
         ),

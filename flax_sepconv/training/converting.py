@@ -18,9 +18,9 @@ import numpy as np
 
 import flax_sepconv as fsc
 from flax_sepconv.interop.export import export_model
-from flax_sepconv.training import trained
+from flax_sepconv.training import tasks, trained
 from flax_sepconv.training.config import UserError
-from flax_sepconv.training.data import Scaling
+from flax_sepconv.training.splits import Scaling
 from flax_sepconv.training.trained import Trained
 
 Call = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -69,14 +69,17 @@ def _function(run: Trained, *, masked: bool) -> Callable[..., jax.Array]:
     """Return the network as a function of its weights, inputs (B, L, C) and lengths (B,)."""
     model = run.model.clone(implementation="grouped_conv" if masked else None)
 
-    def probabilities(weights: Any, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
+    def answers(weights: Any, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         inside = _inside(inputs, lengths)
         x = _scaled(jnp.where(inside, inputs, 0), inside, run.record.scaling)
         with nn.intercept_methods(_masked if masked else _as_it_is):
-            logits: Any = model.apply(weights, x, lengths)
-        return jax.nn.softmax(logits)
+            outputs: Any = model.apply(weights, x, lengths)
+        found = tasks.TASKS[run.record.config.data.task].answers(outputs)
+        if (scaling := run.record.target_scaling) is None:
+            return found
+        return found * jnp.float32(scaling.deviation[0]) + jnp.float32(scaling.mean[0])
 
-    return probabilities
+    return answers
 
 
 def _as_it_is(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -193,8 +196,9 @@ def convert(workdir: Path, checkpoint: str, form: str, output: Path) -> dict[str
     """Write a file, and return what is to be told of it.
 
     Returns:
-      ``lengths``: which it takes, in words; ``difference``: the largest one to the probabilities
-      that the network gives for some series, or None where nothing here runs such a file.
+      ``lengths``: which it takes, in words; ``difference``: the largest one to what the network
+      says of some series, or None where nothing here runs such a file. Of values it is in
+      deviations of the training targets.
     """
     run = trained.load(workdir, checkpoint)
     samples = _samples(run)
@@ -203,7 +207,9 @@ def convert(workdir: Path, checkpoint: str, form: str, output: Path) -> dict[str
     difference = None
     if made.call:
         found = made.call(*_batch(samples, _period(run)))
-        difference = float(np.abs(found - wanted).max())
+        scaling = run.record.target_scaling
+        unit = 1.0 if scaling is None else scaling.deviation[0]
+        difference = float((np.abs(found - wanted) / unit).max())
     output.write_bytes(made.contents)
     return {"lengths": made.lengths, "difference": difference}
 

@@ -1,4 +1,4 @@
-"""Classify series by the exported network beside this file; it needs jax, flatbuffers and numpy.
+"""Run the exported network beside this file; it needs jax, flatbuffers and numpy.
 
 From a shell: ``python RUNNER FILE``. A .npz file holds ``inputs`` (N, L, C) and, where series are
 shorter than L, ``lengths`` (N,); a .npy file holds (N, L, C). Any other file is text: a line a
@@ -17,6 +17,7 @@ import numpy as np
 
 # Written by the export.
 MODEL = "model.jax"
+TASK = "classification"
 CLASSES: tuple[str, ...] = ()
 CHANNELS = 0
 
@@ -24,7 +25,10 @@ _ROWS = 256  # computed at once
 
 
 def predict(series: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the probabilities of the classes (N, classes) for N series of (L, C)."""
+    """Return what the network says of N series (L, C).
+
+    The probabilities of the classes or of each label (N, classes); or values (N,).
+    """
     for number, values in enumerate(series, 1):
         if values.ndim != 2 or not len(values) or values.shape[1] != CHANNELS:
             raise ValueError(
@@ -69,9 +73,15 @@ def main() -> None:
     except (OSError, ValueError, KeyError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
     writer = csv.writer(sys.stdout, lineterminator="\n")
+    if TASK == "regression":
+        writer.writerow(["id", "predicted"])
+        writer.writerows([number, f"{value:.7g}"] for number, value in enumerate(answers, 1))
+        return
     writer.writerow(["id", "predicted", *(f"probability_{name}" for name in CLASSES)])
     for number, row in enumerate(answers, 1):
-        writer.writerow([number, CLASSES[row.argmax()], *(f"{share:.7g}" for share in row)])
+        chosen = np.flatnonzero(row > 0.5) if TASK == "multilabel" else [row.argmax()]
+        predicted = "|".join(CLASSES[i] for i in chosen)
+        writer.writerow([number, predicted, *(f"{share:.7g}" for share in row)])
 
 
 if __name__ == "__main__":

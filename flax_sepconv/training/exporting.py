@@ -22,7 +22,7 @@ _CONVERTERS = {
     "onnx": ("jax2onnx", "pip install 'flax-sepconv[tools]' and pip install --no-deps jax2onnx"),
     "litert": ("TensorFlow", "pip install tensorflow"),
 }
-# Largest difference of a probability, for a network that computes in that type.
+# Largest difference of an answer, for a network that computes in that type.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 _PACKAGE = Path(__file__).parents[2]
 
@@ -69,7 +69,12 @@ def _runner(model: Path, record: Record, channels: int) -> str:
     assert spec is not None
     assert spec.origin is not None
     text = Path(spec.origin).read_text(encoding="utf-8")
-    written = {"MODEL": model.name, "CLASSES": record.classes, "CHANNELS": channels}
+    written = {
+        "MODEL": model.name,
+        "TASK": record.config.data.task,
+        "CLASSES": record.classes,
+        "CHANNELS": channels,
+    }
     for name, value in written.items():
         line = re.search(rf"^{name}(: .*)? = .*$", text, re.MULTILINE)
         assert line is not None
@@ -108,7 +113,7 @@ def run(
     difference, tolerance = told["difference"], TOLERANCES[record.config.model.dtype]
     if difference is not None and not difference <= tolerance:
         raise UserError(
-            f"{_CONVERTERS[format][0]} made another network: a probability differs by "
+            f"{_CONVERTERS[format][0]} made another network: an answer differs by "
             f"{difference:.1e}; nothing is written"
         )
     saving.save(output, contents)
@@ -116,7 +121,7 @@ def run(
     if difference is None:
         lines.append("not tried: onnxruntime is not installed")
     else:
-        lines.append(f"tried on CPU: probabilities differ by at most {difference:.1e}")
+        lines.append(f"tried on CPU: answers differ by at most {difference:.1e}")
     if format == "jax":
         runner = output.with_name(f"run_{output.stem}.py")
         saving.save(runner, _runner(output, record, record.contents["TRAIN"].channels))

@@ -25,8 +25,9 @@ def of(
       classes: their names, or those of the labels.
 
     Returns:
-      For classification: ``accuracy``, ``balanced_accuracy`` (the mean share of each true class
-      that is right), ``macro_f1`` and ``confusion_matrix`` (a row for each true class, a column for
+      For classification: ``accuracy``, ``balanced_accuracy`` (the mean recall of the true classes),
+      ``macro_f1``, ``precision`` and ``recall`` by the class's name (0 of one that is never
+      predicted, or never true), and ``confusion_matrix`` (a row for each true class, a column for
       each predicted one). For regression: ``rmse`` and ``mae`` in the unit of the data, and ``r2``;
       None for one value, where it is undefined. For multilabel: ``accuracy`` (of series whose
       labels are all right), ``macro_f1``, ``micro_f1``, and ``f1`` by the label's name.
@@ -38,16 +39,17 @@ def of(
         return _of_values(outputs.reshape(-1), targets.reshape(-1))
     if task == "multilabel":
         return _of_labels(outputs > _COUNTED, targets > _COUNTED, classes)
-    predicted = outputs.argmax(-1)
-    share = sk.recall_score(
-        targets, predicted, labels=np.unique(targets), average="macro", zero_division=0.0
-    )
-    matrix = sk.confusion_matrix(targets, predicted, labels=np.arange(len(classes)))
+    predicted, numbers = outputs.argmax(-1), np.arange(len(classes))
+    each = {"labels": numbers, "average": None, "zero_division": 0.0}
+    recall = sk.recall_score(targets, predicted, **each)
+    precision = sk.precision_score(targets, predicted, **each)
     return {
         "accuracy": float(sk.accuracy_score(targets, predicted)),
-        "balanced_accuracy": float(share),
+        "balanced_accuracy": float(recall[np.isin(numbers, targets)].mean()),
         "macro_f1": float(sk.f1_score(targets, predicted, average="macro", zero_division=0.0)),
-        "confusion_matrix": matrix.tolist(),
+        "precision": dict(zip(classes, precision.tolist(), strict=True)),
+        "recall": dict(zip(classes, recall.tolist(), strict=True)),
+        "confusion_matrix": sk.confusion_matrix(targets, predicted, labels=numbers).tolist(),
     }
 
 
@@ -80,10 +82,23 @@ def headline(task: TaskName, found: dict[str, Any]) -> str:
     'accuracy 0.9750'
     """
     names = ("rmse", "mae", "r2") if task == "regression" else ("accuracy", "macro_f1")
-    words = {"rmse": "RMSE", "mae": "MAE", "r2": "R2", "macro_f1": "macro F1"}
     told = {name: found[name] for name in names if found.get(name) is not None}
-    return ", ".join(f"{words.get(n, n)} {_number(task, v)}" for n, v in told.items())
+    return ", ".join(f"{words(n)} {number(task, v)}" for n, v in told.items())
 
 
-def _number(task: TaskName, value: float) -> str:
+def words(name: str) -> str:
+    """Return what a measure is called in a text.
+
+    >>> words("macro_f1"), words("rmse")
+    ('macro F1', 'RMSE')
+    """
+    return (
+        name.upper()
+        if name in ("rmse", "mae", "r2")
+        else name.replace("_f1", "_F1").replace("_", " ")
+    )
+
+
+def number(task: TaskName, value: float) -> str:
+    """Return a measure as it is written in a text."""
     return f"{value:.4g}" if task == "regression" else f"{value:.4f}"

@@ -63,7 +63,8 @@ def finish(
     scores = evaluate(variables, test)
     answers = tasks.answers(task, scores["logits"], test.target_scaling)
     measures = metrics.of(task, answers, test.targets, test.classes)
-    measures.pop("confusion_matrix", None)  # which is the picture
+    for each in ("confusion_matrix", "precision", "recall"):  # of `evaluate`, and the picture
+        measures.pop(each, None)
     if task != "regression":
         measures["errors"] = len(test) - round(measures["accuracy"] * len(test))
     score = measures["mae" if task == "regression" else "accuracy"]

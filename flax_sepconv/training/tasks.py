@@ -60,7 +60,7 @@ TASKS: dict[TaskName, Task] = {
         _squares,
         "absolute_error",
         lambda outputs, labels: jnp.abs(outputs[:, 0] - labels),
-        lambda outputs: outputs[..., 0],
+        lambda outputs: jnp.squeeze(outputs, -1),
     ),
     "multilabel": Task(
         _binary_entropies,

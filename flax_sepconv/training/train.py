@@ -1,7 +1,6 @@
 """The command `train`: a run from the command line, and what is said where it ends otherwise."""
 
 import dataclasses
-import importlib
 import json
 import shlex
 import shutil
@@ -10,7 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax_sepconv.training import distributed, loop, results
+from flax_sepconv.training import distributed, loop, results, series
+from flax_sepconv.training import seeds as seeds_of_runs
+from flax_sepconv.training import sweep as sweep_of_runs
 from flax_sepconv.training.config import Config
 from flax_sepconv.training.console import say
 from flax_sepconv.training.workdir import read_record
@@ -41,12 +42,20 @@ def _finished(config: Config, workdir: Path) -> dict[str, Any] | None:
 
 
 def _several(
-    config: Config, workdir: Path, seeds: Sequence[int], resume: bool, write: Callable[[str], None]
-) -> int:
-    """Train once for each seed; return the exit status."""
-    module: Any = importlib.import_module("flax_sepconv.training.seeds")
-    status: int = module.run(config, workdir, seeds, resume, write)
-    return status
+    config: Config,
+    workdir: Path,
+    seeds: Sequence[int] | None,
+    axes: sweep_of_runs.Axes | None,
+    resume: bool,
+    write: Callable[[str], None],
+) -> int | None:
+    """Train once for each seed and combination; return the exit status, None for a single run."""
+    if resume and (known := series.read(workdir)):
+        seeds, axes = seeds or known.seeds, axes or known.sweep
+    if axes:
+        one = (config.train.seed,)
+        return sweep_of_runs.run(config, workdir, axes, seeds or one, resume, write)
+    return seeds_of_runs.run(config, workdir, seeds, resume, write) if seeds else None
 
 
 def run(
@@ -55,6 +64,7 @@ def run(
     workdir: Path,
     resume: bool,
     seeds: Sequence[int] | None,
+    sweep: sweep_of_runs.Axes | None,
     coordinator: str | None,
     processes: int | None,
     process: int | None,
@@ -68,8 +78,8 @@ def run(
     try:
         with distributed.meeting(distributed.Group(coordinator, processes, process)):
             workdir = distributed.share_path(workdir)
-            if seeds:
-                return _several(config, workdir, seeds, resume, write)
+            if (status := _several(config, workdir, seeds, sweep, resume, write)) is not None:
+                return status
             found = None
             if resume and not distributed.are_several():
                 found = _finished(config, workdir)
@@ -88,7 +98,7 @@ def run(
         say(f"{error}; continue with: {_resuming(workdir)}")
         return 128 + error.number
     except KeyboardInterrupt:  # Before the first step, behind the last one, or a third one.
-        if (workdir / "config.json").exists():
+        if any((workdir / name).exists() for name in ("config.json", "series.json")):
             say(f"interrupted; continue with: {_resuming(workdir)}")
             return 130
         raise

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flax_sepconv.training import data
+from flax_sepconv.training import data, tasks
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.data import Scaling, Split
 from flax_sepconv.training.model import SeparableResNet
@@ -41,7 +41,7 @@ class Trained:
 
         Args:
           series: N of (L, C) in the unit of the data.
-          labels: (N,) numbers of classes; None: there are none, and the split has zeros.
+          labels: as `Split.labels` has them; None: there are none, and the split has zeros.
 
         Raises:
           UserError: one has another number of channels, no steps, or missing values.
@@ -65,25 +65,32 @@ class Trained:
                 raise UserError(f"series {number}: its numbers are too large for float32")
         lengths = np.array([len(values) for values in series], np.int32)
         labels = np.zeros(len(series), np.int32) if labels is None else labels
-        return Split(inputs, lengths, labels, self.record.classes, scaling)
+        return Split(
+            inputs,
+            lengths,
+            labels,
+            self.record.classes,
+            scaling,
+            target_scaling=self.record.target_scaling,
+        )
 
     def answers(self, split: Split) -> np.ndarray:
-        """Return the probabilities of the classes (N, classes) float32.
+        """Return what the network says of the series, as `tasks.answers` does.
 
         Raises:
-          UserError: they are no numbers.
+          UserError: it is no number.
         """
 
         @jax.jit
-        def probabilities(inputs: jax.Array, lengths: jax.Array) -> jax.Array:
-            logits: Any = self.model.apply(self.weights, inputs, lengths)
-            return jax.nn.softmax(logits)
+        def outputs(inputs: jax.Array, lengths: jax.Array) -> Any:
+            return self.model.apply(self.weights, inputs, lengths)
 
         size = min(self.record.config.train.eval_batch_size, len(split))
         batches = data.eval_batches(split, size)
-        parts = [probabilities(batch["inputs"], batch["lengths"]) for batch in batches]
-        found = np.concatenate([np.asarray(part) for part in parts])[: len(split)]
-        if (bad := ~np.isfinite(found).all(-1)).any():
+        parts = [outputs(batch["inputs"], batch["lengths"]) for batch in batches]
+        task, scaling = self.record.config.data.task, self.record.target_scaling
+        found = tasks.answers(task, jnp.concatenate(parts)[: len(split)], scaling)
+        if (bad := ~np.isfinite(found).reshape(len(found), -1).all(-1)).any():
             number = int(bad.argmax()) + 1
             raise UserError(f"series {number}: its numbers are too large for the network")
         return found
