@@ -13,7 +13,6 @@ import pytest
 from flax_sepconv import __main__ as program
 from flax_sepconv.training import __main__ as trainer
 from flax_sepconv.training.commands import COMMANDS
-from flax_sepconv.training.settings import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = (
@@ -71,22 +70,6 @@ def test_an_unknown_command_is_answered_with_those_there_are(main, word, meant, 
     assert f"there is no command {word!r}; {hint}there are: " in err
     assert err.startswith("error: ")
     assert err.endswith(", ".join(NAMES) + "\n")
-
-
-SEEDS = {"0..4": (0, 1, 2, 3, 4), "3,7": (3, 7), "5": (5,)}
-(SEEDS_OPTION,) = (option for option in COMMANDS["train"].options if option.name == "seeds")
-
-
-@pytest.mark.parametrize("text", SEEDS)
-def test_seeds(text):
-    assert SEEDS_OPTION.kind(text) == SEEDS[text]
-
-
-@pytest.mark.parametrize("text", ["4..0", "1,1", "a", "", "1..", "-1", "1.5", "1..2..3"])
-def test_wrong_seeds(text):
-    words = f"--seeds must be seeds as in 0..4 or 3,7, each once, got {text!r}"
-    with pytest.raises(UserError, match=re.escape(words)):
-        SEEDS_OPTION.kind(text)
 
 
 def python(program, *words, cwd=None):

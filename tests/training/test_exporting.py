@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -14,10 +15,14 @@ import numpy as np
 import pytest
 
 from flax_sepconv.training import converting, exporting
-from flax_sepconv.training.data import Scaling
+from flax_sepconv.training.config import from_config_dict
+from flax_sepconv.training.model import SeparableResNet
+from flax_sepconv.training.splits import Scaling
+from flax_sepconv.training.trained import Trained
+from flax_sepconv.training.workdir import Record
 from tests import peers
 from tests.training.test_using import CLASSES, called, read_table, series, told, write_ts
-from tests.training_runs import make_run
+from tests.training_runs import make_run, random_like
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -76,7 +81,7 @@ def alone(runner, file, folder):
 def test_jax_runs_without_flax_as_predict_says(run, tmp_path, capsys):
     workdir = shutil.copytree(run, tmp_path / "run")
     out = called(capsys, "export", f"--workdir={workdir}")
-    assert re.search(r"probabilities differ by at most \d\.\de-0[78]", out)
+    assert re.search(r"answers differ by at most \d\.\de-0[78]", out)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for name in ("model.jax", "run_model.py"):
@@ -155,6 +160,34 @@ def test_each_series_is_standardised_by_itself_inside(offset):
         assert not scaled[n:].any()
 
 
+TASKS = {
+    "classification": (CLASSES, None),
+    "regression": (["value"], Scaling(np.array([100.0]), np.array([20.0]))),
+    "multilabel": (["indoors", "moving"], None),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_task_is_answered_in_the_unit_of_the_data(task, masked):
+    """From series in their unit; as the network itself answers from standardised ones."""
+    classes, target_scaling = TASKS[task]
+    settings = {"data": {"task": task}, "model": {"width": 8, "blocks": 2, "pool": 3}}
+    config = from_config_dict(settings)
+    scaling = Scaling(np.linspace(-5, 5, 6), np.linspace(1, 4, 6))
+    record = Record(config, tuple(classes), scaling, {}, target_scaling)
+    model = SeparableResNet(len(classes), config.model)
+    inputs, lengths = padded()
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs, lengths)
+    run = Trained(pathlib.Path(), record, "last", model, random_like(shapes, 1), 6)
+    function = jax.jit(converting._function(run, masked=masked))
+    wanted = run.answers(run.split(series()))
+    assert wanted.shape == ((10,) if task == "regression" else (10, len(classes)))
+    assert np.ptp(wanted, axis=0).min() > 0.01
+    found = function(run.weights, inputs, lengths)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 # --- Where there is no converter, or it fails
 
 
@@ -195,7 +228,7 @@ TOLD = {
     ),
     "another": (
         {"lengths": "any length", "difference": 0.01},
-        "jax2onnx made another network: a probability differs by 1.0e-02; nothing is written",
+        "jax2onnx made another network: an answer differs by 1.0e-02; nothing is written",
     ),
     "no number": ({"lengths": "any length", "difference": float("nan")}, "differs by nan"),
     "crashed": (None, "jax2onnx cannot convert this network: Segmentation fault"),

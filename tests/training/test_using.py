@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from flax_sepconv.training import data
 from flax_sepconv.training.__main__ import main
+from flax_sepconv.training.predicting import table
 from flax_sepconv.training.trained import load
 from tests.training_runs import make_run, no_file_beyond
 
@@ -167,6 +168,7 @@ def test_evaluate_scores_the_runs_own_test_series(run, tmp_path, capsys):
     found = check_metrics(workdir / "evaluation", predicted, test.labels)
     assert found["data"] == "BasicMotions_TEST.ts"
     assert f"accuracy           {found['accuracy']:.4f} (40 series of BasicMotions_TEST.ts" in out
+    assert f"macro F1           {found['macro_f1']:.4f}\n" in out
     assert not (workdir / "confusion_matrix.png").exists()
 
 
@@ -178,6 +180,28 @@ def test_evaluate_matches_classes_by_their_names(run, tmp_path, capsys):
     truth = [CLASSES.index(label) for label in LABELS]
     check_metrics(folder, wanted(run, rows).argmax(-1), truth)
     assert not (run / "evaluation").exists()
+
+
+# --- What is predicted
+
+
+def test_a_table_of_labels():
+    answers = np.array([[0.75, 0.25, 0.625], [0.1, 0.5, 0.2]])
+    found = table("multilabel", ["x", "y"], answers, ["a", "b", "c"]).splitlines()
+    assert found[0] == "id,predicted,probability_a,probability_b,probability_c"
+    assert found[1:] == ["x,a|c,0.75,0.25,0.625", "y,,0.1,0.5,0.2"]
+
+
+def test_series_of_other_formats_are_the_same_series(run, tmp_path, capsys):
+    rows = series()
+    inputs = np.zeros((len(rows), 30, 6))
+    for place, row in zip(inputs, rows, strict=True):
+        place[: len(row)] = row
+    np.savez(tmp_path / "new.npz", inputs=inputs, lengths=LENGTHS)
+    files = write_ts(tmp_path / "new.ts", rows), tmp_path / "new.npz"
+    tables = [called(capsys, "predict", f"--workdir={run}", f"--data={file}") for file in files]
+    assert read_table(tables[0])[0] == read_table(tables[1])[0]
+    np.testing.assert_allclose(*(read_table(each)[1] for each in tables), rtol=1e-5)
 
 
 # --- What is refused
@@ -198,18 +222,18 @@ def bad(name, **settings):
 
 BAD = {
     "no file": (lambda folder: folder / "no.ts", "there is no file"),
-    "a folder": (lambda folder: folder, "there is no file"),
-    "another ending": (bad("x.txt"), "must be a .ts file, got"),
+    "a folder": (lambda folder: folder, "nor labels.csv in a folder of that name"),
+    "another ending": (bad("x.txt"), "must end in .ts, .csv, .npz, .tsv, got"),
     "channels": (bad("x.ts", channels=5, labels=LABELS), "must be 6, as in training, got 5"),
-    "missing": (bad("x.ts", value=np.nan, labels=LABELS), "series 4 has missing values"),
+    "missing": (bad("x.ts", value=np.nan, labels=LABELS), "x.ts, line 12: has missing values"),
     "too large": (bad("x.ts", value=1e300, labels=LABELS), "series 4: its numbers are too large"),
 }
 BAD_LABELS = {
-    "unlabelled": (bad("x.ts"), "x.ts has no labels"),
-    "partly": (bad("x.ts", labels=["?", *LABELS[1:]]), "x.ts has no labels, or not all"),
+    "unlabelled": (bad("x.ts"), "x.ts"),
+    "partly": (bad("x.ts", labels=["?", *LABELS[1:]]), "x.ts, line 9: "),
     "unknown": (
         bad("x.ts", labels=["cat", "dog", *LABELS[2:]], classes=["cat", "dog", *CLASSES]),
-        f"classes that the run does not know: cat, dog; it knows {', '.join(CLASSES)}",
+        f"x.ts, line 9: label 'cat' is in no training series; there are {', '.join(CLASSES)}",
     ),
 }
 
@@ -238,7 +262,8 @@ def test_bad_labels_are_one_line_and_status_two(case, run, tmp_path, capsys):
         (["evaluate", "--workdir={run}", "--checkpoint=middle"], "<best|last>"),
         (["export", "--workdir={run}", "--format=torch"], "<jax|onnx|litert>"),
         (["evaluate", "--workdir={tmp}"], "holds no run"),
-        (["predict", "--workdir={tmp}", "--data=x"], "there is no file 'x'"),
+        (["predict", "--workdir={tmp}", "--data=x"], "holds no run"),
+        (["predict", "--workdir={run}", "--data=x"], "there is no file 'x'"),
         (["export", "--workdir={tmp}"], "holds no run"),
         (["evaluate", "--workdir={run}", "--config=x"], "config"),
         (["evaluate", "--workdir={run}", "x"], "unexpected 'x'"),
