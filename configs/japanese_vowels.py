@@ -2,7 +2,8 @@
 
     python -m flax_sepconv.training --config configs/japanese_vowels.py
 
-SCORES
+The recipe of `multivariate.py`. Test accuracy 0.9903 (seeds 0, 1, 2, 3, 4: 0.9865, 0.9919, 0.9919,
+0.9919, 0.9892), 0.9892 with the five networks' probabilities averaged; 111,001 parameters.
 """
 
 import ml_collections

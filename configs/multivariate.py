@@ -2,7 +2,18 @@
 
     python -m flax_sepconv.training --config configs/multivariate.py:BasicMotions
 
-SCORES
+It was chosen by splits of JapaneseVowels' 270 training utterances, which are in order of recording.
+"Fifths" trains on four contiguous fifths of every speaker's utterances and scores the other one;
+"thirds" trains on one contiguous third (10 a speaker) and scores the other two. This recipe has
+0.989 by fifths and 0.970 by thirds. On the way there, by thirds: width 64 at a third of this
+learning rate 0.933, width 128 0.956; with an offset per channel (augment.shift) of 0.2 also 0.969,
+and with cropping 0.970. Lower than what they replaced: kernel 9 (0.93), whitened channels, dropout
+0.4, label smoothing, white noise, depth multipliers 1 and 12 in the first layer. Such a split tells
+1 % apart at best: among the last few settings the choice is partly chance. BasicMotions' folds are
+all right (thirds: 1.000), so nothing could be chosen by them; an epoch of its 40 series is one
+step here, and a recipe of its own, with 400 steps, had 1.000 on its test series where this has 0.970.
+
+Each set's file has its scores. The network has 111,001 parameters for JapaneseVowels.
 """
 
 import ml_collections

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import EngFormatter, MultipleLocator, NullLocator
 
 from benchmarks import drawing
 from benchmarks.accuracy import published, table
@@ -98,6 +98,8 @@ def _draw_means(axes: Axes, sets: dict[str, Any]) -> None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xscale("log")
     axes.margins(0.1, 0.1)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("parameters of all networks\nthat are averaged")
     axes.set_ylabel(f"mean accuracy of the sets\n{drawing.HIGHER}")
 

@@ -1,10 +1,10 @@
 """Published test accuracies on the default splits of the seven sets, and where they are from.
 
-The sources are tables of results: results.csv of github.com/MSD-IRIMAS/LITE for series of one
-channel, results_multivariate.csv of the same repository for the others. Single networks there are
-means of five runs, except for the multivariate figures of networks other than LITE's, which are of
-one; "InceptionTime", "LITETime" and "LITEMVTime" are the five runs' averaged probabilities. The
-column of a method for several channels is LITE's variant for them, LITEMV.
+The sources are two tables of github.com/MSD-IRIMAS/LITE: results.csv for series of one channel, and
+results_multivariate.csv for the others, where LITE is its variant LITEMV. Figures of LITE, and of
+single networks for one channel, are means of five runs; LITETime, LITEMVTime and InceptionTime
+average the probabilities of five runs. What other networks have for several channels is copied
+there from others, without the number of runs.
 """
 
 from typing import NamedTuple
