@@ -188,5 +188,7 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
         given["resume"] = run is not None
     if has_settings and given.get("workdir", Path()) is None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        given["workdir"] = Path(f"runs/{given['config'].data.name}-{stamp}")
+        from flax_sepconv.training.datasets import formats
+
+        given["workdir"] = Path(f"runs/{formats.title(given['config'].data)}-{stamp}")
     return given

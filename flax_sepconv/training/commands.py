@@ -139,8 +139,8 @@ first."""
 
 _STREAM_NOTES = """\
 It reads series from stdin, as the data set has them: a line a step, a number a channel, separated
-by spaces or commas; a blank line begins a new series. It prints the probabilities of the classes
-for the series so far, separated by tabs, as soon as a step has come."""
+by spaces or commas; a blank line begins a new series. It prints the probabilities of the classes or
+labels for the series so far, or the value, separated by tabs, as soon as a step has come."""
 
 _PREDICT_NOTES = """\
 The table has a row for each series, in the order of the file: its id, the class that is most
@@ -200,7 +200,7 @@ _TABLE = (
     ),
     Command(
         "predict",
-        "say which classes the series of a file have",
+        "say what a run makes of the series of a file",
         (
             _RUN,
             Option("data", "PATH", "series, in any format of a data set", kind=Path, required=True),
@@ -230,7 +230,7 @@ _TABLE = (
     ),
     Command(
         "stream",
-        "classify series step by step, as they come",
+        "answer series step by step, as they come",
         (
             _RUN,
             _WEIGHTS,
