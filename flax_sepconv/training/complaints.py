@@ -28,12 +28,12 @@ def reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def writing(workdir: Path) -> Iterator[None]:
-    """Turn what the system says where a folder cannot be written into a `UserError`."""
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the system says where something cannot be written into a `UserError`."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {error.filename or workdir}: {reason(error)}") from error
+        raise UserError(f"cannot write {error.filename or place}: {reason(error)}") from error
 
 
 def let_go(error: BaseException) -> None:

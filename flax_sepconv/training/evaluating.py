@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flax_sepconv.training import data as data_sets
 from flax_sepconv.training import metrics, saving, trained
+from flax_sepconv.training.complaints import writing
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.datasets import unseen
 from flax_sepconv.training.datasets.raw import Part
@@ -76,7 +77,7 @@ def run(
     saving.make_folder(folder)
     saving.save(folder / "metrics.json", json.dumps(about | found, indent=2) + "\n")
     title = f"{model.title}, {len(split)} series: {metrics.headline(task, found)}"
-    with saving.writing(folder):
+    with writing(folder):
         outcome(task, answers, split.targets, split.classes, title, folder)
     of = f" ({len(split)} series of {source}; weights: {model.checkpoint})"
     lines = {
