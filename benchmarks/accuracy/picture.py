@@ -37,7 +37,10 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     _draw_means(figure.add_subplot(grid[1, 0]), sets)
     _draw_seconds(figure.add_subplot(grid[1, 1]), sets)
     drawing.legend(figure, [top])
-    drawing.caption(figure, drawing.conditions(record))
+    load = (
+        f"load average {record['load_average'][0]} before, {record['load_average_after'][0]} after"
+    )
+    drawing.caption(figure, f"{drawing.conditions(record)}; {load}")
     figure.savefig(path)
     print(f"drawn to {path}")
 

@@ -30,7 +30,7 @@ def record_of(sets, seeds=5):
             "test_series": 100,
             "seconds": 10.0 * (place + 1),
         }
-    return {**machine.facts("jax"), "sets": facts}
+    return {**machine.facts("jax"), "load_average_after": [0.5, 0.5, 0.5], "sets": facts}
 
 
 def test_every_set_has_its_recipe_and_published_figures():
