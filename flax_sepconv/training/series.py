@@ -188,9 +188,9 @@ def table(columns: Sequence[str], rows: Mapping[str, Sequence[float | str | None
     """Return rows of numbers under their names, ready to print; a row may be cut short.
 
     >>> print(table(["a", "loss"], {"seed 0": [0.5, 12], "mean": [0.5, None]}))
-               a     loss
-    seed 0   0.5       12
-    mean     0.5        -
+                 a    loss
+    seed 0     0.5      12
+    mean       0.5       -
     """
 
     def shown(value: float | str | None) -> str:
