@@ -3,14 +3,13 @@
 The same as `python -m flax_sepconv`.
 """
 
-import difflib
 import functools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flax_sepconv.training.commands import COMMANDS
+from flax_sepconv.training.commands import COMMANDS, unknown
 
 # What other libraries' files and the lowerings have; all others are the trainer's.
 _OWN = ("convert", "inspect", "tune")
@@ -25,11 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run(words)
     if words and not words[0].startswith("-") and words[0] not in _OWN:
-        known = [*_OWN, *COMMANDS]
-        close = difflib.get_close_matches(words[0], known, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        said = f"there is no command {words[0]!r}; {hint}there are: {', '.join(known)}"
-        print(f"error: {said}", file=sys.stderr)
+        print(f"error: {unknown(words[0], [*_OWN, *COMMANDS])}", file=sys.stderr)
         return 2
     from flax_sepconv.interop import command as weights
     from flax_sepconv.ops.tuning import command as tuning

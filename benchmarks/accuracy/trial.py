@@ -25,37 +25,28 @@ def main() -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
     # Late, for JAX makes as many threads as there are cores when it is loaded.
-    import jax
-    import jax.numpy as jnp
     import numpy as np
 
     from flax_sepconv.memory import keep_memory
-    from flax_sepconv.training import data, loop
+    from flax_sepconv.training import loop
     from flax_sepconv.training.config import from_config_dict
-    from flax_sepconv.training.evaluate import Evaluator
-    from flax_sepconv.training.model import SeparableResNet
-    from flax_sepconv.training.weights import read_weights
+    from flax_sepconv.training.workdir import read_record
 
     keep_memory()
     config = from_config_dict(json.loads(arguments.settings))
     workdir = arguments.folder / "run"
-    results = loop.run(config, workdir, resume=(workdir / "config.json").exists())
-    split, test = data.load(config.data)
-    model = SeparableResNet(len(split.classes), config.model)
-    example = (jnp.asarray(split.inputs[:1]), jnp.asarray(split.lengths[:1]))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *example)
-    weights = read_weights(workdir, config.train.evaluate, {**shapes})
-    logits = Evaluator(model.apply, config.train.eval_batch_size)(weights, test)["logits"]
+    outcome = loop.complete(config, workdir, resume=(workdir / "config.json").exists())
+    results = outcome.results
     np.savez(
         arguments.folder / "probabilities.npz",
-        probabilities=np.asarray(jax.nn.softmax(logits)),
-        labels=test.labels,
+        probabilities=outcome.answers,
+        labels=outcome.targets,
     )
     found = {
         "accuracy": results["test_accuracy"],
         "errors": results["test_errors"],
-        "training_series": len(split),
-        "test_series": len(test),
+        "training_series": read_record(workdir).contents["TRAIN"].series,
+        "test_series": results["test_examples"],
         "parameters": results["parameters"],
         "seconds": time.perf_counter() - begin,
     }

@@ -95,16 +95,16 @@ def _abstract(*operands: Any, contraction: Contraction) -> Any:
 def _jvp(
     primals: Sequence[jax.Array], tangents: Sequence[Any], *, contraction: Contraction
 ) -> tuple[jax.Array, Any]:
-    activation = contraction.activation
-    out = _bind(contraction if activation == "relu" else _linear(contraction), *primals)
-    dot = _tangent(_linear(contraction), out, primals, tangents)
-    if activation is None or (activation == "relu" and isinstance(dot, ad.Zero)):
+    activation, linear = contraction.activation, _linear(contraction)
+    # How relu moves its result tells; for the others the sums without an activation are kept.
+    out = _bind(contraction if activation == "relu" else linear, *primals)
+    dot = _tangent(linear, out, primals, tangents)
+    if activation is None:
         return out, dot
-    if (
-        activation == "relu"
-    ):  # Where it is above zero it moves as the sums do, and else it does not.
+    dot = ad.instantiate_zeros(dot)
+    if activation == "relu":
         return out, lax.select(out > 0, dot, jnp.zeros_like(dot))
-    return jax.jvp(ACTIVATIONS[activation], (out,), (ad.instantiate_zeros(dot),))
+    return jax.jvp(ACTIVATIONS[activation], (out,), (dot,))
 
 
 def _linear(contraction: Contraction) -> Contraction:

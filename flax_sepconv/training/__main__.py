@@ -3,7 +3,6 @@
 The commands are those of ``flax-sepconv`` too.
 """
 
-import difflib
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 from flax_sepconv.memory import keep_memory
 from flax_sepconv.training import usage
-from flax_sepconv.training.commands import COMMANDS, Command
+from flax_sepconv.training.commands import COMMANDS, Command, unknown
 from flax_sepconv.training.console import guard, say, settle
 from flax_sepconv.training.settings import UserError
 
@@ -51,11 +50,7 @@ def _named(words: Sequence[str]) -> tuple[Command | None, Sequence[str]]:
         return None if is_help else COMMANDS["train"], words
     name, *rest = words
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(
-            f"bad arguments: there is no command {name!r}; {hint}there are: {', '.join(COMMANDS)}"
-        )
+        raise UserError(f"bad arguments: {unknown(name, COMMANDS)}")
     return COMMANDS[name], rest
 
 

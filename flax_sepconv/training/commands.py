@@ -3,9 +3,10 @@
 Only a command that runs imports what the extra `train` brings.
 """
 
+import difflib
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -261,3 +262,14 @@ _TABLE = (
     ),
 )
 COMMANDS = {command.name: command for command in _TABLE}
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """Say that there is no such command, which was meant, and which there are.
+
+    >>> unknown("trian", ["train", "tune"])
+    "there is no command 'trian'; did you mean train? there are: train, tune"
+    """
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"there is no command {name!r}; {hint}there are: {', '.join(known)}"

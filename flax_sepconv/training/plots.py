@@ -17,11 +17,12 @@ from flax_sepconv.training.config import TaskName
 from flax_sepconv.training.rows import Row, score_of
 from flax_sepconv.training.workdir import write_atomically
 
-_WIDTH, _POINTS = 8.5, 9.5  # inches, and the size of text in a figure as wide
-_TRAINING, _VALIDATION, _TEST = "#0072b2", "#d55e00", "#1b5e45"  # also for the colour-blind
+WIDTH, POINTS = 8.5, 9.5  # inches, and the size of text in a figure as wide
+TRAINING, VALIDATION, TEST = "#0072b2", "#d55e00", "#1b5e45"  # also for the colour-blind
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=200)
     write_atomically(path, picture.getvalue())
@@ -36,7 +37,7 @@ def _tidy(axes: Axes, label: str) -> None:
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
-@rc_context({"font.size": _POINTS, "axes.labelsize": _POINTS, "legend.fontsize": _POINTS})
+@rc_context({"font.size": POINTS, "axes.labelsize": POINTS, "legend.fontsize": POINTS})
 def learning_curves(
     rows: Sequence[Row],
     test_score: float,
@@ -55,14 +56,14 @@ def learning_curves(
       path: where it goes.
       unit: of a regression, the deviation of its training targets.
     """
-    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     figure.suptitle(title, fontweight="bold")
     loss, error = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     markers: dict[str, Any] = {"marker": "o", "markersize": 3} if len(rows) < 15 else {}
-    kinds = [("", _TRAINING, "training, regularized", "training (augmented, with dropout)")]
+    kinds = [("", TRAINING, "training, regularized", "training (augmented, with dropout)")]
     if "validation_loss" in rows[0]:
-        kinds.append(("validation_", _VALIDATION, "validation", "validation"))
+        kinds.append(("validation_", VALIDATION, "validation", "validation"))
     score = score_of(rows[0])
     is_rate = score == "accuracy"
     final = 100 * (1 - test_score) if is_rate else test_score
@@ -82,12 +83,12 @@ def learning_curves(
     for axes in (loss, error):
         axes.axvline(best_epoch, color="0.4", linewidth=1.2, linestyle=":", label="best checkpoint")
     label = f"test, at the end: {f'{final:.1f} %' if is_rate else f'{final:.3g}'}"
-    error.axhline(final, color=_TEST, linewidth=1.5, linestyle="--", label=label)
+    error.axhline(final, color=TEST, linewidth=1.5, linestyle="--", label=label)
     if is_rate:
         _scale_rates(error, rates)
     _tidy(loss, "loss")
     _tidy(error, "error rate [%]" if is_rate else "mean absolute error")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _scale_rates(axes: Axes, rates: Sequence[float]) -> None:
@@ -137,7 +138,7 @@ def outcome(
     return picture
 
 
-@rc_context({"font.size": _POINTS})
+@rc_context({"font.size": POINTS})
 def scatter(truth: np.ndarray, predicted: np.ndarray, title: str, path: Path) -> None:
     """Draw the predicted value (vertical) by the true one (horizontal), both (N,)."""
     figure = Figure(figsize=(5.5, 5), layout="constrained")
@@ -147,27 +148,27 @@ def scatter(truth: np.ndarray, predicted: np.ndarray, title: str, path: Path) ->
     ends = (both.min() - room, both.max() + room)
     line: Any = {"color": "0.4", "linewidth": 1.2, "linestyle": "--"}
     axes.plot(ends, ends, label="predicted = true", **line)
-    axes.scatter(truth, predicted, s=14, alpha=0.6, color=_TRAINING, linewidths=0)
+    axes.scatter(truth, predicted, s=14, alpha=0.6, color=TRAINING, linewidths=0)
     axes.set(xlabel="true value", ylabel="predicted value", title=title, xlim=ends, ylim=ends)
     axes.set_aspect("equal")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="upper left")
-    _save(figure, path)
+    save(figure, path)
 
 
-@rc_context({"font.size": _POINTS})
+@rc_context({"font.size": POINTS})
 def label_bars(f1: Mapping[str, float], counts: Sequence[int], title: str, path: Path) -> None:
     """Draw the F1 of each label, and in how many series it truly holds."""
-    figure = Figure(figsize=(_WIDTH, max(2.5, 0.3 * len(f1) + 1.5)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(2.5, 0.3 * len(f1) + 1.5)), layout="constrained")
     axes = figure.subplots()
     names = [f"{name} ({count})" for name, count in zip(f1, counts, strict=True)]
-    bars = axes.barh(range(len(f1)), list(f1.values()), color=_TRAINING)
+    bars = axes.barh(range(len(f1)), list(f1.values()), color=TRAINING)
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set(xlabel="F1 (higher is better)", ylabel="label (series)", xlim=(0, 1.1), title=title)
     axes.set_yticks(range(len(f1)), names)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion_matrix(
@@ -179,8 +180,8 @@ def confusion_matrix(
     np.add.at(counts, (truth, predicted), 1)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = max(4.5, 0.55 * n + 2)
-    scale = min(max(1, (side + 1) / _WIDTH), 2)  # a cell has room for three digits, no larger
-    with rc_context({"font.size": scale * _POINTS}):
+    scale = min(max(1, (side + 1) / WIDTH), 2)  # a cell has room for three digits, no larger
+    with rc_context({"font.size": scale * POINTS}):
         figure = Figure(figsize=(side + 1, side), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -193,4 +194,4 @@ def confusion_matrix(
         axes.set_xticks(range(n), classes, **(turn if max(map(len, classes)) > 3 else {}))
         axes.set_yticks(range(n), classes)
         figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-        _save(figure, path)
+        save(figure, path)

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from flax_sepconv.training.plots import _POINTS, _TEST, _TRAINING, _VALIDATION, _WIDTH, _save
+from flax_sepconv.training.plots import POINTS, TEST, TRAINING, VALIDATION, WIDTH, save
 
 _SEED = "0.5"  # the colour of one among others
-_SIZES: Any = {"font.size": _POINTS, "axes.labelsize": _POINTS, "legend.fontsize": _POINTS}
+_SIZES: Any = {"font.size": POINTS, "axes.labelsize": POINTS, "legend.fontsize": POINTS}
 # The first of these that a run has is its main score; which way it is better.
 _BETTER = {"test_accuracy": "higher", "test_mae": "lower"}
 
@@ -43,15 +43,15 @@ def learning_rates(
       title: what was trained.
       path: of the picture.
     """
-    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     said = "no proposal" if found is None else f"proposed learning rate {found.rate:g}"
     figure.suptitle(f"{title}: {said}", fontweight="bold")
     axes = figure.subplots()
     dots: dict[str, Any] = {"marker": ".", "markersize": 3, "linestyle": "none"}
-    axes.plot(rates, losses, color=_TRAINING, alpha=0.35, label="loss of a step", **dots)
+    axes.plot(rates, losses, color=TRAINING, alpha=0.35, label="loss of a step", **dots)
     if found is not None:
-        axes.plot(rates, found.smoothed, color=_TRAINING, label="smoothed")
-        look: dict[str, Any] = {"color": _VALIDATION, "linewidth": 1.5}
+        axes.plot(rates, found.smoothed, color=TRAINING, label="smoothed")
+        look: dict[str, Any] = {"color": VALIDATION, "linewidth": 1.5}
         axes.axvline(found.rate, linestyle="--", label="falls fastest", **look)
         axes.axvspan(found.low, found.high, color="0.9", label="at least half as fast")
         low, high = found.smoothed.min(), found.smoothed.max()
@@ -64,7 +64,7 @@ def learning_rates(
     axes.set(xlabel="learning rate", ylabel="training loss, regularized (lower is better)")
     _tidy(axes)
     _legend(axes, 4)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
@@ -85,27 +85,27 @@ def of_seeds(record: Mapping[str, Any], path: Path) -> None:
     values = {f"seed {seed}": run[name] for seed, run in record["runs"].items()}
     of_all, together = record["statistics"][name], record["ensemble"]
     names = [*values, "mean", f"ensemble of {together['members']}"]
-    figure = Figure(figsize=(_WIDTH, 0.3 * len(names) + 1.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.3 * len(names) + 1.6), layout="constrained")
     axes = figure.subplots()
     deviation = of_all["standard_deviation"]
     bars: dict[str, Any] = {"marker": "o", "linestyle": "none", "capsize": 4}
-    axes.plot([*values.values()], range(len(values)), "o", color=_TRAINING, label="one seed")
+    axes.plot([*values.values()], range(len(values)), "o", color=TRAINING, label="one seed")
     axes.errorbar(
         [of_all["mean"]],
         [len(values)],
         xerr=deviation,
-        color=_VALIDATION,
+        color=VALIDATION,
         label="mean and standard deviation" if deviation is not None else "mean",
         **bars,
     )
     label = "mean of the probabilities of all seeds"
-    axes.plot([together[name]], [len(values) + 1], "D", color=_TEST, label=label)
+    axes.plot([together[name]], [len(values) + 1], "D", color=TEST, label=label)
     axes.set_xlabel(f"{name.replace('_', ' ')} ({_BETTER[name]} is better)")
     figure.suptitle(f"{record['data_set']}, {len(values)} seeds", fontweight="bold")
     _rows(axes, names)
     _tidy(axes)
     _legend(axes, 3)
-    _save(figure, path)
+    save(figure, path)
 
 
 @rc_context(_SIZES)
@@ -119,19 +119,19 @@ def of_sweep(record: Mapping[str, Any], path: Path) -> None:
     combinations = record["combinations"]
     chosen = record["chosen"]["settings"]
     names = [one["name"] + ": diverged" * bool(one["diverged"]) for one in combinations]
-    figure = Figure(figsize=(_WIDTH, 0.3 * len(names) + 1.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.3 * len(names) + 1.7), layout="constrained")
     axes = figure.subplots()
     labels = {
         _SEED: "one seed",
-        _TRAINING: "mean of the seeds",
-        _VALIDATION: "mean of the chosen settings",
+        TRAINING: "mean of the seeds",
+        VALIDATION: "mean of the chosen settings",
     }
     for row, one in enumerate(combinations):
         losses = [run["validation_loss"] for run in one["runs"].values()]
         if len(record["seeds"]) > 1 and losses:
             axes.plot(losses, [row] * len(losses), ".", color=_SEED, label=labels.pop(_SEED, None))
         if not one["diverged"]:
-            colour = _VALIDATION if one["settings"] == chosen else _TRAINING
+            colour = VALIDATION if one["settings"] == chosen else TRAINING
             mean = one["statistics"]["validation_loss"]["mean"]
             axes.plot([mean], [row], "o", color=colour, label=labels.pop(colour, None))
     axes.set_xlabel("validation loss (lower is better)")
@@ -140,7 +140,7 @@ def of_sweep(record: Mapping[str, Any], path: Path) -> None:
     _rows(axes, names)
     _tidy(axes)
     _legend(axes, 3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _listed(seeds: Sequence[int]) -> str:

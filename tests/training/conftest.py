@@ -6,6 +6,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from tests.training_runs import make_run
+
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
@@ -25,6 +27,14 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the folder of a causal run, not to be changed."""
+    workdir = tmp_path_factory.mktemp("causal") / "run"
+    make_run(workdir)
+    return workdir
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,17 +22,9 @@ from flax_sepconv.training.trained import Trained
 from flax_sepconv.training.workdir import Record
 from tests import peers
 from tests.training.test_using import CLASSES, called, read_table, series, told, write_ts
-from tests.training_runs import make_run, random_like
+from tests.training_runs import random_like
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Return the folder of a run, not to be changed."""
-    workdir = tmp_path_factory.mktemp("causal") / "run"
-    make_run(workdir)
-    return workdir
 
 
 def predicted(run, folder, capsys):

@@ -19,7 +19,7 @@ from flax_sepconv.training.config import DataConfig, ModelConfig
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.running import RunningSummary
 from flax_sepconv.training.workdir import read_record
-from tests.training_runs import make_run, random_like, stream
+from tests.training_runs import random_like, stream
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
@@ -83,14 +83,6 @@ def test_a_call_of_the_other_mode_is_refused(decode, steps, lengths):
     model = SeparableResNet(3, config, decode=decode)
     with pytest.raises(ValueError, match="one step and no lengths"):
         model.init(jax.random.key(0), jnp.ones((1, steps, 2)), lengths)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Return the folder of a causal run, not to be changed."""
-    workdir = tmp_path_factory.mktemp("causal") / "run"
-    make_run(workdir)
-    return workdir
 
 
 @functools.cache

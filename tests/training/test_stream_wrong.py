@@ -16,17 +16,9 @@ from flax_sepconv.training import checkpoint
 from flax_sepconv.training import stream as training_stream
 from flax_sepconv.training.__main__ import main
 from flax_sepconv.training.weights import read_weights
-from tests.training_runs import make_run, stream
+from tests.training_runs import stream
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Return the folder of a causal run, not to be changed."""
-    workdir = tmp_path_factory.mktemp("causal") / "run"
-    make_run(workdir)
-    return workdir
 
 
 def changed(path, change):
