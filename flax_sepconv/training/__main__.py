@@ -3,7 +3,6 @@
 The commands are those of ``flax-sepconv`` too.
 """
 
-import logging
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from flax_sepconv.memory import keep_memory
 from flax_sepconv.training import usage
 from flax_sepconv.training.commands import COMMANDS, Command, unknown
+from flax_sepconv.training.complaints import silence_logs
 from flax_sepconv.training.console import guard, say, settle
 from flax_sepconv.training.settings import UserError
 
@@ -75,8 +75,7 @@ def _run(words: Sequence[str]) -> int:
 
 def main(words: Sequence[str]) -> int:
     """Run a command with its words and return the exit status."""
-    for name in ("absl", "asyncio"):  # orbax tells of every file, and of every failure many times
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    silence_logs()
     try:
         return _run(words)
     except UserError as error:

@@ -154,13 +154,14 @@ class Checkpoints:
         return f"last good checkpoint: {place}"
 
     def describe(self) -> str:
-        """Say where the newest checkpoint is.
+        """Say where the newest checkpoint is, once all that was saved is written.
 
         Raises:
           UserError: it cannot be written.
         """
         with self._writing():
-            self._last.wait_until_finished()
+            for manager in (self._last, self._best):
+                manager.wait_until_finished()
         return self._describe()
 
     def save(self, state: TrainState) -> None:

@@ -27,6 +27,12 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
+def silence_logs() -> None:
+    """Silence the logs of orbax, which tells of every file, and of every failure many times."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
     """Turn what the system says where something cannot be written into a `UserError`."""
