@@ -7,6 +7,10 @@ from flax_sepconv.ops.chunks import (
     initial_state,
     separable_conv1d_step,
 )
+from flax_sepconv.ops.quantized.api import (
+    quantized_depthwise_conv1d,
+    quantized_separable_conv1d,
+)
 from flax_sepconv.ops.queries import output_length, select_implementation
 from flax_sepconv.ops.selection import Selection
 from flax_sepconv.ops.state import StreamState
@@ -19,6 +23,8 @@ __all__ = [
     "depthwise_conv1d_step",
     "initial_state",
     "output_length",
+    "quantized_depthwise_conv1d",
+    "quantized_separable_conv1d",
     "select_implementation",
     "separable_conv1d",
     "separable_conv1d_step",

@@ -8,14 +8,9 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops import packed
-from flax_sepconv.ops.arguments import (
-    Call,
-    DataFormat,
-    Padding,
-    Size,
-    bind,
-)
+from flax_sepconv.ops.arguments import DataFormat, Padding, Size, bind
 from flax_sepconv.ops.biased import ACTIVATIONS
+from flax_sepconv.ops.call import Call
 from flax_sepconv.ops.contraction import Activation
 from flax_sepconv.ops.divided import along_axes, compute, on_mesh, plan_of
 from flax_sepconv.ops.edges import strips

@@ -3,14 +3,13 @@
 import math
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import InconclusiveDimensionOperation
-from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops import edges as edges_lib
@@ -18,13 +17,14 @@ from flax_sepconv.ops import geometry as geometry_lib
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops import packed, stepping
 from flax_sepconv.ops import state as state_lib
+from flax_sepconv.ops.call import Call
 from flax_sepconv.ops.contraction import Activation, Stages
 from flax_sepconv.ops.geometry import EDGES, EdgePadding, Geometry, PaddingRule
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.paddings import padding_rule
-from flax_sepconv.ops.sharding import AxisName, Layout, Shards, along, axes_of, names_of
+from flax_sepconv.ops.sharding import AxisName, Shards, along, axes_of
 from flax_sepconv.ops.state import StreamState
 
 # As they may be given.
@@ -37,6 +37,7 @@ Name = TypeVar("Name", bound=str)
 
 DATA_FORMATS: tuple[DataFormat, ...] = ("channels_last", "channels_first")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+INTEGERS = ("int8",)
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -70,10 +71,12 @@ def check_implementation(implementation: Any) -> None:
         )
 
 
-def channels_of(name: str, x: ArrayLike, data_format: DataFormat) -> int:
+def channels_of(
+    name: str, x: ArrayLike, data_format: DataFormat, dtypes: Sequence[str] = DTYPES
+) -> int:
     """Check what the operation takes as input, and return its number of channels."""
     x = jnp.asarray(x)
-    check_dtype(name, x.dtype)
+    check_dtype(name, x.dtype, dtypes)
     last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
     if x.ndim < 2:
         form = "(..., L, C)" if last else "(..., C, L)"
@@ -87,10 +90,10 @@ def channels_of(name: str, x: ArrayLike, data_format: DataFormat) -> int:
     return channels
 
 
-def check_dtype(name: str, dtype: DTypeLike) -> None:
-    """Raise TypeError unless it is floating point."""
-    if jnp.dtype(dtype).name not in DTYPES:
-        raise TypeError(f"{name} must be of dtype {', '.join(DTYPES)}, got {jnp.dtype(dtype)}")
+def check_dtype(name: str, dtype: DTypeLike, dtypes: Sequence[str] = DTYPES) -> None:
+    """Raise TypeError unless it is one of those, which are floating point by default."""
+    if jnp.dtype(dtype).name not in dtypes:
+        raise TypeError(f"{name} must be of dtype {', '.join(dtypes)}, got {jnp.dtype(dtype)}")
 
 
 def kernel_shape(kernel: Any, channels: int) -> tuple[int, ...]:
@@ -146,68 +149,6 @@ def widened(
     return arrays, result
 
 
-@dataclass(frozen=True)
-class Call:
-    """The checked arguments of an operation.
-
-    Attributes:
-        x: (B, L, C), all batch dimensions in one.
-        kernel: (K, C, M).
-        rest: w (1, C*M, F), where there is a pointwise stage, and the bias, where there is one.
-        limits: what limits the rows, if they are.
-        stages: what is to be computed of these.
-        before: (B, D*(K-1), C), the steps before x where these are no part of it: the call is a
-            `step`, whose `stages` are those of both; else None.
-        state: behind x, laid out as the caller's arrays are; None without one before or behind, and
-            where the call is a `step`, which gives it.
-        ends: of the rows (B,), for results to be masked: where rows have segments and ends, too.
-        batch: the batch dimensions.
-        is_last: whether the caller's channels are the last axis.
-        edges: where what is beyond the ends of x comes from, if it is to be added; else zeros.
-        slots: of packed rows, what came before their segments, where that is given.
-        shards: how steps are divided, where a mesh axis is named for that; geometry and lengths are
-            of whole sequences, `ends` of what x is.
-    """
-
-    x: jax.Array
-    kernel: jax.Array
-    rest: tuple[jax.Array, ...]
-    limits: tuple[jax.Array, ...]
-    stages: Stages
-    before: jax.Array | None
-    state: StreamState | None
-    ends: jax.Array | None
-    batch: tuple[int, ...]
-    is_last: bool
-    edges: EdgePadding | None
-    slots: packed.Slots | None
-    shards: Shards | None
-
-    def rows_of(self, sharding: Any) -> Layout | None:
-        """Return what divides the batch, the steps and the channels of a result; None: no saying.
-
-        Args:
-            sharding: that the caller wants.
-        """
-        spec = getattr(sharding, "spec", sharding)
-        if not isinstance(spec, PartitionSpec) or len(self.batch) != 1:
-            return None
-        entries = [spec[i] if i < len(spec) else None for i in range(3)]
-        batch, *others = map(names_of, entries)
-        return batch, *(others if self.is_last else reversed(others))
-
-    def state_of(self, after: jax.Array) -> StreamState:
-        """Return the state that a `step` gives, laid out as the caller's arrays are."""
-        return state_lib.reshaped(StreamState(after), self.batch, self.is_last)
-
-    def unflatten(self, y: jax.Array) -> jax.Array:
-        """Restore the batch dimensions and the axis order of the caller's x."""
-        if self.ends is not None:
-            y = zero_tails(y, self.ends)
-        y = y.reshape(*self.batch, *y.shape[-2:])
-        return y if self.is_last else y.swapaxes(-1, -2)
-
-
 def bind(
     operands: Mapping[str, ArrayLike | None],
     *,
@@ -225,6 +166,7 @@ def bind(
     return_state: bool = False,
     flush: ArrayLike | None = None,
     activation: Activation | None = None,
+    integers: bool = False,
 ) -> Call:
     """Check the arguments of an operation.
 
@@ -234,15 +176,20 @@ def bind(
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
             given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`, as activation; flush to
             their steps.
+        integers: whether the operands are integers, of several types, and stay as they are. The
+            call is for whole rows or lengths then, and nothing is to be added to its result.
     """
     given = {name: operand for name, operand in operands.items() if operand is not None}
     state_dtype = jnp.asarray(given["x"]).dtype
-    arrays, dtype = widened(arrays_of(given), preferred_element_type)
+    if integers:
+        arrays, dtype = {name: jnp.asarray(operand) for name, operand in given.items()}, state_dtype
+    else:
+        arrays, dtype = widened(arrays_of(given), preferred_element_type)
     x, kernel = arrays["x"], arrays["depthwise_kernel"]
     rule = padding_rule(padding)
     has_states = initial_state is not None or return_state
     has_state = has_states and segment_ids is None
-    channels = channels_of("x", x, data_format)
+    channels = channels_of("x", x, data_format, INTEGERS if integers else DTYPES)
     check_kernel(kernel_shape(kernel, channels), channels)
     check_implementation(implementation)
     S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
@@ -295,7 +242,7 @@ def bind(
         if (
             (initial_state is not None and return_state and "pointwise_kernel" in arrays)
             and (own is None and flush is None and delay == 0)
-            and (S == 1 and geometry.reach > 0 and dtype == x.dtype)
+            and (S == 1 and geometry.reach > 0 and dtype == x.dtype and not integers)
             and stepping.steps(implementation, *operands_of_step)
         ):
             before, state = came.history, None
@@ -310,6 +257,7 @@ def bind(
     if not isinstance(rule, tuple) and rule in EDGES:
         _check_edges(rule, segment_ids, shards, rows)
         is_ours = isinstance(kernel, jax.Array) and implementation != "grouped_conv"
+        is_ours = is_ours and not integers
         if own is None and is_ours and edges_lib.takes_strips(rows, geometry):
             edges = rule
         else:

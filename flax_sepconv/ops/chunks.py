@@ -10,6 +10,8 @@ from jax.typing import ArrayLike, DTypeLike
 from flax_sepconv.ops.api import result
 from flax_sepconv.ops.arguments import (
     DATA_FORMATS,
+    DTYPES,
+    INTEGERS,
     DataFormat,
     Padding,
     Size,
@@ -220,7 +222,7 @@ def initial_state(
 
     Raises:
         ValueError: an argument or a shape breaks its rule.
-        TypeError: `dtype` is not floating point.
+        TypeError: `dtype` is neither floating point nor int8.
 
     Example:
         >>> initial_state((2, 1, 3), (4, 3, 1), dilation_rate=2).history.shape
@@ -234,7 +236,7 @@ def initial_state(
         raise ValueError(f"x_shape must have rank 2 or more, got {x_shape}")
     channels = x_shape[-1 if last else -2]
     check_kernel(tuple(depthwise_kernel_shape), channels)
-    check_dtype("dtype", dtype)
+    check_dtype("dtype", dtype, (*DTYPES, *INTEGERS))
     K = depthwise_kernel_shape[0]
     delay = delay_of(padding_rule(padding), K, D, S)
     batch = tuple(x_shape[:-2])
