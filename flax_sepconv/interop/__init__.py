@@ -19,6 +19,7 @@ from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
 from flax_sepconv.interop.params import from_params, to_params
 from flax_sepconv.interop.pytorch import to_state_dict
 from flax_sepconv.interop.pytorch_modules import from_modules
+from flax_sepconv.interop.qwix import qwix_provider
 
 __all__ = [
     "InteropError",
@@ -30,6 +31,7 @@ __all__ = [
     "from_params",
     "keras_weights",
     "load",
+    "qwix_provider",
     "save",
     "to_params",
     "to_state_dict",
