@@ -97,6 +97,9 @@ class Int8:
         return self.activations not in ("static", None)
 
 
+DEFAULT = Int8()
+
+
 def check(quantization: Any, implementation: Any) -> None:
     """Raise unless a layer's quantization is None, or says how and fits its implementation."""
     if quantization is None:
