@@ -59,10 +59,8 @@ def fold_batch_norm(
 
 def _fold(flat: dict[Path, Any], layer: Path, norm: Path, epsilon: float) -> None:
     """Fold one, in place."""
-    collection = next(
-        (c for c in ("params", "non_trainable") if (c, *layer, DEPTHWISE_KERNEL) in flat), None
-    )
-    if collection is None:
+    has = [c for c in ("params", "non_trainable") if (c, *layer, DEPTHWISE_KERNEL) in flat]
+    if not has:
         raise ValueError(f"layers must name layers of flax_sepconv, got {'/'.join(layer)!r}")
     collection = has[0]
     stats = {name: ("batch_stats", *norm, name) for name in ("mean", "var")}
