@@ -97,9 +97,6 @@ class Int8:
         return self.activations not in ("static", None)
 
 
-DEFAULT = Int8()
-
-
 def check(quantization: Any, implementation: Any) -> None:
     """Raise unless a layer's quantization is None, or says how and fits its implementation."""
     if quantization is None:
@@ -118,3 +115,6 @@ def _choice(name: str, value: Any, choices: tuple[Any, ...], before: str = "") -
     if not isinstance(value, str) or value not in choices:
         expected = ", ".join(map(repr, choices))
         raise ValueError(f"{name} must be {before}one of {expected}, got {value!r}")
+
+
+DEFAULT = Int8()

@@ -118,7 +118,7 @@ def convert(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs
     Args:
         model: any linen module.
         variables: its collections, with the ranges of static activations.
-        *args: the inputs of a call, any that fit: it is by a call that the layers are found.
+        *args: the inputs of a call, arrays, any that fit: by a call the layers are found.
         **kwargs: of `model.apply`: flags such as `train=False`, or `rngs`.
 
     Returns:
@@ -143,9 +143,13 @@ def convert(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs
     """
     found: Variables = {name: core.unfreeze(tree) for name, tree in variables.items()}
     collections = [COLLECTION, *(name for name in _WEIGHTS if name in found), _UNUSED]
-    with within(is_converting=True):
-        updates = model.apply(found, *args, mutable=collections, **kwargs)[1]
-    made = found | core.unfreeze(updates)
+
+    @jax.jit
+    def integers(variables: Variables, args: Any) -> Any:
+        with within(is_converting=True):
+            return model.apply(variables, *args, mutable=collections, **kwargs)[1]
+
+    made = found | core.unfreeze(integers(found, args))
     flat = _flat(made)
     layers = {p[1:-1] for p in flat if p[0] == COLLECTION and p[-1] == SCALES[DEPTHWISE_KERNEL]}
     if not layers:
