@@ -1,6 +1,14 @@
 """Depthwise-separable 1-D convolution for Flax, with the semantics of TF1 and Keras."""
 
-from flax_sepconv import activations, constraints, initializers, nnx, ops, regularizers
+from flax_sepconv import (
+    activations,
+    constraints,
+    initializers,
+    nnx,
+    ops,
+    quantization,
+    regularizers,
+)
 from flax_sepconv.functional import separable_conv1d
 from flax_sepconv.linen import DepthwiseConv1D, SeparableConv1D, regularization_loss
 from flax_sepconv.streams import stream_delay
@@ -20,6 +28,7 @@ __all__ = [
     "keep_params_constrained",
     "nnx",
     "ops",
+    "quantization",
     "regularization_loss",
     "regularizers",
     "separable_conv1d",

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from flax_sepconv.linen_layer import LinenLayer
 from flax_sepconv.ops.arguments import DataFormat, Padding
 from flax_sepconv.ops.lowerings import Implementation
+from flax_sepconv.quantization.config import Int8
 from flax_sepconv.spec import DepthwiseArguments, Identifier, SeparableArguments
 
 
@@ -53,6 +54,8 @@ class SeparableConv1D(LinenLayer):
         implementation: the depthwise lowering by name; None takes the best one known.
             "grouped_conv" is what tools that quantize or convert can look into.
         decode: whether the layer is given its sequences in chunks (below).
+        quantization: None, or a `quantization.Int8`: weights and activations are rounded to 8 bits
+            while the layer trains, and integers once they are converted.
         name: of the submodule; None numbers them: "SeparableConv1D_0", ...
 
     With `decode` each call takes the next chunk, of any size, of every sequence of the batch. The
@@ -112,6 +115,7 @@ class SeparableConv1D(LinenLayer):
     precision: lax.PrecisionLike = None
     implementation: Implementation | None = None
     decode: bool = False
+    quantization: Int8 | None = None
 
 
 class DepthwiseConv1D(LinenLayer):
@@ -133,7 +137,7 @@ class DepthwiseConv1D(LinenLayer):
         use_bias: whether a bias is added.
         depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer,
             activity_regularizer, depthwise_constraint, bias_constraint, trainable, dtype,
-            param_dtype, precision, implementation, decode: as for `SeparableConv1D`.
+            param_dtype, precision, implementation, decode, quantization: as for `SeparableConv1D`.
         name: of the submodule; None numbers them: "DepthwiseConv1D_0", ...
 
     Raises:
@@ -175,6 +179,7 @@ class DepthwiseConv1D(LinenLayer):
     precision: lax.PrecisionLike = None
     implementation: Implementation | None = None
     decode: bool = False
+    quantization: Int8 | None = None
 
 
 def regularization_loss(variables: Mapping[str, Any]) -> jax.Array:

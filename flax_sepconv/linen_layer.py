@@ -17,6 +17,8 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import channels_of
 from flax_sepconv.ops.names import names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding
+from flax_sepconv.quantization.config import check
+from flax_sepconv.quantization.linen_memory import quantized_of, remember
 from flax_sepconv.spec import Arguments, CallOptions, scalar_loss
 
 
@@ -36,6 +38,7 @@ class LinenLayer(nn.Module):
     def __post_init__(self) -> None:
         # A wrong argument is an error where it is given.
         self.arguments().check_decode(self.decode)
+        check(self.quantization, self.implementation)
         super().__post_init__()
 
     @nn.nowrap
@@ -82,6 +85,7 @@ class LinenLayer(nn.Module):
             'relu'
         """
         arguments = self.arguments()
+        keras_config.refuse_quantization(self.quantization)
         return keras_config.config_of(arguments, self.name, self.dtype, self.param_dtype, version)
 
     @overload
@@ -163,9 +167,15 @@ class LinenLayer(nn.Module):
         weights, losses = {}, {}
         for name, shape, initializer, regularizer, _ in arguments.parameters(channels):
             weights[name] = self._weight(name, initializer, shape)
-            if regularizer is not None and self.is_mutable_collection("losses"):
+            is_real = jnp.issubdtype(weights[name].dtype, jnp.floating)
+            if regularizer is not None and is_real and self.is_mutable_collection("losses"):
                 losses[name] = scalar_loss(name, regularizer(weights[name]))
-        x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
+        quantized = quantized_of(self, arguments, weights)
+        if quantized is None:
+            x, *promoted = promote_dtype(inputs, *weights.values(), dtype=self.dtype)
+        else:  # Integers are made of weights as they are kept.
+            x, _ = promote_dtype(inputs, jnp.zeros((), self.param_dtype), dtype=self.dtype)
+            promoted = list(weights.values())
         arguments.check_call(self.decode, reset, initial_state, return_state, flush, segment_ids)
         if self.decode:
             initial_state = fresh = arguments.initial_state(x.shape, x.dtype)
@@ -173,7 +183,7 @@ class LinenLayer(nn.Module):
                 initial_state = fresh.replaced(self.variables["cache"])
             if reset is not None:
                 initial_state = initial_state.reset(reset)
-        y, state = arguments.apply(
+        y, state = (quantized or arguments).apply(
             x,
             dict(zip(weights, promoted, strict=True)),
             self.precision,
@@ -185,6 +195,8 @@ class LinenLayer(nn.Module):
             out_sharding,
             flush,
         )
+        if quantized is not None:
+            remember(self, quantized.memory)
         if self.decode:
             after: Any = fresh if self.is_initializing() else state
             for name, array in after.arrays.items():

@@ -15,6 +15,8 @@ from flax_sepconv.nnx_layer import ActivityLoss, NnxLayer, NonTrainable
 from flax_sepconv.ops.arguments import DataFormat, Padding
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.ops.names import names_arguments
+from flax_sepconv.quantization.config import Int8
+from flax_sepconv.quantization.nnx_memory import QuantizationState
 from flax_sepconv.spec import DepthwiseArguments, Identifier, SeparableArguments, scalar_loss
 from flax_sepconv.weights import what_is_said
 
@@ -22,6 +24,7 @@ __all__ = [
     "ActivityLoss",
     "DepthwiseConv1D",
     "NonTrainable",
+    "QuantizationState",
     "SeparableConv1D",
     "constraints_of",
     "from_linen",
@@ -71,6 +74,9 @@ class SeparableConv1D(NnxLayer):
             takes the next one, of any size. Their states are `nnx.Cache` variables that
             `init_cache` makes, and makes anew. With a `kernel_size` of 1 `history` has no elements,
             and Orbax saves no such array.
+        quantization: None, or a `quantization.Int8`: weights and activations are rounded to 8 bits
+            while the layer trains, and integers once they are converted. Ranges are observed in
+            `train()` mode, as a layer is made, and used as they are in `eval()` mode.
         rngs: its "params" stream initializes the weights.
 
     Raises:
@@ -118,6 +124,7 @@ class SeparableConv1D(NnxLayer):
         precision: lax.PrecisionLike = None,
         implementation: Implementation | None = None,
         decode: bool = False,
+        quantization: Int8 | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
@@ -127,6 +134,7 @@ class SeparableConv1D(NnxLayer):
             param_dtype=param_dtype,
             precision=precision,
             decode=decode,
+            quantization=quantization,
             rngs=rngs,
         )
 
@@ -150,7 +158,8 @@ class DepthwiseConv1D(NnxLayer):
         use_bias: whether a bias is added.
         depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer,
             activity_regularizer, depthwise_constraint, bias_constraint, trainable, dtype,
-            param_dtype, precision, implementation, decode, rngs: as for `SeparableConv1D`.
+            param_dtype, precision, implementation, decode, quantization, rngs: as for
+            `SeparableConv1D`.
 
     Raises:
         ValueError, TypeError: an argument or the input breaks its rule.
@@ -193,6 +202,7 @@ class DepthwiseConv1D(NnxLayer):
         precision: lax.PrecisionLike = None,
         implementation: Implementation | None = None,
         decode: bool = False,
+        quantization: Int8 | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(
@@ -202,6 +212,7 @@ class DepthwiseConv1D(NnxLayer):
             param_dtype=param_dtype,
             precision=precision,
             decode=decode,
+            quantization=quantization,
             rngs=rngs,
         )
 

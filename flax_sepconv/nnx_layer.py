@@ -17,6 +17,8 @@ from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.arguments import channels_of, positive_int
 from flax_sepconv.ops.names import ClassSignature, names_arguments
 from flax_sepconv.ops.sharding import AxisName, OutSharding
+from flax_sepconv.quantization.config import Int8, check
+from flax_sepconv.quantization.nnx_memory import add_quantization, quantized_of, remember
 from flax_sepconv.spec import Arguments, CallOptions, scalar_loss
 
 # The arrays of a `StreamState`: each a `nnx.Cache` of the layer.
@@ -56,6 +58,7 @@ class NnxLayer(nnx.Module):
         param_dtype: DTypeLike,
         precision: lax.PrecisionLike,
         decode: bool,
+        quantization: Int8 | None,
         rngs: nnx.Rngs,
     ) -> None:
         """Make a layer.
@@ -63,12 +66,14 @@ class NnxLayer(nnx.Module):
         Args:
             in_features: C.
             arguments: the others by name, as they were given.
-            dtype, param_dtype, precision, decode, rngs: as for `SeparableConv1D`.
+            dtype, param_dtype, precision, decode, quantization, rngs: as for `SeparableConv1D`.
         """
         names = (field.name for field in dataclasses.fields(self.spec))
         self.arguments = self.spec(**{name: arguments[name] for name in names})
         self.arguments.check_decode(decode)
+        check(quantization, self.arguments.implementation)
         self.decode = decode
+        self.quantization = quantization
         self.in_features = positive_int("in_features", in_features)
         self.dtype = dtype
         self.param_dtype = param_dtype
@@ -83,6 +88,8 @@ class NnxLayer(nnx.Module):
                 "rank": len(shape),
             }
             setattr(self, name, variable(weight, **metadata))
+        if quantization is not None:
+            add_quantization(self, quantization)
         if self.arguments.activity_regularizer is not None:
             self.activity_loss = ActivityLoss(jnp.zeros(()))
         self.history: nnx.Cache[Any] | None = nnx.data(None)
@@ -113,6 +120,7 @@ class NnxLayer(nnx.Module):
 
     def to_keras_config(self, version: int = 3) -> dict[str, Any]:
         """Return the dict from which Keras' layer of this name is made, by its `from_config`."""
+        keras_config.refuse_quantization(self.quantization)
         return keras_config.config_of(self.arguments, None, self.dtype, self.param_dtype, version)
 
     def init_cache(self, input_shape: Sequence[int], dtype: DTypeLike | None = None) -> None:
@@ -141,13 +149,21 @@ class NnxLayer(nnx.Module):
         for name, array in state.arrays.items():
             setattr(self, name, nnx.Cache(array))
 
-    def set_view(self, decode: bool | None = None, batch_size: Any = None) -> None:
+    def set_view(
+        self,
+        decode: bool | None = None,
+        batch_size: Any = None,
+        use_running_average: bool | None = None,
+    ) -> None:
         """Class method used by `nnx.view`.
 
         Args:
             decode: whether the layer is given its sequences in chunks.
             batch_size: an int, or the shape of the batch, for a new cache.
+            use_running_average: with a `quantization`, whether calls observe no ranges.
         """
+        if use_running_average is not None and self.quantization is not None:
+            self.use_running_average = use_running_average
         if decode is not None:
             self.arguments.check_decode(decode)
             self.decode = decode
@@ -229,7 +245,12 @@ class NnxLayer(nnx.Module):
             )
         names = [parameter.name for parameter in self.arguments.parameters(channels)]
         weights = [getattr(self, name)[...] for name in names]
-        x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
+        quantized = quantized_of(self, dict(zip(names, weights, strict=True)))
+        if quantized is None:
+            x, *promoted = promote_dtype(inputs, *weights, dtype=self.dtype)
+        else:  # Integers are made of weights as they are kept.
+            x, _ = promote_dtype(inputs, jnp.zeros((), self.param_dtype), dtype=self.dtype)
+            promoted = weights
         self.arguments.check_call(
             self.decode, reset, initial_state, return_state, flush, segment_ids
         )
@@ -240,7 +261,7 @@ class NnxLayer(nnx.Module):
             initial_state = self.arguments.initial_state(x.shape, x.dtype).replaced(cached)
             if reset is not None:
                 initial_state = initial_state.reset(reset)
-        y, state = self.arguments.apply(
+        y, state = (quantized or self.arguments).apply(
             x,
             dict(zip(names, promoted, strict=True)),
             self.precision,
@@ -252,6 +273,8 @@ class NnxLayer(nnx.Module):
             out_sharding,
             flush,
         )
+        if quantized is not None:
+            remember(self, quantized.memory)
         if self.decode and state is not None:
             for name, array in state.arrays.items():
                 getattr(self, name)[...] = array
@@ -262,8 +285,9 @@ class NnxLayer(nnx.Module):
         if isinstance(bridge, nnx.bridge.ToLinen) and bridge.is_mutable_collection("losses"):
             # Linen's way: a call returns the losses. The bridge makes this module anew for each.
             for name, _, _, regularizer, _ in self.arguments.parameters(channels):
-                if regularizer is not None:
-                    loss = scalar_loss(name, regularizer(getattr(self, name)[...]))
+                weight = getattr(self, name)[...]
+                if regularizer is not None and jnp.issubdtype(weight.dtype, jnp.floating):
+                    loss = scalar_loss(name, regularizer(weight))
                     setattr(self, f"{name}_loss", ActivityLoss(loss))
         if not return_state:
             return y

@@ -178,15 +178,7 @@ class Arguments:
             The output, and, where there is a state or one is asked for, the state behind x.
         """
         streams = initial_state is not None or return_state
-        settings: dict[str, Any] = {
-            "strides": self.strides,
-            "padding": self.padding,
-            "data_format": self.data_format,
-            "dilation_rate": self.dilation_rate,
-            "lengths": lengths,
-            "implementation": self.implementation,
-            "precision": precision,
-        }
+        settings = self.settings(lengths, precision)
         sums_end = {} if flush is not None else self._sums_end()
         if flush is None:
             out = self.operation(
@@ -208,18 +200,49 @@ class Arguments:
             out = self.step(x, initial_state, *weights.values(), **settings, flush=flush)
         y, state = out if isinstance(out, tuple) else (out, None)
         if lengths is not None or segment_ids is not None or streams:
-            self._check_activation(y.ndim)
+            self.check_activation(y.ndim)
         activated = y if sums_end else self.activation(y)
+        if activated is not y:
+            # An activation may make something of zeros (sigmoid a half), and of their derivative.
+            activated = self.masked(activated, lengths, state, axis_name)
+        return activated, state
+
+    def settings(
+        self, lengths: ArrayLike | None, precision: jax.lax.PrecisionLike
+    ) -> dict[str, Any]:
+        """Return what every operation is told, of whole arrays or of chunks."""
+        return {
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "lengths": lengths,
+            "implementation": self.implementation,
+            "precision": precision,
+        }
+
+    def masked(
+        self,
+        y: jax.Array,
+        lengths: ArrayLike | None,
+        state: ops.StreamState | None,
+        axis_name: AxisName | None,
+    ) -> jax.Array:
+        """Set an output to zero behind the ends of sequences, where they have such.
+
+        Args:
+            y: the output.
+            lengths: of the inputs, which the operation has seen.
+            state: behind the inputs, or None.
+            axis_name: the mesh axis that divides the steps, or None.
+        """
         ends: ArrayLike | None = None if state is None else state.steps
         if ends is None and lengths is not None:
             integers: Any = lengths  # The operation has raised for anything else.
             ends = ops.output_length(
                 integers, self.kernel_size, self.strides, self.padding, self.dilation_rate
             )
-        if ends is not None and activated is not y:
-            # An activation may make something of zeros (sigmoid a half), and of their derivative.
-            activated = mask_tails(activated, ends, self.data_format, axis_name)
-        return activated, state
+        return y if ends is None else mask_tails(y, ends, self.data_format, axis_name)
 
     def _sums_end(self) -> dict[str, Any]:
         """Return how the operation itself is told the activation, where it knows it."""
@@ -245,7 +268,7 @@ class Arguments:
         if decode:
             delay_of(self.padding, self.kernel_size, self.dilation_rate, self.strides)
 
-    def _check_activation(self, rank: int) -> None:
+    def check_activation(self, rank: int) -> None:
         """Raise ValueError where an activation of Keras would mix the steps of a sequence."""
         name = getattr(self.activation, "name", getattr(self.activation, "__name__", None))
         if name not in activations.ALONG_AN_AXIS:

@@ -72,6 +72,7 @@ LAYERS = {
     "the layer": [
         "spec",
         "keras.config",
+        "quantization",
         "linen_layer",
         "linen",
         "weights",

@@ -174,6 +174,14 @@ def config_of(
     return config
 
 
+def refuse_quantization(quantization: Any) -> None:
+    """Raise ValueError where a layer computes as none of Keras does."""
+    if quantization is not None:
+        raise ValueError(
+            f"quantization must be None for Keras, which has no such argument, got {quantization!r}"
+        )
+
+
 def _check_version(version: Any) -> None:
     if version not in VERSIONS:
         raise ValueError(f"version must be 2 or 3, got {version!r}")

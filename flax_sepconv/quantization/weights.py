@@ -1,0 +1,152 @@
+"""The weights of a layer in whole steps of their scales: rounded anew in each call, or kept so."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flax_sepconv.ops.quantized.scales import GREATEST, product, rounded, steps_of
+from flax_sepconv.quantization.config import Int8
+from flax_sepconv.quantization.observing import FIRST_STEP, HIDDEN, Memory, X, observed_names
+from flax_sepconv.quantization.rounding import integers, trained_scale, weight_scale
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
+
+SCALES = {DEPTHWISE_KERNEL: "depthwise_scale", POINTWISE_KERNEL: "pointwise_scale"}
+# A bias of 8-bit products leaves room for their sum in 32 bits.
+GREATEST_BIAS = 2.0**30
+
+
+def is_converted(weights: Mapping[str, Any]) -> bool:
+    """Tell whether the weights of a layer are integers."""
+    return bool(weights[DEPTHWISE_KERNEL].dtype == jnp.int8)
+
+
+def refuse_converted(layer: str, weights: Mapping[str, Any]) -> None:
+    """Raise ValueError where a layer without quantization is given integers."""
+    if is_converted(weights):
+        raise ValueError(
+            f"{layer} has weights of int8 and quantization=None: give it the Int8 with which they "
+            "were made, or use the model that flax_sepconv.quantization.quantize returned"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """Weights in whole steps, which are float32.
+
+    Attributes:
+        kernels: by name.
+        scales: by the name of the kernel: (C, M), or (F,), or ().
+        bias: real numbers, or None.
+        steps_of_bias: or steps of it.
+        is_kept: whether they are kept as integers.
+    """
+
+    kernels: dict[str, jax.Array]
+    scales: dict[str, jax.Array]
+    bias: jax.Array | None
+    steps_of_bias: jax.Array | None = None
+    is_kept: bool = False
+
+    @classmethod
+    def rounded(
+        cls,
+        weights: Mapping[str, jax.Array],
+        config: Int8,
+        memory: Memory,
+        warming: jax.Array | None = None,
+    ) -> "Whole":
+        """Round real weights, for gradients to pass; while `warming` they stay as they are."""
+        kernels, scales = {}, {}
+        for name, scale_name in SCALES.items():
+            if name not in weights:
+                continue
+            kernel, bounds = weights[name].astype(jnp.float32), None
+            scale = lax.stop_gradient(weight_scale(name, kernel, config))
+            if config.learned:
+                if memory.calibrates:
+                    memory.learned[scale_name] = scale
+                scale = trained_scale(memory.learned[scale_name], kernel.size // scale.size)
+                bounds = (-GREATEST, GREATEST)
+            kernels[name] = integers(kernel, scale, bounds, warming)
+            scales[name] = scale
+        bias = weights.get(BIAS)
+        return cls(kernels, scales, None if bias is None else bias.astype(jnp.float32))
+
+    @classmethod
+    def kept(cls, weights: Mapping[str, jax.Array], memory: Memory) -> "Whole":
+        """Return integers that `converted` made.
+
+        Raises:
+            ValueError: what belongs to them is not there.
+        """
+        scales = {name: memory.kept.get(SCALES[name]) for name in SCALES if name in weights}
+        if None in scales.values():
+            raise ValueError(
+                f"{memory.layer} has weights of int8 and not their scales: give it all that "
+                "flax_sepconv.quantization.convert returned"
+            )
+        kernels = {name: weights[name].astype(jnp.float32) for name in scales}
+        bias = weights.get(BIAS)
+        is_steps = bias is not None and bias.dtype == jnp.int32
+        real, steps = (None, bias) if is_steps else (bias, None)
+        return cls(
+            kernels,
+            scales,  # type: ignore[arg-type]
+            real,
+            None if steps is None else steps.astype(jnp.float32),
+            is_kept=True,
+        )
+
+    def real(self, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """Return what the weights stand for, in the order of those given."""
+        return {
+            name: self.kernels[name] * self.scales[name] if name in SCALES else weights[name]
+            for name in weights
+        }
+
+
+def converted(
+    weights: Mapping[str, jax.Array], config: Int8, memory: Memory
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Make integers of the weights of a layer.
+
+    Returns:
+        The weights: kernels of int8, and a bias of int32 where the scale of its steps is known,
+        that is with static activations; and what the layer keeps with them.
+
+    Raises:
+        ValueError: a range was never observed.
+    """
+    whole = Whole.rounded(weights, config, memory)
+    made = {name: kernel.astype(jnp.int8) for name, kernel in whole.kernels.items()}
+    kept = {SCALES[name]: scale for name, scale in whole.scales.items()}
+    for name in observed_names(config, POINTWISE_KERNEL in weights):
+        steps = memory.steps(name, config)
+        kept[f"{name}_scale"] = steps.scale
+        kept[f"{name}_zero_point"] = steps.zero_point.astype(jnp.int32)
+    if whole.bias is not None:
+        made[BIAS] = weights[BIAS]
+        if config.activations == "static":
+            last, before = list(whole.scales)[-1], HIDDEN if POINTWISE_KERNEL in weights else X
+            scale = product(kept[f"{before}_scale"], whole.scales[last].reshape(-1))
+            bias = jnp.clip(rounded(steps_of(whole.bias, scale)), -GREATEST_BIAS, GREATEST_BIAS)
+            made[BIAS] = bias.astype(jnp.int32)
+    return {name: made[name] for name in weights}, kept
+
+
+def learned_steps(weights: Mapping[str, jax.Array], config: Int8) -> dict[str, jax.Array]:
+    """Return the step sizes that are parameters of a layer, by name, as they are at first."""
+    if not config.learned:
+        return {}
+    steps = {
+        SCALES[name]: weight_scale(name, weights[name].astype(jnp.float32), config)
+        for name in SCALES
+        if name in weights
+    }
+    for name in observed_names(config, POINTWISE_KERNEL in weights):
+        steps[f"{name}_scale"] = jnp.full((), FIRST_STEP, jnp.float32)
+    return steps
