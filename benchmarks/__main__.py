@@ -16,6 +16,7 @@ SUITES = {
     "sweep": "layers drawn at random, in float32 and bfloat16, beside the same peers and more",
     "networks": "training steps of networks made of the layer",
     "accuracy": "the trainer's recipes on the data sets that come with aeon",
+    "quantization": "trained networks beside the 8-bit integers that are made of them",
     "scaling": "the layer divided over devices: bytes between them, memory, time",
     "aot": "the layer compiled for TPUs and an H100, where there is none",
     "choices": "the tables of choices that ship for accelerators, from what aot compiled",
@@ -27,7 +28,7 @@ SUITES = {
 def usage() -> str:
     """Return what `--help` prints."""
     lines = ["Measure: python -m benchmarks [PROGRAM] [FLAGS]", ""]
-    lines += [f"  {name:<13}{text}" for name, text in SUITES.items()]
+    lines += [f"  {name:<14}{text}" for name, text in SUITES.items()]
     lines += [
         "",
         "Without a name it is layers. The flags of each: python -m benchmarks PROGRAM --help",
