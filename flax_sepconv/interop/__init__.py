@@ -16,9 +16,10 @@ from flax_sepconv.interop.export import export_model
 from flax_sepconv.interop.formats import format_of, load, save
 from flax_sepconv.interop.keras3 import keras_weights
 from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer
-from flax_sepconv.interop.params import from_params, to_params
+from flax_sepconv.interop.params import from_params, to_params, to_quantization
 from flax_sepconv.interop.pytorch import to_state_dict
 from flax_sepconv.interop.pytorch_modules import from_modules
+from flax_sepconv.interop.qwix import qwix_provider
 
 __all__ = [
     "InteropError",
@@ -30,7 +31,9 @@ __all__ = [
     "from_params",
     "keras_weights",
     "load",
+    "qwix_provider",
     "save",
     "to_params",
+    "to_quantization",
     "to_state_dict",
 ]

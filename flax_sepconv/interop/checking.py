@@ -89,7 +89,7 @@ def _arguments(layer: Layer, linear: bool) -> Arguments:
 def _in_flax(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:
     del side
     module = getattr(linen, layer.class_name)(**vars(arguments))
-    return module.apply({"params": dict(layer.weights)}, x)
+    return module.apply({"params": dict(layer.dequantized().weights)}, x)
 
 
 def _in_torch(side: Side, layer: Layer, arguments: Arguments, x: np.ndarray) -> Any:

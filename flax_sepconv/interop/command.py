@@ -89,6 +89,8 @@ def _convert(given: argparse.Namespace) -> int:
     options = _options(given)
     source_format = given.source_format or formats.format_of(given.source)
     layers = formats.load(given.source, source_format, **options)
+    if given.dequantize:
+        layers = [layer.dequantized() for layer in layers]
     if _are_one(given.source, given.dest):
         raise InteropError(f"SOURCE and DEST are one file: {given.dest}")
     formats.save(given.dest, layers, given.dest_format, overwrite=given.force)
@@ -200,6 +202,11 @@ def _parser(more: Sequence[Callable[[Any], None]]) -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="then run both files' layers on random input, each in its own library",
+    )
+    convert.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="write the float32 weights that weights of 8 bits stand for",
     )
     convert.add_argument("--force", action="store_true", help="replace DEST if it is there")
     convert.set_defaults(run=_convert, done="nothing was written")

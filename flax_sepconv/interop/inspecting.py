@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flax_sepconv import activations
 from flax_sepconv.interop.layer import Layer
+from flax_sepconv.interop.scales import described
 from flax_sepconv.ops.geometry import EDGES
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
@@ -13,10 +14,11 @@ _HEADINGS = (
     "pointwise (1, C*M, F)",
     "bias",
     "dtype",
+    "bits",
     "parameters",
     "FLOPs/step",
 )
-_NUMBERS = 2  # the last columns, which are set flush right
+_NUMBERS = 3  # the last columns, which are set flush right
 
 
 def flops_per_step(layer: Layer) -> int:
@@ -40,7 +42,7 @@ def table(layers: Sequence[Layer]) -> str:
     rows = [_row(layer) for layer in layers]
     parameters = sum(weight.size for layer in layers for weight in layer.weights.values())
     flops = sum(map(flops_per_step, layers))
-    total = (f"{len(layers)} in all", "", "", "", "", f"{parameters:,}", f"{flops:,}")
+    total = (f"{len(layers)} in all", "", "", "", "", "", f"{parameters:,}", f"{flops:,}")
     lines = [_HEADINGS, *rows, total] if len(rows) > 1 else [_HEADINGS, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     first_number = len(_HEADINGS) - _NUMBERS
@@ -51,7 +53,10 @@ def table(layers: Sequence[Layer]) -> str:
         ).rstrip()
         for line in lines
     ]
-    return "\n".join([*text, "", *map(call, layers)])
+    scaled = [
+        f"{layer.title}: {described(layer.scales)}" for layer in layers if layer.scales is not None
+    ]
+    return "\n".join([*text, "", *map(call, layers), *([""] if scaled else []), *scaled])
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
@@ -63,6 +68,7 @@ def _row(layer: Layer) -> tuple[str, ...]:
             for name in (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
         ),
         str(layer.dtype),
+        str(8 * layer.dtype.itemsize),
         f"{sum(weight.size for weight in weights.values()):,}",
         f"{flops_per_step(layer):,}",
     )

@@ -31,7 +31,7 @@ from flax_sepconv.interop.keras3_groups import (
     numbers_of,
 )
 from flax_sepconv.interop.keras3_search import find
-from flax_sepconv.interop.layer import InteropError, Layer
+from flax_sepconv.interop.layer import InteropError, Layer, refuse_integers
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 ORDER = (DEPTHWISE_KERNEL, POINTWISE_KERNEL, BIAS)
@@ -47,6 +47,7 @@ def keras_weights(layer: Layer) -> list[np.ndarray]:
         >>> [weight.shape for weight in keras_weights(Layer("sep", weights))]
         [(3, 2, 1), (1, 2, 5)]
     """
+    refuse_integers(layer, "Keras")
     return [layer.weights[name] for name in ORDER if name in layer.weights]
 
 

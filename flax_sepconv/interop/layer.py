@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from flax_sepconv.interop import scales as scales_lib
 from flax_sepconv.keras import config as keras_config
 from flax_sepconv.ops.paddings import padding_rule
 from flax_sepconv.spec import (
@@ -78,6 +79,9 @@ class Layer:
         config: Keras' dict of it (with a padding that Keras does not have beside it, as
             "flax_sepconv_padding"), or None where the source says nothing beyond the weights
             (strides, padding and activation are unknown then).
+        scales: None; or of integers, kernels of int8 and a bias of int32 or float32, what the
+            collection "quantization" has: `depthwise_scale` (C, M) or (), `pointwise_scale` (F,)
+            or (), and, of static activations, `x_scale`, `x_zero_point`, ... ().
 
     Raises:
         InteropError: names the layer, the weight and the axis that does not fit.
@@ -92,6 +96,7 @@ class Layer:
     path: str
     weights: Mapping[str, np.ndarray]
     config: Mapping[str, Any] | None = None
+    scales: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if not _configs.get():
@@ -100,7 +105,10 @@ class Layer:
             self.path.encode()
             _check_names(self.weights, self.config)
             _check_shapes(self.weights)
-            _check_dtypes(self.weights)
+            if self.scales is None:
+                _check_dtypes(self.weights)
+            else:
+                scales_lib.check(self.weights, self.scales)
             if self.config is not None:
                 self._check_config()
         except (TypeError, ValueError) as error:
@@ -131,8 +139,22 @@ class Layer:
 
     @property
     def dtype(self) -> np.dtype:
-        """The dtype of all weights."""
+        """The dtype of all weights; of integers, of the kernels."""
         return self.weights[DEPTHWISE_KERNEL].dtype
+
+    def dequantized(self) -> "Layer":
+        """Return the layer with the float32 weights that its integers stand for, if it has these.
+
+        Raises:
+            InteropError: the bias is in steps that no scale tells.
+        """
+        if self.scales is None:
+            return self
+        try:
+            real = scales_lib.real_weights(self.weights, self.scales)
+        except ValueError as error:
+            raise InteropError(f"layer {self.path!r}: {error}") from error
+        return dataclasses.replace(self, weights=real, scales=None)
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of our layer, as far as they are known."""
@@ -176,6 +198,15 @@ class Layer:
 
 
 _NO_ARGUMENTS = ("name", "dtype", "param_dtype")
+
+
+def refuse_integers(layer: Layer, format: str) -> None:
+    """Raise InteropError where a layer has weights of 8 bits and the format has no scales."""
+    if layer.scales is not None:
+        raise InteropError(
+            f"layer {layer.path!r} has weights of 8 bits, for whose scales {format} has no place: "
+            "take Layer.dequantized() (--dequantize)"
+        )
 
 
 def unique(layers: Iterable[Layer], source: Any) -> list[Layer]:
@@ -231,6 +262,8 @@ def _check_shapes(weights: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_dtypes(weights: Mapping[str, np.ndarray]) -> None:
+    if weights[DEPTHWISE_KERNEL].dtype == np.int8:
+        raise TypeError("its weights are of int8, and their scales are missing")
     for name, weight in weights.items():
         if weight.dtype not in _NUMPY_DTYPES:
             raise TypeError(

@@ -1,17 +1,18 @@
 """Layers, and the `params` of a linen model: trees whose nodes are the names in a layer's path."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from flax_sepconv.interop.layer import InteropError, Layer, unique
+from flax_sepconv.interop.scales import NAMES as SCALES
 from flax_sepconv.spec import DEPTHWISE_KERNEL
 
 
 def to_params(layers: Iterable[Layer], names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the weights as a tree of `params`.
+    """Return the weights as a tree of `params`; of integers, as integers (`to_quantization`).
 
     Layers with trainable=False look for theirs in the collection "non_trainable", which has the
     same form: {"params": to_params(some), "non_trainable": to_params(others)}.
@@ -30,6 +31,38 @@ def to_params(layers: Iterable[Layer], names: Mapping[str, str] | None = None) -
         >>> to_params([layer], {"sep": "block/conv"})["block"]["conv"]["depthwise_kernel"].shape
         (3, 2, 1)
     """
+    return _tree(layers, names, lambda layer: layer.weights)
+
+
+def to_quantization(
+    layers: Iterable[Layer], names: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return the scales of integers as a tree of the collection "quantization".
+
+    A model whose layers have a `quantization` computes with {"params": to_params(layers),
+    "quantization": to_quantization(layers)} what it did when they were saved.
+
+    Args:
+        layers, names: as for `to_params`; layers that have no scales are passed over.
+
+    Raises:
+        InteropError: as `to_params`.
+
+    Example:
+        >>> weights = {"depthwise_kernel": np.ones((3, 2, 1), np.int8)}
+        >>> layer = Layer("sep", weights, None, {"depthwise_scale": np.float32(0.5)})
+        >>> to_quantization([layer])
+        {'sep': {'depthwise_scale': Array(0.5, dtype=float32)}}
+    """
+    found = [layer for layer in layers if layer.scales is not None]
+    return _tree(found, names, lambda layer: layer.scales or {}) if found else {}
+
+
+def _tree(
+    layers: Iterable[Layer],
+    names: Mapping[str, str] | None,
+    arrays: Callable[[Layer], Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
     layers = unique(layers, "the list of layers")
     names = {} if names is None else names
     unknown = sorted(set(names) - {layer.path for layer in layers})
@@ -48,12 +81,14 @@ def to_params(layers: Iterable[Layer], names: Mapping[str, str] | None = None) -
                 )
         if node:
             raise InteropError(f"layer {layer.path!r} cannot stand at {place!r}: it is taken")
-        node |= {name: jnp.asarray(weight) for name, weight in layer.weights.items()}
+        node |= {name: jnp.asarray(array) for name, array in arrays(layer).items()}
     return params
 
 
 def from_params(
-    params: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]] | None = None
+    params: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    quantization: Mapping[str, Any] | None = None,
 ) -> list[Layer]:
     """Find every layer of ours in a tree of `params`.
 
@@ -61,9 +96,11 @@ def from_params(
         params: of a linen model; what is no weight of one is passed over.
         configs: by path, what the layer's `to_keras_config()` gave (`version=2` has padding
             "causal").
+        quantization: of integers (`quantization.convert`), the collection of this name.
 
     Raises:
-        InteropError: there is none, or `configs` has a path that no layer has.
+        InteropError: there is none, integers have no scales, or `configs` has a path that no layer
+            has.
 
     Example:
         >>> depthwise, pointwise = np.ones((3, 2, 1)), np.ones((1, 2, 5))
@@ -72,7 +109,7 @@ def from_params(
         ['a/conv']
     """
     configs = {} if configs is None else configs
-    layers = unique(_walk(params, (), configs), "params")
+    layers = unique(_walk(params, (), configs, quantization or {}), "params")
     unknown = sorted(set(configs) - {layer.path for layer in layers})
     if unknown:
         known = ", ".join(layer.path for layer in layers)
@@ -81,13 +118,21 @@ def from_params(
 
 
 def _walk(
-    node: Mapping[str, Any], names: tuple[str, ...], configs: Mapping[str, Mapping[str, Any]]
+    node: Mapping[str, Any],
+    names: tuple[str, ...],
+    configs: Mapping[str, Mapping[str, Any]],
+    quantization: Mapping[str, Any],
 ) -> Iterable[Layer]:
     if DEPTHWISE_KERNEL in node:
         path = "/".join(names)
-        weights = {name: np.asarray(weight) for name, weight in node.items()}
-        yield Layer(path, weights, configs.get(path))
+        weights = {name: np.asarray(node[name]) for name in node if name not in SCALES}
+        scales = None
+        if weights[DEPTHWISE_KERNEL].dtype == np.int8:
+            told = {name: quantization[name] for name in SCALES if name in quantization}
+            scales = {name: np.asarray(array) for name, array in told.items()} or None
+        yield Layer(path, weights, configs.get(path), scales)
         return
     for name, child in node.items():
         if isinstance(child, Mapping):
-            yield from _walk(child, (*names, str(name)), configs)
+            below = quantization.get(name, {})
+            yield from _walk(child, (*names, str(name)), configs, below)

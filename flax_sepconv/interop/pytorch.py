@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from flax_sepconv.interop import pytorch_norms, pytorch_pairs, state_dict
-from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer, unique
+from flax_sepconv.interop.layer import InteropError, InteropWarning, Layer, refuse_integers, unique
 from flax_sepconv.interop.pytorch_norms import EPS
 from flax_sepconv.interop.pytorch_pairs import ENDINGS, Pair, Parts
 from flax_sepconv.interop.state_dict import require
@@ -95,6 +95,7 @@ def to_state_dict(layers: Iterable[Layer]) -> dict[str, np.ndarray]:
     """
     state: dict[str, np.ndarray] = {}
     for layer in unique(layers, "the list of layers"):
+        refuse_integers(layer, "a state dict")
         K, C, M = layer.weights[DEPTHWISE_KERNEL].shape
         depthwise = layer.weights[DEPTHWISE_KERNEL].transpose(1, 2, 0).reshape(C * M, 1, K)
         last = _module(layer.path, "depthwise")

@@ -7,6 +7,8 @@ the weights are known:
 
     {"flax_sepconv": '{"version": 1, "layers": {"block/conv": {"filters": 5, ...}}}'}
 
+Beside weights of 8 bits are their scales, "block/conv/depthwise_scale" and so on.
+
 A file without this key (params flattened by "/", as safetensors.flax writes them) is read by the
 names alone, and what is no weight of a separable convolution is passed over.
 """
@@ -21,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from flax_sepconv.interop.layer import AXES, InteropError, Layer, unique
+from flax_sepconv.interop.scales import NAMES as SCALES
 from flax_sepconv.spec import DEPTHWISE_KERNEL
 
 KEY = "flax_sepconv"
 VERSION = 1
 _DTYPES = ("F16", "BF16", "F32", "F64")
+_INTEGERS = ("I8", "I32")
 
 
 def read(path: pathlib.Path) -> list[Layer]:
@@ -38,17 +42,23 @@ def read(path: pathlib.Path) -> list[Layer]:
         names = set(file.keys())
         text = (file.metadata() or {}).get(KEY)
         configs = _paths(sorted(names)) if text is None else _parse(path, text)
-        places = {_name(layer, weight): (layer, weight) for layer in configs for weight in AXES}
+        parts = (*AXES, *SCALES)
+        places = {_name(layer, part): (layer, part) for layer in configs for part in parts}
         unknown = sorted(names - set(places))
         if text is not None and unknown:
             raise InteropError(
                 f"{path} has a tensor {unknown[0]!r} that belongs to no layer in its metadata"
             )
         weights: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in configs}
-        for name, (layer, weight) in places.items():
+        scales: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in configs}
+        for name, (layer, part) in places.items():
             if name in names:
-                weights[layer][weight] = tensor(file, name)
-    return [Layer(layer, weights[layer], config) for layer, config in configs.items()]
+                found = weights if part in AXES else scales
+                found[layer][part] = tensor(file, name, (*_DTYPES, *_INTEGERS))
+    return [
+        Layer(layer, weights[layer], config, scales[layer] or None)
+        for layer, config in configs.items()
+    ]
 
 
 def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
@@ -66,7 +76,7 @@ def write(path: pathlib.Path, layers: Sequence[Layer]) -> None:
     tensors = {
         _name(layer.path, name): weight
         for layer in layers
-        for name, weight in layer.weights.items()
+        for name, weight in {**layer.weights, **(layer.scales or {})}.items()
     }
     save(path, tensors, {KEY: text})
 
@@ -100,11 +110,11 @@ def opened(path: pathlib.Path) -> Iterator[Any]:
         raise InteropError(f"{path} is no whole safetensors file: {error}") from error
 
 
-def tensor(file: Any, name: str) -> np.ndarray:
+def tensor(file: Any, name: str, dtypes: Sequence[str] = _DTYPES) -> np.ndarray:
     """Return one tensor of an opened file."""
     dtype = file.get_slice(name).get_dtype()
-    if dtype not in _DTYPES:
-        raise InteropError(f"dtype of {name} must be one of {', '.join(_DTYPES)}, got {dtype}")
+    if dtype not in dtypes:
+        raise InteropError(f"dtype of {name} must be one of {', '.join(dtypes)}, got {dtype}")
     return file.get_tensor(name)
 
 
@@ -112,7 +122,7 @@ def save(
     path: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
     """Write tensors; safetensors itself takes strided arrays for contiguous ones."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     safetensors = _safetensors()
     try:
         content = safetensors.numpy.save(contiguous, metadata=dict(metadata))

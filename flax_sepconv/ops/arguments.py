@@ -20,6 +20,7 @@ from flax_sepconv.ops import state as state_lib
 from flax_sepconv.ops.call import Call
 from flax_sepconv.ops.contraction import Activation, Stages
 from flax_sepconv.ops.geometry import EDGES, EdgePadding, Geometry, PaddingRule
+from flax_sepconv.ops.interception import is_intercepted
 from flax_sepconv.ops.limits import Limit, output_lengths, padded, padded_geometry
 from flax_sepconv.ops.lowerings import LOWERINGS
 from flax_sepconv.ops.masking import zero_tails
@@ -192,6 +193,8 @@ def bind(
     channels = channels_of("x", x, data_format, INTEGERS if integers else DTYPES)
     check_kernel(kernel_shape(kernel, channels), channels)
     check_implementation(implementation)
+    if implementation is None and segment_ids is None and not integers and is_intercepted():
+        implementation = "grouped_conv"  # Which such tools can look into.
     S, D = positive_int("strides", strides), positive_int("dilation_rate", dilation_rate)
     is_last = choice("data_format", data_format, DATA_FORMATS) == "channels_last"
     if activation is not None:

@@ -141,6 +141,8 @@ def _settings(
       The words that are no options, whether there is a config file, and the run to continue.
     """
     unknown = values(argv, known_only=True)[1:]
+    if any(re.match(r"--?data(=|$)", word) for word in unknown):
+        raise UserError("bad arguments: --data must be --config.data.path=PATH here: a setting")
     run = _run_to_resume(command, values, unknown)
     has_file = _define_config(values, argv, unknown, run)
     for option in command.options:
@@ -181,9 +183,13 @@ def parse(command: Command, words: Sequence[str]) -> dict[str, Any]:
     for option in command.options:
         if option.required and given[option.name] is None:
             raise UserError(f"bad arguments: --{option.name} {option.value} is required")
-    if command.settings in ("file", "file or run") and not has_file and not run:
+    is_known = has_file or run or (has_settings and given["config"].data.path)
+    if command.settings in ("file", "file or run") and not is_known:
         names = ", ".join(configs.shipped())
-        raise UserError(f"bad arguments: --config FILE is required, or one of these names: {names}")
+        raise UserError(
+            f"bad arguments: --config FILE is required, or one of these names: {names}; or "
+            "--config.data.path=PATH, of data of your own"
+        )
     if "resume" in given:
         given["resume"] = run is not None
     if has_settings and given.get("workdir", Path()) is None:

@@ -50,7 +50,8 @@ class Command(NamedTuple):
       run: from what `arguments.parse` returns, and what prints, to the exit status.
       notes: what else its help says.
       settings: whether it takes ``--config`` and its settings: "no"; "defaults", where no file
-        need be given; "file", where one must; or "file or run", where ``--workdir`` of a run does.
+        need be given; "file", where one or ``--config.data.path`` must; or "file or run", where
+        ``--workdir`` of a run does too.
     """
 
     name: str
@@ -160,6 +161,9 @@ jax2onnx and TensorFlow, where these are installed. All take series in the unit 
 classes or labels (b, classes), or values (b,). What was made is run and compared with the network
 before it is written."""
 
+_RATES_NOTES = """\
+A search takes all devices and processes, as a run of train does that is given the same."""
+
 _TABLE = (
     Command(
         "train",
@@ -256,8 +260,9 @@ _TABLE = (
     Command(
         "find-learning-rate",
         "try learning rates, and propose one",
-        (_NEW,),
+        (_NEW, *_GROUP),
         _by("learning_rate"),
+        _RATES_NOTES,
         settings="file",
     ),
 )

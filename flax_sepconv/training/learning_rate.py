@@ -17,8 +17,9 @@ from scipy import signal  # type: ignore[import-untyped]
 from flax_sepconv.training import data, distributed
 from flax_sepconv.training import step as steps
 from flax_sepconv.training.complaints import writing
-from flax_sepconv.training.config import Config, UserError
+from flax_sepconv.training.config import Config
 from flax_sepconv.training.console import say
+from flax_sepconv.training.datasets import formats
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.prepare import Prepared, prepare
 from flax_sepconv.training.search_plots import learning_rates
@@ -116,7 +117,7 @@ def measure(config: Config, prepared: Prepared) -> tuple[np.ndarray, np.ndarray]
     return rates, np.array(losses)
 
 
-def run(config: Config, workdir: Path, write: Callable[[str], None]) -> int:
+def search(config: Config, workdir: Path, write: Callable[[str], None]) -> None:
     """Look for a learning rate; leave learning_rates.json and .png in `workdir`; print it.
 
     All processes call this; the first one writes. The result depends on the config alone, its seed
@@ -127,11 +128,9 @@ def run(config: Config, workdir: Path, write: Callable[[str], None]) -> int:
       workdir: a folder, made if it is not there; what was found in it before is replaced.
       write: prints lines.
 
-    Returns:
-      The exit status: 0.
-
     Raises:
-      UserError: data or folder will not do, or the loss falls at no rate.
+      UserError: data or folder will not do, the processes were asked for different things, or the
+        loss falls at no rate.
     """
     prepared = prepare(config)
     with distributed.agreement(), writing(workdir):
@@ -139,9 +138,10 @@ def run(config: Config, workdir: Path, write: Callable[[str], None]) -> int:
             workdir.mkdir(parents=True, exist_ok=True)
     say(f"{_STEPS} steps, from learning rate {LOWEST:g} to {HIGHEST:g}")
     rates, losses = measure(config, prepared)
+    name = formats.title(config.data)
     found = propose(rates, losses) if len(losses) >= _WINDOW else None
     record = {
-        "data_set": config.data.name,
+        "data_set": name,
         "seed": config.train.seed,
         "proposal": found and found.rate,
         "range": found and [found.low, found.high],
@@ -158,10 +158,10 @@ def run(config: Config, workdir: Path, write: Callable[[str], None]) -> int:
         if distributed.is_first():
             text = json.dumps(record, indent=2) + "\n"
             write_atomically(workdir / "learning_rates.json", text)
-            title = f"{config.data.name}, seed {config.train.seed}"
+            title = f"{name}, seed {config.train.seed}"
             learning_rates(rates, losses, found, title, workdir / "learning_rates.png")
-    if found is None:
-        raise UserError(
+    if found is None:  # in all processes, which have the same losses
+        raise distributed.TogetherError(
             f"the loss falls at no learning rate from {LOWEST:g} to {HIGHEST:g}: "
             f"see {workdir / 'learning_rates.png'}"
         )
@@ -171,4 +171,26 @@ def run(config: Config, workdir: Path, write: Callable[[str], None]) -> int:
             f"{found.low:g} to {found.high:g})\n"
             f"use it with     --config.train.learning_rate={found.rate:g}"
         )
+
+
+def run(
+    *,
+    config: Config,
+    workdir: Path,
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    write: Callable[[str], None],
+) -> int:
+    """Do what `search` does, in this process or with others; return the exit status.
+
+    Raises:
+      UserError: as `search`, or the processes cannot meet.
+    """
+    try:
+        with distributed.meeting(distributed.Group(coordinator, processes, process)):
+            search(config, distributed.share_path(workdir), write)
+    except distributed.LostProcessError as error:
+        say(f"error: {error}; begin the search again")
+        return 75
     return 0

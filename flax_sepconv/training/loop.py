@@ -1,10 +1,8 @@
 """One run from start to finish: train, survive interruptions, evaluate, leave a report."""
 
 import contextlib
-import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 from flax_sepconv.training import data, distributed, early_stopping
 from flax_sepconv.training import step as steps
@@ -93,18 +91,6 @@ def _describe(checkpoints: Checkpoints | None) -> str:
     return checkpoints.describe() if checkpoints else "the first process knows the checkpoints"
 
 
-def _asked(config: Config, resume: bool, split: data.Split, test: data.Split) -> dict[str, Any]:
-    """Return what a process was asked to do, and with which data, by names."""
-    asked = {
-        f"config.{group}.{name}": value
-        for group, values in dataclasses.asdict(config).items()
-        for name, value in values.items()
-    }
-    files = {"TRAIN": split.contents, "TEST": test.contents}
-    digests = {f"the data in {part}": known and known.values for part, known in files.items()}
-    return asked | {"--resume": resume} | digests
-
-
 def run(config: Config, workdir: Path, *, resume: bool = False) -> Results:
     """Train and evaluate as `config` says, like `complete`; return what results.json holds."""
     return complete(config, workdir, resume=resume).results
@@ -125,7 +111,7 @@ def complete(config: Config, workdir: Path, *, resume: bool = False) -> Outcome:
     """
     prepared = prepare(config)
     split, _, test, placement, _ = prepared
-    distributed.check_same(_asked(config, resume, split, test))
+    distributed.check_same({"--resume": resume})
     with contextlib.ExitStack() as stack:
         with distributed.agreement():
             if distributed.is_first():

@@ -8,6 +8,7 @@ from pathlib import Path
 from flax_sepconv.training import distributed, series
 from flax_sepconv.training.complaints import writing
 from flax_sepconv.training.config import Config, UserError
+from flax_sepconv.training.datasets import formats
 from flax_sepconv.training.search_plots import of_seeds
 from flax_sepconv.training.settings import SEED
 from flax_sepconv.training.workdir import write_atomically
@@ -75,7 +76,7 @@ def run(
         outcomes = series.train(config, workdir, seeds)
     found = series.gather(outcomes)
     record = {
-        "data_set": config.data.name,
+        "data_set": formats.title(config.data),
         "seeds": list(seeds),
         **found,
         "ensemble": series.ensemble(outcomes),

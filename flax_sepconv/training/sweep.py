@@ -12,6 +12,7 @@ from flax_sepconv.training import distributed, series
 from flax_sepconv.training.complaints import writing
 from flax_sepconv.training.config import Config, UserError, check_name, from_config_dict
 from flax_sepconv.training.console import say
+from flax_sepconv.training.datasets import formats
 from flax_sepconv.training.prepare import prepare
 from flax_sepconv.training.search_plots import of_sweep
 from flax_sepconv.training.workdir import write_atomically
@@ -152,7 +153,7 @@ def run(
             scores = series.gather(outcomes[-1], ("validation_",))
             found.append({"name": _name(settings), "settings": settings, **scores})
     record: dict[str, Any] = {
-        "data_set": config.data.name,
+        "data_set": formats.title(config.data),
         "seeds": list(seeds),
         "sweep": axes,
         "combinations": found,

@@ -13,6 +13,7 @@ import numpy as np
 from flax_sepconv.training import data, tasks
 from flax_sepconv.training.config import UserError
 from flax_sepconv.training.data import Scaling, Split
+from flax_sepconv.training.datasets import formats
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.step import Variables
 from flax_sepconv.training.weights import read_weights
@@ -33,7 +34,8 @@ class Trained:
     @property
     def title(self) -> str:
         """Return which weights of which data set these are, in words."""
-        name, seed = self.record.config.data.name, self.record.config.train.seed
+        config = self.record.config
+        name, seed = self.record.name or formats.title(config.data), config.train.seed
         return f"{name}, seed {seed}, {self.checkpoint} weights"
 
     def split(self, series: Sequence[np.ndarray], labels: np.ndarray | None = None) -> Split:

@@ -13,7 +13,12 @@ and 143 interrupted by SIGHUP, SIGINT and SIGTERM; 141 nobody reads the output; 
 of the run was lost; 70 a fault of this program."""
 
 _SETTINGS = (
-    Option("config", "FILE", "the experiment: a file, or the name of one listed below"),
+    Option(
+        "config",
+        "FILE",
+        "the experiment: a file, or the name of one listed below; without it the defaults, for "
+        "the data that config.data.path names",
+    ),
     Option("config.GROUP.FIELD", "X", "change one of its settings, e.g. --config.train.epochs=3"),
 )
 
@@ -65,11 +70,8 @@ def of(command: Command) -> str:
     words = [f"--{each.name} {each.value}".rstrip() for each in options]
     if command.settings != "no":
         words[1] = "--config.GROUP.FIELD=X ..."
-    needed = [
-        each.required or (each.name, command.settings) == ("config", "file") for each in options
-    ]
     shown = [
-        word if is_needed else f"[{word}]" for word, is_needed in zip(words, needed, strict=True)
+        word if each.required else f"[{word}]" for word, each in zip(words, options, strict=True)
     ]
     begin = f"usage: flax-sepconv {command.name} "
     line = textwrap.fill(

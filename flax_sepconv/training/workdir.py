@@ -31,6 +31,7 @@ class Record:
     contents: dict[str, Contents]  # of the data set's files; none: as for the classes
     target_scaling: Scaling | None = None  # as in `Split`
     channels: tuple[str, ...] = ()  # as in `Split`
+    name: str = ""  # as in `Split`; none: a version that did not note it recorded the run
 
 
 def write_atomically(path: Path, contents: str | bytes) -> None:
@@ -114,7 +115,8 @@ def read_record(workdir: Path) -> Record:
         contents = {part: Contents(**values) for part, values in files.items()}
         classes = _checked_classes(data["classes"])
         channels = tuple(map(str, data.get("channels", [])))
-        return Record(config, classes, scaling, contents, target_scaling, channels)
+        name = str(data.get("name", ""))
+        return Record(config, classes, scaling, contents, target_scaling, channels, name)
     except FileNotFoundError as error:
         what = "it has no config.json" if workdir.is_dir() else "there is no such folder"
         raise UserError(f"{workdir} holds no run: {what}") from error
@@ -131,6 +133,7 @@ def _described(split: Split, test: Split) -> dict[str, Any]:
         scalings[f"{prefix}deviation"] = None if scaling is None else scaling.deviation.tolist()
     files = {"TRAIN": split.contents, "TEST": test.contents}
     return {
+        "name": split.name,
         "classes": split.classes,
         "channels": split.channels,
         **scalings,

@@ -209,6 +209,13 @@ def test_an_unknown_config_is_answered_with_those_there_are(word, hint, capsys):
     refused([], f"--config FILE is required, or one of these names: {', '.join(NAMES)}", capsys)
 
 
+def test_data_of_ones_own_need_no_config():
+    config, workdir, resume = parse(["--config.data.path=sets/mine.npz", "--config.train.seed=3"])
+    assert config == from_config_dict({"data": {"path": "sets/mine.npz"}, "train": {"seed": 3}})
+    assert not resume
+    assert str(workdir).startswith("runs/JapaneseVowels-")  # there is no such file
+
+
 # --- Runs to resume
 
 

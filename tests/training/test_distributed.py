@@ -68,7 +68,7 @@ PROGRAM = """
     import numpy as np
     from jax.sharding import PartitionSpec as P
 
-    from flax_sepconv.training import distributed, loop, mesh
+    from flax_sepconv.training import distributed, learning_rate, loop, mesh
     from flax_sepconv.training.config import UserError, from_config_dict
 
     coordinator, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -123,6 +123,14 @@ PROGRAM = """
         config = from_config_dict({"data": {"name": "BasicMotions"}})
         words = f"TogetherError: workdir {folder} is not empty: or name another --workdir"
         assert raised(lambda: loop.run(config, folder)) == words
+
+        # A search for a learning rate is asked the same, and all know where it finds none.
+        other = from_config_dict({"data": {"name": "BasicMotions"}, "train": {"seed": index}})
+        words = raised(lambda: learning_rate.search(other, folder / "rates", print))
+        assert words.endswith("config.train.seed is 0 in process 0 and 1 in process 1"), words
+        learning_rate.measure = lambda *_: (np.geomspace(1e-6, 10, 351), np.full(351, 0.7))
+        words = raised(lambda: learning_rate.search(config, folder / "rates", print))
+        assert words.startswith("TogetherError: the loss falls at no learning rate"), words
 """
 
 
@@ -131,4 +139,5 @@ def test_two_processes_tell_one_another(tmp_path):
     file.write_text(textwrap.dedent(PROGRAM))
     with Processes(2, lambda group: [str(file), *map(str, group)], devices=2) as processes:
         assert processes.wait() == [0, 0], processes.said()
-    assert processes.said() == ["", ""]
+    assert processes.said() == ["351 steps, from learning rate 1e-06 to 10\n", ""]
+    assert (tmp_path / "rates" / "learning_rates.png").exists()

@@ -146,6 +146,32 @@ def test_a_file_is_a_data_set_and_a_lone_one_needs_no_name(raw, tmp_path):
         data.load(DataConfig(path=str(tmp_path / "ts")))
 
 
+@pytest.mark.parametrize("form", ["ts", "long", "npz", "tsv"])
+def test_the_only_file_of_a_folder_is_its_data_set(form, raw, tmp_path):
+    raw = first_channel(raw)
+    ({"ts": write_ts} | WRITERS)[form](tmp_path / "all", raw)
+    (tmp_path / "mine").mkdir()
+    name, ending = ("Vowels", "csv") if form == "long" else ("Vowels_TRAIN", form)
+    file = (tmp_path / "all" / f"{name}.{ending}").rename(tmp_path / "mine" / f"Mine.{ending}")
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    for path in (file, file.parent):
+        config = DataConfig(path=str(path), test_fraction=0.5)
+        train, test = data.load(config)
+        assert train.name == formats.title(config) == "Mine"
+        whole = len(raw["TRAIN"][0]) + (len(raw["TEST"][0]) if form == "long" else 0)
+        assert len(train) + len(test) == whole
+    (tmp_path / "mine" / "other.csv").write_text("")
+    names = ", ".join(sorted([file.name, "other.csv"]))
+    with pytest.raises(UserError, match=rf"{names}: .* named by config\.data\.path; .*labels\.csv"):
+        data.load(DataConfig(path=str(file.parent)))
+    named = DataConfig(path=str(file.parent), format="csv" if form == "long" else form)
+    if form == "long":
+        with pytest.raises(UserError, match=r"labels\.csv must be beside them"):
+            formats.find(named)
+    else:
+        assert formats.find(named)[1].paths == {"ALL": file}
+
+
 def test_equally_long_series_of_an_archive_need_no_lengths(tmp_path):
     values = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
     for part in PARTS:

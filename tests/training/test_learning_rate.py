@@ -1,13 +1,16 @@
 """The proposed learning rate is where the loss falls fastest, and a network trains with it."""
 
+import contextlib
 import functools
 import json
 
 import numpy as np
 import pytest
 
-from flax_sepconv.training import learning_rate, loop
-from flax_sepconv.training.config import UserError, from_config_dict
+from flax_sepconv.training import distributed, learning_rate, loop
+from flax_sepconv.training.__main__ import main
+from flax_sepconv.training.config import DataConfig, UserError, from_config_dict
+from flax_sepconv.training.datasets import places
 from flax_sepconv.training.prepare import prepare
 from flax_sepconv.training.search_plots import learning_rates
 from flax_sepconv.training.sweep import changed
@@ -20,9 +23,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 
+ITALY = str(places.folder(DataConfig()) / "ItalyPowerDemand")
 CONFIG = from_config_dict(
     {
-        "data": {"name": "ItalyPowerDemand"},
+        "data": {"path": ITALY},  # not that of config.data.name
         "augment": {"noise": 0.1},
         "model": {"width": 8, "blocks": 1, "kernel_size": 3, "dropout": 0.0},
         "train": {"epochs": 60, "batch_size": 16, "report_every": 20, "seed": 3},
@@ -67,7 +71,7 @@ def test_nothing_is_proposed_where_the_loss_does_not_fall(losses):
 def found(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("rates") / "new"
     said = []
-    assert learning_rate.run(CONFIG, workdir, said.append) == 0
+    learning_rate.search(CONFIG, workdir, said.append)
     return workdir, "\n".join(said)
 
 
@@ -119,14 +123,38 @@ def test_it_is_the_same_each_time_and_ends_where_the_loss_diverges(found, monkey
     assert len(rates) == 100
 
 
-def test_that_no_rate_will_do_is_said_and_recorded(tmp_path, monkeypatch):
+def test_that_no_rate_will_do_is_said_and_recorded(tmp_path, monkeypatch, drawn):
     measured = RATES, np.full(351, 0.7)
     monkeypatch.setattr(learning_rate, "measure", lambda *_: measured)
     with pytest.raises(UserError, match="falls at no learning rate from 1e-06 to 10"):
-        learning_rate.run(CONFIG, tmp_path, print)
+        learning_rate.search(CONFIG, tmp_path, print)
     record = json.loads((tmp_path / "learning_rates.json").read_text())
-    assert record["proposal"] is None
-    assert (tmp_path / "learning_rates.png").exists()
+    assert (record["data_set"], record["proposal"]) == ("ItalyPowerDemand", None)
+    ((_, texts),) = drawn
+    assert any("ItalyPowerDemand, seed 3" in text.get_text() for text in texts)
+
+
+def test_a_search_meets_the_other_processes_and_says_where_one_is_lost(
+    tmp_path, monkeypatch, capsys
+):
+    met = []
+
+    @contextlib.contextmanager
+    def meeting(group):
+        met.append(group)
+        yield
+        raise distributed.LostProcessError("another process of the run was lost")
+
+    def search(config, workdir, write):
+        met.append((config.data.path, workdir))
+
+    monkeypatch.setattr(distributed, "meeting", meeting)
+    monkeypatch.setattr(learning_rate, "search", search)
+    flags = ["--coordinator=a:1", "--processes=2", "--process=1", f"--config.data.path={ITALY}"]
+    assert main(["find-learning-rate", f"--workdir={tmp_path}", *flags]) == 75
+    assert met == [distributed.Group("a:1", 2, 1), (ITALY, tmp_path)]
+    words = "error: another process of the run was lost; begin the search again\n"
+    assert capsys.readouterr().err == words
 
 
 @pytest.mark.parametrize("losses", [made(3e-3, 0.1, 0), made(0.1, 0.3, 1, 310)])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from flax_sepconv.training import data, loop, seeds, series, sweep
-from flax_sepconv.training.config import Config, UserError, from_config_dict
+from flax_sepconv.training.config import Config, DataConfig, UserError, from_config_dict
+from flax_sepconv.training.datasets import places
 from flax_sepconv.training.search_plots import of_seeds, of_sweep
 from tests.pictures import check, drawn
 
@@ -20,9 +21,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 
+ITALY = str(places.folder(DataConfig()) / "ItalyPowerDemand")
 CONFIG = from_config_dict(
     {
-        "data": {"name": "ItalyPowerDemand", "validation_fraction": 0.3},
+        "data": {"path": ITALY, "validation_fraction": 0.3},  # not that of config.data.name
         "model": {"width": 4, "blocks": 1, "kernel_size": 3},
         "train": {"epochs": 4, "batch_size": 16, "learning_rate": 0.03, "ema_decay": 0.5},
         "mesh": {"data": 1},
@@ -63,6 +65,7 @@ def test_a_series_goes_on_where_it_was_and_sums_up(of_two):
     workdir, said = of_two
     summary = read(workdir)
     results = {seed: read(workdir / f"seed-{seed}", "results.json") for seed in (0, 2)}
+    assert summary["data_set"] == results[0]["data_set"] == "ItalyPowerDemand"
     assert [one["seed"] for one in results.values()] == [0, 2]
     for name in ("test_accuracy", "test_loss", "validation_loss", "validation_accuracy"):
         values = [one[name] for one in results.values()]
@@ -200,6 +203,7 @@ def test_the_least_validation_loss_is_chosen_and_no_other_test_score_shown(
     assert len(set(trained)) == 12
     assert trained[0] == ("model.kernel_size=5,train.epochs=2/seed-0", False)
     summary = read(tmp_path / "sweep")
+    assert summary["data_set"] == "ItalyPowerDemand"
     chosen = summary["chosen"]
     assert chosen["settings"] == {"model.kernel_size": 3, "train.epochs": 1}
     assert chosen["statistics"]["test_accuracy"]["mean"] == 0.3

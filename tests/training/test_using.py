@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 
 from flax_sepconv.training import data
 from flax_sepconv.training.__main__ import main
+from flax_sepconv.training.datasets import places
 from flax_sepconv.training.predicting import table
 from flax_sepconv.training.trained import load
 from tests.training_runs import make_run, no_file_beyond
@@ -180,6 +181,17 @@ def test_evaluate_matches_classes_by_their_names(run, tmp_path, capsys):
     truth = [CLASSES.index(label) for label in LABELS]
     check_metrics(folder, wanted(run, rows).argmax(-1), truth)
     assert not (run / "evaluation").exists()
+
+
+def test_pictures_are_titled_as_the_data_set_was_called(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((workdir / "config.json").read_text())
+    folder = places.folder(data.DataConfig()) / "BasicMotions"
+    record["config"]["data"] |= {"path": str(folder), "name": "JapaneseVowels"}
+    for noted in ("Gone", ""):  # an older version noted no name: that of the files is looked up
+        record["data"]["name"] = noted
+        (workdir / "config.json").write_text(json.dumps(record))
+        assert load(workdir, "best").title == f"{noted or 'BasicMotions'}, seed 0, best weights"
 
 
 # --- What is predicted

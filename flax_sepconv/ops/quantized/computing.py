@@ -68,9 +68,7 @@ def _found(
     """Find the scale of real numbers: of all, or of each example."""
     choice("x_scale", kind, DYNAMIC)
     if x.dtype == jnp.int8:
-        raise ValueError(
-            f"x_scale={kind!r} is for x of real numbers, and x is of int8: give its scale"
-        )
+        raise ValueError(f"x_scale={kind!r} is for real numbers, and x is of int8: give its scale")
     check_symmetric("x", kind, zero_point)
     if has_state:
         raise ValueError(

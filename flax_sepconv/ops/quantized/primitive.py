@@ -18,6 +18,7 @@ from flax_sepconv.ops.partitioning import whole_type
 from flax_sepconv.ops.primitives import fold, register, register_lowering
 from flax_sepconv.ops.quantized import definition
 from flax_sepconv.ops.quantized.definition import Form, Task
+from flax_sepconv.ops.quantized.scales import NO_DERIVATIVE
 from flax_sepconv.ops.sharding import vary_alike
 
 quantized_p = Primitive("quantized_conv1d")
@@ -66,10 +67,7 @@ def _batch(
 
 
 def _jvp(*_: Any, **__: Any) -> NoReturn:
-    raise TypeError(
-        "the operation on integers has no derivative: train with the layers' "
-        "quantization=flax_sepconv.quantization.Int8(...), which rounds and differentiates"
-    )
+    raise TypeError(NO_DERIVATIVE)
 
 
 def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, task: Task) -> Any:

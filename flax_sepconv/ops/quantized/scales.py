@@ -7,7 +7,7 @@ integer. So every product of scales is here, in float32, one multiplication at a
 kept from joining constants.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ import numpy as np
 from jax import lax
 
 LEAST, GREATEST = -128, 127
+NO_DERIVATIVE = (
+    "the operation on integers has no derivative: train with the layers' "
+    "quantization=flax_sepconv.quantization.Int8(...), which rounds and differentiates"
+)
 
 
 def inverse(scale: Any) -> Any:
@@ -46,8 +50,12 @@ def rounded(steps: jax.Array) -> jax.Array:
     return lax.round(steps, lax.RoundingMethod.TO_NEAREST_EVEN)
 
 
+@jax.custom_jvp
 def quantized(x: jax.Array, scale: Any, zero_point: Any = 0) -> jax.Array:
     """Return real numbers as int8, the nearest that there are. NaN counts as zero.
+
+    Raises:
+        TypeError: it is differentiated; the derivative of integers would be zero, without a word.
 
     Example:
         >>> quantized(jnp.array([-9.0, 0.1, 0.5, 0.8]), 0.05, 10)
@@ -57,6 +65,11 @@ def quantized(x: jax.Array, scale: Any, zero_point: Any = 0) -> jax.Array:
     steps = jnp.where(jnp.isnan(steps), 0, steps)
     zero = jnp.asarray(zero_point, jnp.float32)
     return (jnp.clip(steps, LEAST - zero, GREATEST - zero) + zero).astype(jnp.int8)
+
+
+@quantized.defjvp
+def _no_derivative(primals: Any, tangents: Any) -> NoReturn:
+    raise TypeError(NO_DERIVATIVE)
 
 
 def dynamic_scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -70,9 +70,14 @@ def find(config: DataConfig) -> tuple[str, places.Files]:
                 if missing := [path for path in files.paths.values() if not path.is_file()]:
                     raise UserError(f"no data set {files.name!r}: {missing[0]} does not exist")
                 return name, files
+        endings = {FORMATS[name].ending: name for name in names}
         if folder.is_file():
-            endings = " or ".join(FORMATS[name].ending for name in names)
-            raise UserError(f"the name of a data file must end in {endings}, got {folder}")
+            text = f"the name of a data file must end in {' or '.join(endings)}, got {folder}"
+            raise UserError(text)
+        if config.path and not folder.exists():
+            raise UserError(f"config.data.path: there is no file or folder {str(folder)!r}")
+        if config.path and (file := places.find_alone(folder, endings)):
+            return endings[file.suffix], places.Files(file.stem, {"ALL": file})
         there = _there(folder)
     except (OSError, RuntimeError, ValueError) as error:  # No system has such names, or no user.
         raise UserError(f"cannot look for data set {config.name!r}: {error}") from error

@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,3 +87,19 @@ def find_table(path: Path, name: str, ending: str) -> Files | None:
         if (alone := place / f"{name}{ending}").is_file():
             return Files(name, {"ALL": alone})
     return None
+
+
+def find_alone(path: Path, endings: Collection[str]) -> Path | None:
+    """Find the only file in a folder with one of some endings.
+
+    Raises:
+      UserError: there are several.
+    """
+    there = [file for file in sorted(path.iterdir()) if file.suffix in endings and file.is_file()]
+    if len(there) > 1:
+        names = ", ".join(file.name for file in there[:5]) + (", ..." if len(there) > 5 else "")
+        raise UserError(
+            f"{path} holds {names}: one of them must be named by config.data.path; where each is "
+            f"one series, {LABELS} must be beside them (columns file, label, and split)"
+        )
+    return there[0] if there else None
