@@ -386,6 +386,15 @@ def accuracy() -> str:
     return picture + table.text(record["sets"], published.METHODS).strip() + _caption(record)
 
 
+def quantization() -> str:
+    """Return the accuracies of networks in 8-bit integers beside float32's."""
+    from benchmarks.quantization import table
+
+    record = read("quantization")
+    picture = "![Accuracy, bytes and time](../pictures/benchmarks/quantization.png)\n\n"
+    return picture + table.text(record["sets"]).strip() + _caption(record)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
@@ -402,5 +411,6 @@ TABLES: dict[str, Callable[[], str]] = {
         compiled,
         scaling_v5e,
         accuracy,
+        quantization,
     )
 }

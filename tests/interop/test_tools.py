@@ -130,11 +130,11 @@ def test_onnx():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Qwix' own
-def test_page_quantization():
+def test_page_qwix():
     """PTQ and QAT, linen and nnx; what is asserted stands on the page."""
     pytest.importorskip("qwix")
     names = {"__name__": "docs.quantization"}
-    for block in blocks("quantization.md"):
+    for block in blocks("qwix.md"):
         exec(block, names)
     qwix, x, rules = names["qwix"], names["x"], names["rules"]
     # Several multipliers, traced; and a layer that Qwix cannot look into.
