@@ -1,5 +1,7 @@
 """What the tests of quantization share: layers with weights, and their ranges."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +32,6 @@ def layer_of(name, config, **settings):
 def observed(layer, x, seed=1):
     """Return a layer's variables after one call, and its output."""
 
-
     @jax.jit
     def call(x):
         variables = layer.init(jax.random.key(seed), x)
@@ -38,6 +39,15 @@ def observed(layer, x, seed=1):
         return variables | updates, y
 
     return call(x)
+
+
+def compiled(layer, x, is_converted=False):
+    """Return a layer's compiled call, with the ranges of x, and its variables."""
+    variables, _ = observed(layer, x)
+    if is_converted:
+        variables = fsc.quantization.convert(layer, variables, x)
+    apply = jax.jit(layer.apply, static_argnames="return_state")
+    return functools.partial(apply, variables), variables
 
 
 def weights_of(variables):

@@ -79,13 +79,13 @@ def test_hidden_values():
     variables, _ = observed(layer, x)
     variables["params"]["pointwise_kernel"] = np.eye(6, dtype=np.float32)[None]
     assert_equal(layer.apply(variables, x), jax.jit(layer.apply)(variables, x))
-    expected = oracle.numbers(
-        x, weights_of(variables), config=Int8(), **oracle_settings(settings)
-    )
+    expected = oracle.numbers(x, weights_of(variables), config=Int8(), **oracle_settings(settings))
     y = np.asarray(layer.apply(variables, x))
     found = np.rint(y / expected.scales["h"])
     np.testing.assert_array_equal(found, expected.h)
-    assert expected.h.min() < -20 and expected.h.max() > 20 and np.ptp(expected.h) == 255
+    assert expected.h.min() < -20
+    assert expected.h.max() > 20
+    assert np.ptp(expected.h) == 255
 
 
 @pytest.mark.parametrize("name", LINEN)
