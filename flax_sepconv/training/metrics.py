@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sk
 
 from flax_sepconv.training.config import TaskName
 
@@ -39,6 +38,8 @@ def of(
         return _of_values(outputs.reshape(-1), targets.reshape(-1))
     if task == "multilabel":
         return _of_labels(outputs > _COUNTED, targets > _COUNTED, classes)
+    from sklearn import metrics as sk  # late: it takes its time
+
     predicted, numbers = outputs.argmax(-1), np.arange(len(classes))
     each = {"labels": numbers, "average": None, "zero_division": 0.0}
     recall = sk.recall_score(targets, predicted, **each)
@@ -54,6 +55,8 @@ def of(
 
 
 def _of_values(values: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    from sklearn import metrics as sk  # late: it takes its time
+
     return {
         "rmse": float(sk.root_mean_squared_error(targets, values)),
         "mae": float(sk.mean_absolute_error(targets, values)),
@@ -62,6 +65,8 @@ def _of_values(values: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 
 
 def _of_labels(predicted: np.ndarray, truth: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    from sklearn import metrics as sk  # late: it takes its time
+
     # One label after another: scikit-learn takes a table of a single label for two classes.
     each = [
         float(sk.f1_score(truth[:, i], predicted[:, i], zero_division=0.0))

@@ -1,5 +1,6 @@
 """What a run ends with: results.json, two pictures and a few lines to print."""
 
+import functools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -71,7 +72,8 @@ def finish(
     # A split that was made by hand has no name.
     name = test.name or config.data.name
     weights = (state.params, variables["params"])
-    violation = max(float(steps.violation(state.constraints, params)) for params in weights)
+    violation_of = jax.jit(functools.partial(steps.violation, state.constraints))
+    violation = max(float(violation_of(params)) for params in weights)
     speeds = [float(row["examples_per_second"]) for row in rows]
     stopped = early_stopping.has_stopped(state.stopping)
     stopped_at = int(state.step) / per_epoch if stopped else None

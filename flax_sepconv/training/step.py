@@ -88,18 +88,21 @@ def create_state(
     rate = rate or schedule(config, steps)
     init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
     arguments = (jnp.asarray(batch["inputs"]), jnp.asarray(batch["lengths"]))
-    variables = jax.jit(model.init)(init_key, *arguments)
     constraints = fsc.constraints_of(model, init_key, *arguments)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.train.clip_norm),
         optax.adamw(rate, weight_decay=config.train.weight_decay),
         fsc.keep_params_constrained(constraints),
     )
-    # Projected, for an average of weights is feasible only if every one of them is.
-    kept = {
-        "params": project(constraints, variables["params"]),
-        "batch_stats": variables["batch_stats"],
-    }
+
+    @jax.jit
+    def begin(*arguments: jax.Array) -> Any:
+        variables = model.init(*arguments)
+        # Projected, for an average of weights is feasible only if every one of them is.
+        projected = project(constraints, variables["params"])
+        return {"params": projected, "batch_stats": variables["batch_stats"]}
+
+    kept = begin(init_key, *arguments)
     copy = lambda: jax.tree.map(jnp.copy, kept)  # noqa: E731 - donated buffers cannot be shared
     state = TrainState.create(
         apply_fn=model.apply,

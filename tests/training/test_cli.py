@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from flax_sepconv.training import data
 from flax_sepconv.training.__main__ import main
@@ -99,17 +100,26 @@ def rows(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def event_steps(workdir, tag):
+def events(workdir, tag):
     """Read the TensorBoard files by their definition: length, its CRC, a proto, its CRC."""
     found = []
     for file in (workdir / "tensorboard").iterdir():
-        raw = file.read_bytes()
+        raw, versions = file.read_bytes(), []
         while raw:
-            (length,) = struct.unpack("<Q", raw[:8])
-            event = event_pb2.Event.FromString(raw[12 : 12 + length])
-            found += [event.step for value in event.summary.value if value.tag == tag]
+            (length, its_crc) = struct.unpack("<QI", raw[:12])
+            proto, (crc,) = raw[12 : 12 + length], struct.unpack("<I", raw[12 + length :][:4])
+            assert (its_crc, crc) == (masked_crc32c(raw[:8]), masked_crc32c(proto))
+            event = event_pb2.Event.FromString(proto)
+            versions.append(event.file_version)
+            values = {value.tag: value.simple_value for value in event.summary.value}
+            found += [(event.step, event.wall_time, values[tag])] if tag in values else []
             raw = raw[16 + length :]
+        assert versions == ["brain.Event:2"] + [""] * (len(versions) - 1)
     return found
+
+
+def event_steps(workdir, tag):
+    return [step for step, _, _ in events(workdir, tag)]
 
 
 def same_run(a, b):
@@ -135,6 +145,8 @@ def test_a_run_leaves_everything(whole):
     recorded = rows(whole)
     assert [row["step"] for row in recorded] == list(range(3, STEPS + 1, 3))
     assert event_steps(whole, "validation_loss") == list(range(3, STEPS + 1, 3))
+    losses = [(row["step"], row["time"], np.float32(row["loss"])) for row in recorded]
+    assert events(whole, "loss") == losses
     best = min(recorded, key=lambda row: row["validation_loss"])
     assert weights(whole, "best")[0] == best["step"] == recorded[-1]["best_step"]
     assert weights(whole)[0] == STEPS
