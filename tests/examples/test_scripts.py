@@ -6,7 +6,14 @@ import sys
 
 import pytest
 
-from examples.tasks import eeg_constraints, eight_devices, from_keras, keyword_spotting, streaming
+from examples.tasks import (
+    eeg_constraints,
+    eight_devices,
+    from_keras,
+    keyword_spotting,
+    quantized,
+    streaming,
+)
 from tests import peers, processes
 
 
@@ -45,6 +52,18 @@ def test_streaming(capsys):
     assert set(apart) == {1, 12}
     assert max(apart.values()) < 1e-5
     assert forms(capsys.readouterr().out) == shown(streaming)
+
+
+def test_quantized(capsys):
+    found = quantized.main(train=300, test=100, epochs=6)
+    assert min(found.values()) > 0.3  # chance is 1/6
+    assert max(found.values()) - min(found.values()) < 0.15
+    printed = capsys.readouterr().out
+    real, whole = map(
+        int, re.search(r"file: (\d+) bytes in float32, (\d+) in int8", printed).groups()
+    )
+    assert whole < 0.6 * real
+    assert forms(printed) == shown(quantized)
 
 
 # Of Keras, which NumPy 2 warns of.
