@@ -25,6 +25,7 @@
 #include "pools.h"
 #include "problem.h"
 #include "problems.h"
+#include "quantized_shapes.h"
 #include "reference.h"
 #include "subject.h"
 
@@ -94,6 +95,7 @@ class Check {
     all("float16", contractions(p, bias, activation, &Kernels::f16));
     all("float16 to float32", contractions(p, bias, activation, &Kernels::f16_to_f32));
     both_stages(p, filters, bias);
+    in_integers(p, filters);
   }
 
   // Both stages of one problem.
@@ -102,6 +104,7 @@ class Check {
       : random_(1), sets_(sets), pools_(pools), tally_(tally) {
     name(1, p, filters, true, watchdog);
     both_stages(p, filters, true);
+    in_integers(p, filters);
   }
 
  private:
@@ -118,6 +121,13 @@ class Check {
     all("float64", separable(p, filters, bias, wanted, &Kernels::separable_f64));
     all("bfloat16", separable(p, filters, bias, wanted, &Kernels::separable_bf16));
     all("float16", separable(p, filters, bias, wanted, &Kernels::separable_f16));
+  }
+
+  void in_integers(const Problem& p, std::int64_t filters) {
+    ImmediatePool immediate;
+    IdlePool never;
+    check_quantized(name_, random_, p, filters, all_quantized(),
+                    {&pools_.one, &pools_.three, &immediate, &never});
   }
 
   template <typename T, typename R>
@@ -262,6 +272,7 @@ int run(std::int64_t problems, std::uint64_t first_seed) {
   const std::vector<const Kernels*> sets = all_kernels();
   std::string names;
   for (const Kernels* set : sets) names += std::string(names.empty() ? "" : ", ") + set->name;
+  for (const QuantizedKernels* set : all_quantized()) names += std::string(", integers ") + set->name;
   Tally tally;
   Pools pools;
   Watchdog watchdog;

@@ -18,4 +18,5 @@
 
 #include "parallel.h"
 #include "problem.h"
+#include "quantized.h"
 #include "schedule.h"

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "ffi_calls.h"
 #include "instruction_sets.h"
 #include "limits.h"
 #include "pages.h"
@@ -53,35 +54,6 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::OutputSettings,
 namespace sepconv {
 namespace {
 
-namespace ffi = xla::ffi;
-using Buffer = ffi::AnyBuffer;
-using Result = ffi::Result<ffi::AnyBuffer>;
-using Numbers = ffi::Buffer<ffi::S32>;
-using Limited = std::optional<Numbers>;
-
-class XlaPool : public Pool {
- public:
-  explicit XlaPool(ffi::ThreadPool& pool) : pool_(pool) {}
-  std::int64_t threads() const override { return pool_.num_threads(); }
-  void schedule(std::function<void()> task) override { pool_.Schedule(std::move(task)); }
-
- private:
-  ffi::ThreadPool& pool_;
-};
-
-template <typename A>
-A* data(const Buffer& buffer) {
-  return buffer.element_count() == 0 ? nullptr : static_cast<A*>(buffer.untyped_data());
-}
-
-std::int64_t count(const Buffer& buffer) {
-  return static_cast<std::int64_t>(buffer.element_count());
-}
-
-ffi::Error wrong_shapes() {
-  return ffi::Error::InvalidArgument("shapes that do not belong together");
-}
-
 ffi::Error wrong_types() {
   return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
 }
@@ -117,17 +89,6 @@ struct Call {
             settings.behind};
   }
 };
-
-// Run with the threads of a call, which may find no memory.
-template <typename Run>
-ffi::Error with_pool(ffi::ThreadPool& threads, Run run) {
-  XlaPool pool(threads);
-  try {
-    return run(pool);
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory to share the work");
-  }
-}
 
 // Run on the sequences of a call whose arrays are as they must be. Where there is nothing to compute
 // with, the results are zero.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "problem.h"
+#include "quantized.h"
 
 namespace sepconv {
 
@@ -38,6 +39,35 @@ inline const Kernels& chosen_kernels() {
   static const Kernels* const chosen = [] {
     const std::vector<const Kernels*> all = all_kernels();
     for (const Kernels* kernels : all)
+      if (is_named(kernels->name)) return kernels;
+    return all.front();
+  }();
+  return *chosen;
+}
+
+// The same for the operation in integers, which has versions of its own names besides.
+const QuantizedKernels* avx512_vnni_quantized();
+const QuantizedKernels* avx512_quantized();
+const QuantizedKernels* avx_vnni_quantized();
+const QuantizedKernels* avx2_quantized();
+const QuantizedKernels* neon_dotprod_quantized();
+const QuantizedKernels* baseline_quantized();  // Never null.
+
+// The fastest first.
+inline std::vector<const QuantizedKernels*> all_quantized() {
+  std::vector<const QuantizedKernels*> all;
+  for (const QuantizedKernels* kernels :
+       {avx512_vnni_quantized(), avx512_quantized(), avx_vnni_quantized(), avx2_quantized(),
+        neon_dotprod_quantized(), baseline_quantized()})
+    if (kernels != nullptr) all.push_back(kernels);
+  return all;
+}
+
+// The one that the environment names, or else the fastest.
+inline const QuantizedKernels& chosen_quantized() {
+  static const QuantizedKernels* const chosen = [] {
+    const std::vector<const QuantizedKernels*> all = all_quantized();
+    for (const QuantizedKernels* kernels : all)
       if (is_named(kernels->name)) return kernels;
     return all.front();
   }();

@@ -22,6 +22,8 @@ namespace sepconv::avx2 {
   _mm_stream_si128(static_cast<__m128i*>(to), reinterpret_cast<__m128i>(v))
 #define SEPCONV_F16C
 #include "contractions.h"
+#define SEPCONV_QUANTIZED_NAME SEPCONV_NAME
+#include "quantized_kernels.h"
 }  // namespace sepconv::avx2
 
 #if defined(__clang__)
@@ -37,8 +39,13 @@ const sepconv::Kernels* sepconv::avx2_kernels() {
   return runs ? &avx2::kKernels : nullptr;
 }
 
+const sepconv::QuantizedKernels* sepconv::avx2_quantized() {
+  return avx2_kernels() != nullptr ? &avx2::kQuantized : nullptr;
+}
+
 #else
 
 const sepconv::Kernels* sepconv::avx2_kernels() { return nullptr; }
+const sepconv::QuantizedKernels* sepconv::avx2_quantized() { return nullptr; }
 
 #endif

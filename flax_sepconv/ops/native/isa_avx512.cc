@@ -20,6 +20,8 @@ namespace sepconv::avx512 {
   _mm256_stream_si256(static_cast<__m256i*>(to), reinterpret_cast<__m256i>(v))
 #define SEPCONV_F16C
 #include "contractions.h"
+#define SEPCONV_QUANTIZED_NAME SEPCONV_NAME
+#include "quantized_kernels.h"
 }  // namespace sepconv::avx512
 
 #if defined(__clang__)
@@ -34,8 +36,13 @@ const sepconv::Kernels* sepconv::avx512_kernels() {
   return runs ? &avx512::kKernels : nullptr;
 }
 
+const sepconv::QuantizedKernels* sepconv::avx512_quantized() {
+  return avx512_kernels() != nullptr ? &avx512::kQuantized : nullptr;
+}
+
 #else
 
 const sepconv::Kernels* sepconv::avx512_kernels() { return nullptr; }
+const sepconv::QuantizedKernels* sepconv::avx512_quantized() { return nullptr; }
 
 #endif

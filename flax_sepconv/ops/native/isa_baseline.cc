@@ -11,6 +11,10 @@ namespace sepconv::baseline {
 #define SEPCONV_VECTORS 1
 #endif
 #include "contractions.h"
+#define SEPCONV_QUANTIZED_NAME SEPCONV_NAME
+#include "quantized_kernels.h"
 }  // namespace sepconv::baseline
 
 const sepconv::Kernels* sepconv::baseline_kernels() { return &baseline::kKernels; }
+
+const sepconv::QuantizedKernels* sepconv::baseline_quantized() { return &baseline::kQuantized; }

@@ -31,8 +31,11 @@ TARGETS = (
     "separable_gradients",
     "zero_tails",
     "output_with_bias",
+    "quantized_separable",
+    "quantized_depthwise",
 )
-# Names the instruction set that the kernels run with; empty, or not set: the fastest.
+# Names the instruction set that the kernels run with; empty, or not set: the fastest. Kernels that
+# have none of the name, as those for integers and those for floats may, run with their fastest.
 VARIABLE = "FLAX_SEPCONV_INSTRUCTION_SET"
 
 
@@ -63,7 +66,8 @@ def register(path: pathlib.Path = PATH) -> str | None:
         handlers = {name: getattr(library, f"sepconv_{name}") for name in TARGETS}
     except (OSError, ValueError, AttributeError) as error:
         return f"its library cannot be loaded: {error}"
-    check_setting(os.environ.get(VARIABLE), instruction_sets(path))
+    every = dict.fromkeys(instruction_sets(path) + quantized_instruction_sets(path))
+    check_setting(os.environ.get(VARIABLE), tuple(every))
     known = {name: jax.ffi.pycapsule(handler) for name, handler in handlers.items()}
     if reason := misfit(built, installed_version()) or refusal(list(known.values())):
         return f"its library does not fit jaxlib {jaxlib.version.__version__}: {reason}"
@@ -82,6 +86,19 @@ def instruction_set(path: pathlib.Path = PATH) -> str | None:
 def instruction_sets(path: pathlib.Path = PATH) -> tuple[str, ...]:
     """Return the names of those that the kernels have for this processor, the fastest first."""
     names = _told(path, "instruction_sets")
+    return tuple(names.split(",")) if names else ()
+
+
+@functools.cache
+def quantized_instruction_set(path: pathlib.Path = PATH) -> str | None:
+    """Return the name of that of the kernels for integers ("avx512_vnni"), if any run."""
+    return _told(path, "quantized_instruction_set")
+
+
+@functools.cache
+def quantized_instruction_sets(path: pathlib.Path = PATH) -> tuple[str, ...]:
+    """Return the names of those that the kernels for integers have here, the fastest first."""
+    names = _told(path, "quantized_instruction_sets")
     return tuple(names.split(",")) if names else ()
 
 
