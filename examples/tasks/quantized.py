@@ -90,7 +90,7 @@ def main(train: int = 1000, test: int = 1000, epochs: int = 15) -> dict[str, flo
     data, (x_test, y_test) = record(rng, train), record(rng, test)
     x = data[0]
 
-    def accuracy(apply: Callable[..., jax.Array], variables: Variables) -> float:
+    def accuracy(apply: Callable[..., Any], variables: Variables) -> float:
         logits = jax.jit(lambda v, x: apply(v, x, train=False))(variables, x_test)
         return float((logits.argmax(-1) == y_test).mean())
 

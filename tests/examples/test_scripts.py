@@ -55,7 +55,7 @@ def test_streaming(capsys):
 
 
 def test_quantized(capsys):
-    found = quantized.main(train=300, test=100, epochs=6)
+    found = quantized.main(train=500, test=200, epochs=12)
     assert min(found.values()) > 0.3  # chance is 1/6
     assert max(found.values()) - min(found.values()) < 0.15
     printed = capsys.readouterr().out
