@@ -33,6 +33,7 @@ def tensorflow_layer(layer: Layer) -> Callable[[Any], Any]:
             made; or its activation, its padding or its layout is none of LiteRT's.
 
     Example:
+        >>> import numpy as np
         >>> tensorflow_layer(Layer("conv", {"depthwise_kernel": np.ones((3, 2, 1), "f")}))
         Traceback (most recent call last):
         flax_sepconv.interop.layer.InteropError: layer 'conv' has no scales of integers: make it \
