@@ -18,7 +18,17 @@ class Int8:
     integers stand for, and takes the derivative of rounding for 1 (and of what is cut off for 0).
     What it needs to know of its activations, their ranges, it observes in calls that make the
     collection "quantization" mutable (nnx: in `train()` mode); other calls use the ranges that
-    there are. `convert` makes integers of its weights.
+    there are. Where there are none, that is a ValueError, or, inside of `jit`, NaN. `convert` makes
+    integers of its weights.
+
+    A transformation that lifts a layer must be told of its collection: stacked layers have
+    `nn.scan(..., variable_axes={"params": 0, "quantization": 0})`, and a range for each; one layer
+    that is called over and over, `variable_carry="quantization"`. Inside of `jax.shard_map` a
+    device observes its own examples (with `axis_name` the steps of all devices).
+
+    Everything is computed in float32, also of other types. The sums are exact as long as 255 * 127
+    * K and 255 * 127 * C*M are less than 2^24, up to 518 taps or channels; beyond, they may differ
+    in the last bit from those of integers.
 
     Attributes:
         weights: one scale for each output channel of a kernel, "per_channel", or one for all of it,
@@ -27,7 +37,7 @@ class Int8:
             scales are found in each call, so that 127 steps reach the greatest magnitude of all, or
             "dynamic_per_example", of each example; None: the weights alone are rounded.
         symmetric: whether observed ranges are made symmetric. If not, activations have a zero
-            point, and all 256 integers are used where their signs differ in number.
+            point, and all 256 integers serve what is not symmetric, as behind a ReLU.
         learned: whether step sizes of weights and static activations are parameters, which are
             trained (LSQ). Zero points stay those of the observed ranges. `calibrate` sets the step
             sizes from data; until then those of activations are 1/32.

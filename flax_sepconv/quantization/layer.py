@@ -31,7 +31,7 @@ from flax_sepconv.ops.quantized.scales import (
     quantized,
     second_multiplier,
 )
-from flax_sepconv.ops.sharding import AxisName, OutSharding
+from flax_sepconv.ops.sharding import AxisName, OutSharding, axes_of
 from flax_sepconv.quantization.config import Int8
 from flax_sepconv.quantization.observing import HIDDEN, OUTPUT, Memory, X
 from flax_sepconv.quantization.rounding import Steps, integers
@@ -122,7 +122,7 @@ class Quantized:
             if streams:  # Nothing but the state counts: compiled, nothing else is computed.
                 one = jnp.zeros((arguments.kernel_size, *_channels(x, self._is_last), 1), x.dtype)
                 _, state = self._depthwise(x, one, call, initial_state)
-            if is_whole and segment_ids is None and axis_name is None and flush is None:
+            if is_whole and self._fits_integers(x, call):
                 y = self._by_integers(x, weights, call)
             else:
                 y = self._by_steps(x, whole, call, warming)
@@ -234,6 +234,11 @@ class Quantized:
             sums = sums + integers(bias, product(before, weight_scale), None, warming)
         y = sums * second_multiplier(before, weight_scale)
         return self._with_real(y, whole.bias) if self.config.is_dynamic else y
+
+    def _fits_integers(self, x: jax.Array, call: Call) -> bool:
+        """Tell whether the operation on integers takes a call; if not, steps give its numbers."""
+        is_divided = call.axis_name is not None or axes_of(x, x.ndim - (2 if self._is_last else 1))
+        return call.segment_ids is None and call.flush is None and not is_divided
 
     def _by_integers(self, x: jax.Array, weights: Mapping[str, jax.Array], call: Call) -> jax.Array:
         """Compute by the operation on integers, up to the activation, or with it."""

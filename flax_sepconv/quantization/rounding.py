@@ -132,4 +132,8 @@ def trained_scale(scale: jax.Array, count: int) -> jax.Array:
     """
     size = jnp.maximum(jnp.abs(scale.astype(jnp.float32)), SMALLEST_STEP)
     fixed = lax.stop_gradient(size)
-    return fixed + (size - fixed) * (1 / math.sqrt(count * GREATEST))
+    if isinstance(count, int):
+        rate: Any = 1 / math.sqrt(count * GREATEST)
+    else:  # A number of steps that is a symbol.
+        rate = lax.rsqrt(jnp.asarray(count * GREATEST, jnp.float32))
+    return fixed + (size - fixed) * rate

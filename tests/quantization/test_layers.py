@@ -161,6 +161,42 @@ def test_constraints_act_before_weights_are_rounded():
     assert_equal(layer.apply(converted, x), layer.apply(variables, x))
 
 
+@pytest.mark.parametrize("axes", [("i",), (None, "i"), (None, None, "i")])
+def test_divided_arrays(axes):
+    """Batch, steps or channels on several devices, which the types of arrays tell."""
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Explicit,))
+    x = batch(B=4, L=24, C=4)
+    layer = layer_of("SeparableConv1D", Int8(), padding="same")
+    variables, y = observed(layer, x)
+    converted = fsc.quantization.convert(layer, variables, x)
+    with jax.set_mesh(mesh):
+        divided = jax.device_put(x, jax.NamedSharding(mesh, jax.P(*axes)))
+        whole = jax.device_put((variables, converted), jax.NamedSharding(mesh, jax.P()))
+
+        @jax.jit
+        def everything(variables, converted, x):
+            rounded, updates = layer.apply(variables, x, mutable=["quantization"])
+            return rounded, layer.apply(converted, x), updates["quantization"]
+
+        *outputs, kept = everything(*whole, divided)
+    for found in outputs:
+        assert_equal(found, y)
+    assert_equal(kept["x_high"], variables["quantization"]["x_high"])
+
+
+def test_exports_of_any_length():
+    x = batch(L=11)
+    layer = layer_of("SeparableConv1D", Int8(learned=True))
+    call, variables = compiled(layer, x)
+    converted = fsc.quantization.convert(layer, variables, x)
+    lengths = jax.export.symbolic_shape("b, l", constraints=["l >= 4"])
+    for given in (variables, converted):
+        exported = jax.export.export(jax.jit(functools.partial(layer.apply, given)))(
+            jax.ShapeDtypeStruct((*lengths, 3), jnp.float32)
+        )
+        assert_equal(jax.export.deserialize(exported.serialize()).call(x), call(x))
+
+
 def test_without_quantization_the_programs_are_as_they_were():
     x = batch()
     layer = fsc.SeparableConv1D(5, 4, padding="same", activation="gelu")

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+import flax_sepconv as fsc
 from flax_sepconv.quantization import Int8
 from tests.quantization.networks import assert_equal, batch, compiled, layer_of
 from tests.streams import cuts, swapped
@@ -77,3 +79,19 @@ def test_states_that_are_handed_on(is_converted):
     assert_equal(state.history, x[:, 4:7].astype(jnp.bfloat16))
     second, _ = call(x[:, 7:], initial_state=state, return_state=True)
     assert_equal(np.concatenate([first, second], 1), call(x))
+
+
+def test_nnx_streams():
+    x = batch(B=2, L=9)
+    layer = fsc.nnx.SeparableConv1D(
+        3, 5, 4, padding="causal", quantization=Int8(), rngs=nnx.Rngs(0)
+    )
+    layer(x)
+    layer.eval()
+    small = fsc.quantization.nnx.convert(layer)
+    for each in (layer, small):
+        expected = each(x)
+        each.set_view(decode=True, batch_size=2)
+        chunks = [each(x[:, first:last]) for first, last in ((0, 4), (4, 5), (5, 9))]
+        assert_equal(np.concatenate(chunks, 1), expected)
+        assert_equal(each.history[...], x[:, -3:])
