@@ -29,7 +29,7 @@ def univariate(name: str) -> ml_collections.ConfigDict:
     config.model.dropout = 0.0
     config.train.batch_size = 8
     config.train.epochs = 150
-    config.train.min_steps = 3000
+    config.train.min_steps = 2000
     config.train.learning_rate = 3e-3
     return config
 
