@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--patience",
         type=float,
-        default=60,
+        default=120,
         help="seconds, after which a program that gives no answer has failed (%(default)s)",
     )
     parser.add_argument(
