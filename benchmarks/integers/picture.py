@@ -24,7 +24,7 @@ _LEADS: dict[str, Any] = {
 @drawing.styled()
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     """Draw the layers of a run, sorted by what they gain, and say where."""
-    rows = report.least_first(record["rows"])
+    rows = report.least_first(record["rows"])[::-1]  # the first row is the lowest
     figure = Figure(figsize=(drawing.WIDTH, 2.6 + drawing.ROW * len(rows)))
     panels = figure.subplots(1, 2)
     own = [report.gain(row) for row in rows]
