@@ -89,7 +89,16 @@ ORDER = [name for layer in LAYERS.values() for name in layer]
 CORE = {"jax", "jaxlib", "flax", "optax", "numpy"}
 FOREIGN = {
     "keras.stft": {"scipy"},
-    "interop": {"google", "google_crc32c", "h5py", "ml_dtypes", "qwix", "safetensors", "torch"},
+    "interop": {
+        "google",
+        "google_crc32c",
+        "h5py",
+        "ml_dtypes",
+        "qwix",
+        "safetensors",
+        "tensorflow",
+        "torch",
+    },
 }
 
 

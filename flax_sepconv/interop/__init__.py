@@ -20,6 +20,7 @@ from flax_sepconv.interop.params import from_params, to_params, to_quantization
 from flax_sepconv.interop.pytorch import to_state_dict
 from flax_sepconv.interop.pytorch_modules import from_modules
 from flax_sepconv.interop.qwix import qwix_provider
+from flax_sepconv.interop.tensorflow_layer import tensorflow_layer
 
 __all__ = [
     "InteropError",
@@ -33,6 +34,7 @@ __all__ = [
     "load",
     "qwix_provider",
     "save",
+    "tensorflow_layer",
     "to_params",
     "to_quantization",
     "to_state_dict",

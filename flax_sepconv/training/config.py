@@ -159,6 +159,12 @@ class TrainConfig:
 
     seed: int = setting(0, "seed of weights, batches, augmentation and dropout", SEED)
     epochs: int = setting(100, "passes over the training series", POSITIVE)
+    min_steps: int = setting(
+        0,
+        "training steps at the least: where there are few series, there are as many more epochs as "
+        "it takes",
+        NOT_NEGATIVE,
+    )
     batch_size: int = setting(32, "series in a training step", POSITIVE)
     accumulation: int = setting(
         1,

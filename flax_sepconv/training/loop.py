@@ -42,7 +42,7 @@ def _fit(
     split, validation, _, placement, weights = prepared
     train = config.train
     per_epoch = data.steps_per_epoch(split, train.batch_size)
-    start, total = int(state.step), train.epochs * per_epoch
+    start, total = int(state.step), steps.total_steps(config, per_epoch)
     if start == total or early_stopping.has_stopped(state.stopping):
         return state
     size = min(train.batch_size, len(split))
@@ -121,7 +121,7 @@ def complete(config: Config, workdir: Path, *, resume: bool = False) -> Outcome:
             say(placement.note)
         model = SeparableResNet(len(split.classes), config.model)
         per_epoch = data.steps_per_epoch(split, config.train.batch_size)
-        total = config.train.epochs * per_epoch
+        total = steps.total_steps(config, per_epoch)
         every = config.train.report_every * per_epoch
         state = steps.create_state(config, model, next(data.eval_batches(split, 1)), per_epoch)
         with Stop() as stop:

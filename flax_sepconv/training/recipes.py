@@ -29,6 +29,7 @@ def univariate(name: str) -> ml_collections.ConfigDict:
     config.model.dropout = 0.0
     config.train.batch_size = 8
     config.train.epochs = 150
+    config.train.min_steps = 2000
     config.train.learning_rate = 3e-3
     return config
 
@@ -48,6 +49,7 @@ def multivariate(name: str) -> ml_collections.ConfigDict:
     config.model.kernel_size = 3
     config.model.stem_multiplier = 4
     config.train.epochs = 80
+    config.train.min_steps = 640
     config.train.learning_rate = 3e-3
     config.train.warmup = 0.0625
     return config

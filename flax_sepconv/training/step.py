@@ -47,10 +47,16 @@ def _zeros(task: Task) -> Arrays:
     return {name: jnp.zeros(()) for name in names}
 
 
+def total_steps(config: Config, steps_per_epoch: int) -> int:
+    """Return how many steps a run has: whole epochs, and no fewer than `min_steps`."""
+    train = config.train
+    return max(train.epochs, -(-train.min_steps // steps_per_epoch)) * steps_per_epoch
+
+
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """Return the learning rate by step: linear warm-up, then cosine down to zero."""
     train = config.train
-    total = train.epochs * steps_per_epoch
+    total = total_steps(config, steps_per_epoch)
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=train.learning_rate,

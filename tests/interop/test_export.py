@@ -401,16 +401,24 @@ def test_page(page):
     assert names["reloaded"].platforms == PLATFORMS
 
 
+def operations_of(interpreter):
+    """Return the names of the operations of a model, and of what types each works."""
+    types = {each["index"]: each["dtype"] for each in interpreter.get_tensor_details()}
+    told = interpreter._get_ops_details()
+    names = [operation["op_name"] for operation in told]
+    return names, [(op["op_name"], *(types[i] for i in op["inputs"][:2])) for op in told]
+
+
 def test_page_litert(page):
     """Depthwise stays depthwise, and the numbers stay."""
     tf = peers.tf()
-    names, (block,) = page
+    names, (block, *_) = page
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exec(block, names)
         # The interpreter's successor is a package of its own.
         interpreter = tf.lite.Interpreter(model_content=names["lite"])
-    operations = [operation["op_name"] for operation in interpreter._get_ops_details()]
+    operations, _ = operations_of(interpreter)
     assert operations.count("DEPTHWISE_CONV_2D") == operations.count("FULLY_CONNECTED") == 2
     assert not {"MUL", "CONV_2D"} & set(operations)
     (x,), (y,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -423,3 +431,42 @@ def test_page_litert(page):
         actual = interpreter.get_tensor(y["index"])
         expected = names["network"].apply(names["variables"], inputs)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_page_litert_integers(page, capfd):
+    """Both stages stay in int8; a network with scales of its own keeps them."""
+    tf = peers.tf()
+    names, (real, converted, own) = page
+    kind = tf.lite.experimental.OpResolverType.BUILTIN_REF
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in (real, converted, own):
+            exec(block, names)
+        first, second = (
+            tf.lite.Interpreter(model_content=names[name], experimental_op_resolver_type=kind)
+            for name in ("integers", "own_scales")
+        )
+    for interpreter, pointwise in ((first, "FULLY_CONNECTED"), (second, "CONV_2D")):
+        _, typed = operations_of(interpreter)
+        for stage in ("DEPTHWISE_CONV_2D", pointwise):
+            assert typed.count((stage, np.int8, np.int8)) == 2
+        assert not [op for op in typed if op[1] in (np.float32, np.float64)]
+    layers, details = names["layers"], second.get_tensor_details()
+    found = {tuple(each["quantization_parameters"]["scales"]) for each in details}
+    for layer in layers:
+        for scale in ("x_scale", "hidden_scale", "depthwise_scale", "pointwise_scale"):
+            wanted = np.atleast_1d(layer.scales[scale]).ravel()
+            assert any(len(f) == len(wanted) and np.allclose(f, wanted, 1e-6) for f in found), scale
+    second.allocate_tensors()
+    (x,), (y,) = second.get_input_details(), second.get_output_details()
+    (x_scale, x_zero), (y_scale, y_zero) = x["quantization"], y["quantization"]
+    rows = names["x"][:, :40]
+    expected = np.asarray(names["small"].apply(names["whole"], rows))
+    for row, wanted in zip(rows, expected, strict=True):
+        given = np.clip(np.rint(row / x_scale) + x_zero, -128, 127).astype(np.int8)
+        second.set_tensor(x["index"], given[None])
+        second.invoke()
+        real = (second.get_tensor(y["index"])[0].astype(np.float32) - y_zero) * y_scale
+        # Steps between the layers may be one apart, and so a few of the output's.
+        assert np.abs(real - wanted).max() < 3 * y_scale
+    capfd.readouterr()  # the converter talks

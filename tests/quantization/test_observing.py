@@ -134,7 +134,7 @@ def test_ranges_that_were_never_observed():
     # A collection that is mutable is begun, wherever the parameters come from.
     _, updates = network.apply({"params": variables["params"]}, x, mutable=["quantization"])
     assert np.isfinite(network.apply(variables | updates, x)).all()
-    with pytest.raises(flax.errors.ScopeParamNotFoundError):
+    with pytest.raises(flax.errors.FlaxError):
         network.apply({}, x, mutable=["quantization"])
 
 

@@ -115,6 +115,15 @@ def test_cropping_a_ramp_leaves_a_part_of_the_ramp():
         np.testing.assert_allclose(np.diff(used, 2), 0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("per_epoch", "total"), [(1, 32), (3, 33), (4, 40)])
+def test_a_run_of_few_series_has_as_many_more_epochs_as_it_takes(per_epoch, total):
+    config = from_config_dict({"train": {"epochs": 10, "min_steps": 32}})
+    assert steps.total_steps(config, per_epoch) == total
+    rate = steps.schedule(config, per_epoch)
+    assert rate(total - 1) > 0
+    assert rate(total) == 0
+
+
 def tiny_split(n=11):
     rng = np.random.default_rng(5)
     return Split(

@@ -1,12 +1,14 @@
 """The recipes behind the config files, and what their networks are."""
 
 import importlib.util
+import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from flax_sepconv.training import loop
 from flax_sepconv.training.config import from_config_dict
 from flax_sepconv.training.model import SeparableResNet
 from flax_sepconv.training.recipes import multivariate, univariate
@@ -49,6 +51,17 @@ def parameters(config, channels, classes):
 
 def test_a_network_for_one_channel_is_as_small_as_is_said():
     assert parameters(univariate("GunPoint"), 1, 2) == 11_094
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_run_makes_the_steps_that_it_has_to(tmp_path):
+    config = univariate("ItalyPowerDemand")
+    config.model.update(width=4, blocks=1, kernel_size=3, stem_kernel_size=3, stem_branches=1)
+    config.train.update(epochs=1, min_steps=7, batch_size=16, report_every=2)  # 4 an epoch
+    loop.run(from_config_dict(config), tmp_path / "run")
+    rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [8]
+    assert json.loads(rows[0])["learning_rate"] > 0  # of the last step: the cosine knows them all
 
 
 def test_the_causal_run_is_the_recipe_but_for_its_padding():

@@ -24,6 +24,7 @@ struct ToHidden {
   SEPCONV_INLINE void put(const Counts (&sums)[V], const float* multipliers, Value* to,
                           std::int64_t) const {
     Counts whole[kParts] = {};
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v)
       whole[v] = rounded_to_count(multiplied(sums[v], multipliers + v * kCounts));
     const Bytes bytes = narrowed(whole, static_cast<std::int16_t>(zero));
@@ -43,6 +44,7 @@ struct ToFloats {
     const Floats least = Floats{} + low, most = Floats{} + high;
     float some[kBytes];
     float* const out = columns >= V * kCounts ? to : some;
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       Floats all = multiplied(sums[v], multipliers + v * kCounts);
       all = all < least ? least : all;
@@ -66,6 +68,7 @@ struct ToBytes {
   SEPCONV_INLINE void put(const Counts (&sums)[V], const float* multipliers, std::int8_t* to,
                           std::int64_t columns) const {
     Counts whole[kParts] = {};
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v)
       whole[v] = rounded_within(bounded(multiplied(sums[v], multipliers + v * kCounts),
                                         Floats{} + low, Floats{} + high));

@@ -19,24 +19,30 @@ SEPCONV_INLINE void byte_tile(const HiddenRows& h, const Group* panel, std::int6
                               const std::int32_t* start, const float* multipliers, const To& ending,
                               R* to, std::int64_t to_step, std::int64_t columns) {
   Dots sums[M][V];
+#pragma GCC unroll 8
   for (int v = 0; v < V; ++v) {
     const Counts first = load<std::int32_t>(start + v * kCounts);
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) sums[i][v] = begin(first);
   }
   const Value* term = h.data;
   for (std::int64_t d = 0; d < depth; ++d, term += kGroup, panel += kBytes) {
     Groups column[V];
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) column[v] = load<Group>(panel + v * kCounts);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       Group value;
       __builtin_memcpy(&value, term + i * h.step, sizeof value);
       const Groups everywhere = Groups{} + value;
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) add_dots(sums[i][v], everywhere, column[v]);
     }
   }
+#pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
     Counts all[V];
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) all[v] = total(sums[i][v]);
     ending.template put<V>(all, multipliers, to + i * to_step, columns);
   }

@@ -104,17 +104,21 @@ class ByteTaps {
     const std::int32_t* const start = taps_.start_of(strip);
     for (std::int64_t p = 0; p < n; ++p, rows += position_step, to += to_step) {
       Dots sums[V];
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[v] = begin(load<std::int32_t>(start + v * kCounts));
       const Group* taps = taps_.panel(strip);
       for (std::int64_t t = 0; t < p_.taps; t += kGroup, taps += kBytes) {
         Bytes row[kGroup];
+#pragma GCC unroll 4
         for (std::int64_t i = 0; i < kGroup; ++i)  // What has no tap is multiplied with 0.
           row[i] = load<std::int8_t>(rows + std::min(t + i, p_.taps - 1) * tap_step);
         Groups groups[kParts];
         interleave<false>(row, groups);
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) add_dots(sums[v], groups[v], load<Group>(taps + v * kCounts));
       }
       Counts all[V];
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) all[v] = total(sums[v]);
       ending.template put<V>(all, multipliers, to, columns);
     }
@@ -133,6 +137,7 @@ class ByteTaps {
         row[i] = load<std::int8_t>(rows + (r * spacing_ + i * p_.dilation) * kBytes);
       Groups all[kParts];
       interleave<false>(row, all);
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) store<Group>(groups + r * kBytes + v * kCounts, all[v]);
     }
     const std::int64_t position_step = p_.stride / spacing_ * kBytes;
@@ -153,20 +158,27 @@ class ByteTaps {
     const std::int64_t step = kGroup * p_.dilation / spacing_ * kBytes;
     const std::int32_t* const start = taps_.start_of(strip);
     Dots sums[P][V];
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const Counts each = load<std::int32_t>(start + v * kCounts);
+#pragma GCC unroll 8
       for (int p = 0; p < P; ++p) sums[p][v] = begin(each);
     }
     const Group* taps = taps_.panel(strip);
     for (std::int64_t g = 0; g < taps_.depth; ++g, taps += kBytes, from += step) {
       Groups tap[V];
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) tap[v] = load<Group>(taps + v * kCounts);
+#pragma GCC unroll 8
       for (int p = 0; p < P; ++p)
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v)
           add_dots(sums[p][v], load<Group>(from + p * position_step + v * kCounts), tap[v]);
     }
+#pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       Counts all[V];
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) all[v] = total(sums[p][v]);
       ending.template put<V>(all, multipliers, to + p * to_step, columns);
     }

@@ -95,8 +95,6 @@ def _reason_against_native(task: Task, context: Context, is_named: bool) -> str 
     found = native.declines(context) if is_named else native.reason_to_avoid(context)
     if found is None and not context.is_one_device and context.surroundings is None:
         found = "XLA divides the program among devices, and cannot divide the call"
-    if found is None and "quantized_separable" not in native.library.TARGETS:
-        found = "the library has no kernels of integers"
     if found is None and not has_known_padding(task.geometry):
         found = "its padding is not known"
     return found
