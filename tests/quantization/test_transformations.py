@@ -79,3 +79,31 @@ def test_lifted_layers(lift):
         unseen = {"params": variables["params"]}
         with pytest.raises(ValueError, match="conv has not observed"):
             model.apply(unseen, x)
+
+
+def test_weights_that_a_scan_shares():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return fsc.SeparableConv1D(3, 4, padding="same", quantization=Int8())(x), None
+
+    model = nn.scan(
+        Block,
+        variable_broadcast="params",
+        variable_axes={"quantization": 0},
+        split_rngs={"params": False},
+        length=2,
+    )()
+    x = batch()
+
+    @jax.jit
+    def call(x):
+        variables = model.init(jax.random.key(0), x, None)
+        y, updates = model.apply(variables, x, None, mutable=["quantization"])
+        return variables | updates, y
+
+    variables, (y, _) = call(x)
+    assert variables["quantization"]["SeparableConv1D_0"]["x_low"].shape == (2,)
+    assert_equal(jax.jit(model.apply)(variables, x, None)[0], y)
+    with pytest.raises(ValueError, match="must not be shared by the steps of an"):
+        fsc.quantization.convert(model, variables, x, None)
