@@ -22,9 +22,9 @@ class Int8:
     integers of its weights.
 
     A transformation that lifts a layer must be told of its collection: stacked layers have
-    `nn.scan(..., variable_axes={"params": 0, "quantization": 0})`, and a range for each; one layer
-    that is called over and over, `variable_carry="quantization"`. Inside of `jax.shard_map` a
-    device observes its own examples (with `axis_name` the steps of all devices).
+    `nn.scan(..., variable_axes={"params": 0, "quantization": 0})`, and a range for each. (Weights
+    that the steps of a scan share can be trained so, and not converted.) Inside of `jax.shard_map`
+    a device observes its own examples, and with `axis_name` the steps of all devices.
 
     Everything is computed in float32, also of other types. The sums are exact as long as 255 * 127
     * K and 255 * 127 * C*M are less than 2^24, up to 518 taps or channels; beyond, they may differ

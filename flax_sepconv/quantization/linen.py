@@ -127,7 +127,8 @@ def convert(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs
         points. Of stacked layers (`nn.scan`, `nn.vmap`) they are stacked as the weights are.
 
     Raises:
-        ValueError: a range was never observed, or no layer has weights to convert.
+        ValueError: a range was never observed, no layer has weights to convert, or an `nn.scan`
+            shares them among its steps.
 
     Example:
         >>> import jax.numpy as jnp
@@ -149,7 +150,15 @@ def convert(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs
         with within(is_converting=True):
             return model.apply(variables, *args, mutable=collections, **kwargs)[1]
 
-    made = found | core.unfreeze(integers(found, args))
+    try:
+        made = found | core.unfreeze(integers(found, args))
+    except ValueError as error:
+        if "data dependency on the scan body" not in str(error):
+            raise
+        raise ValueError(
+            "weights must not be shared by the steps of an nn.scan (variable_broadcast) to be "
+            "converted: each step has a scale of its own, and so a bias in other steps"
+        ) from error
     flat = _flat(made)
     layers = {p[1:-1] for p in flat if p[0] == COLLECTION and p[-1] == SCALES[DEPTHWISE_KERNEL]}
     if not layers:
