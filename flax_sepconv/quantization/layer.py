@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from flax_sepconv import activations, ops
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops.arguments import mask_tails
-from flax_sepconv.ops.quantized.definition import shifted
+from flax_sepconv.ops.quantized.computing import shifted
 from flax_sepconv.ops.quantized.scales import (
     dynamic_scale,
     first_multiplier,

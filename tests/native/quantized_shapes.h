@@ -85,8 +85,7 @@ inline std::vector<std::int32_t> depthwise_sums(const Problem& p, const Quantize
         for (std::int64_t i = 0; i < p.taps; ++i) {
           const std::int64_t row = l * p.stride + i * p.dilation - p.pad_low;
           if (row < 0 || row >= p.length) continue;
-          const std::int8_t shifted = in.x[(b * p.length + row) * p.channels + j / p.multiplier];
-          const auto whole = static_cast<std::int8_t>(static_cast<std::uint32_t>(shifted + in.zero_x));
+          const std::int8_t whole = in.x[(b * p.length + row) * p.channels + j / p.multiplier];
           sum += static_cast<std::uint32_t>((whole - in.zero_x) * in.k[i * p.lanes() + j]);
         }
         sums.push_back(as_signed(sum));

@@ -88,12 +88,11 @@ class Problem:
 
     def operands(self, target):
         """Return what a call takes."""
-        x = (self.x.astype(np.int64) - self.zeros[0]).astype(np.int8)  # Modulo 256.
         if target == "quantized_separable":
             bias = self.bias[: self.F]
-            return x, self.k, self.w, bias, self.m1, self.m2, self.zeros, self.bounds
+            return self.x, self.k, self.w, bias, self.m1, self.m2, self.zeros, self.bounds
         bias = self.bias[: self.C * self.M]
-        return x, self.k, bias, self.m1, self.zeros[[0, 2]], self.bounds
+        return self.x, self.k, bias, self.m1, self.zeros[[0, 2]], self.bounds
 
     def call(self, target, dtype, operands=None):
         """Return what the kernel gives."""

@@ -1,20 +1,22 @@
 // Rows of x in strips of kBytes lanes.
 
 // A strip of the lanes of an example: row r is what stands `origin` + r rows behind its first one, and
-// zero beyond the ends.
+// `padding` beyond the ends.
 struct RowsOfExample {
   const std::int8_t* data;  // row 0 of the example, at the first channel of the strip
+  const std::int8_t padding;
   std::int64_t origin, rows, step, columns, multiplier, lane;
 
-  RowsOfExample(const Problem& p, const std::int8_t* x, std::int64_t example, std::int64_t origin,
-                std::int64_t strip)
-      : data(x + example * p.length * p.channels + strip * kBytes / p.multiplier), origin(origin),
+  RowsOfExample(const Problem& p, const QuantizedDepthwise& in, std::int64_t example,
+                std::int64_t origin, std::int64_t strip)
+      : data(in.x + example * p.length * p.channels + strip * kBytes / p.multiplier),
+        padding(static_cast<std::int8_t>(in.zero)), origin(origin),
         rows(p.length), step(p.channels), columns(std::min(kBytes, p.lanes() - strip * kBytes)),
         multiplier(p.multiplier), lane(strip * kBytes % p.multiplier) {}
 
   SEPCONV_INLINE Bytes operator()(std::int64_t r) const {
     const std::int64_t row = origin + r;
-    if (row < 0 || row >= rows) return Bytes{};
+    if (row < 0 || row >= rows) return Bytes{} + padding;
     const std::int8_t* const from = data + row * step;
     return multiplier == 1 ? load_some(from, columns) : repeated(from);
   }

@@ -54,7 +54,7 @@ class ByteStage {
  public:
   ByteStage(const Problem& p, const QuantizedDepthwise& in, const std::int32_t* bias, Pool& pool)
       : p_(p), in_(in), lanes_(p.lanes()), fold_(pieces_side_by_side(p)),
-        packed_(p.taps, fold_ * lanes_), taps_(p, in.zero, packed_.packed()) {
+        packed_(p.taps, fold_ * lanes_), taps_(p, packed_.packed()) {
     if (fold_ == 1) {
       packed_.pack(in.k, in.zero, bias, pool);
       return;
@@ -88,7 +88,7 @@ class ByteStage {
       for (std::int64_t s = strip; s < last_strip; ++s) {
         float copy[kBytes];
         const std::int64_t lane = s * kBytes;
-        taps_.run(RowsOfExample(p_, in_.x, piece.example, origin(piece), s), piece.count, s,
+        taps_.run(RowsOfExample(p_, in_, piece.example, origin(piece), s), piece.count, s,
                   Target<To, R>{panel_of_floats(multipliers, lane, lanes_, copy), ending,
                                 to + piece.row * to_step + lane, to_step, std::min(kBytes, lanes_ - lane)},
                   scratch);
@@ -135,7 +135,7 @@ class ByteStage {
     const std::int64_t rows = copied_rows(count);
     std::int8_t* const copies = reinterpret_cast<std::int8_t*>(scratch);
     R* const results = reinterpret_cast<R*>(copies + rows * kBytes);
-    std::fill(copies, copies + rows * kBytes, std::int8_t{0});
+    std::fill(copies, copies + rows * kBytes, static_cast<std::int8_t>(in_.zero));
     float multipliers[kBytes] = {};
     for (std::int64_t i = 0; i < n; ++i) {
       copy_piece(pieces[i], rows, copies + i * lanes_);

@@ -22,8 +22,8 @@ struct Target {
 
 class ByteTaps {
  public:
-  ByteTaps(const Problem& p, std::int32_t zero, const Packed& taps)
-      : zero_(static_cast<std::uint8_t>(zero + kShift)), stride_(p.stride), dilation_(p.dilation),
+  ByteTaps(const Problem& p, const Packed& taps)
+      : stride_(p.stride), dilation_(p.dilation),
         count_(p.taps), taps_(taps), spacing_(std::gcd(p.stride, kGroup * p.dilation)),
         in_turn_(p.dilation == 1 && spacing_ == 1) {}
 
@@ -75,10 +75,10 @@ class ByteTaps {
     return may_make_groups() && 3 * group_rows(n) <= 2 * n * taps_.depth;
   }
 
-  // What of a row is multiplied: padding, which is 0, becomes zero_.
+  // What of a row is multiplied.
   SEPCONV_INLINE Bytes ready(Bytes row) const {
     using Unsigned = Vector<std::uint8_t>;
-    return spread_apart(bits_of<Bytes>(bits_of<Unsigned>(row) + zero_));
+    return spread_apart(bits_of<Bytes>(bits_of<Unsigned>(row) + static_cast<std::uint8_t>(kShift)));
   }
   template <typename Source>
   void copy(const Source& rows, std::int64_t first, std::int64_t step, std::int64_t n,
@@ -218,7 +218,6 @@ class ByteTaps {
     for (int i = 0; i < P; ++i) target.put(p + i, sums[i]);
   }
 
-  const std::uint8_t zero_;  // what a value of x is when padding is
   const std::int64_t stride_, dilation_, count_;
   const Packed taps_;
   const std::int64_t spacing_;

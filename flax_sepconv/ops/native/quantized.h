@@ -21,8 +21,8 @@ struct Multipliers {
   }
 };
 
-// The depthwise stage: x (batch, length, channels), each value less `zero`, modulo 256, so that
-// padding is 0 whatever `zero` is; k (taps, lanes).
+// The depthwise stage: x (batch, length, channels), of which `zero` is taken off, and which is `zero`
+// beyond the ends; k (taps, lanes).
 struct QuantizedDepthwise {
   const std::int8_t *x, *k;
   std::int32_t zero;

@@ -15,7 +15,7 @@ from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.quantized import arguments, scales
 from flax_sepconv.ops.quantized.arguments import DYNAMIC, Output
-from flax_sepconv.ops.quantized.definition import Task, shifted
+from flax_sepconv.ops.quantized.definition import Task
 from flax_sepconv.ops.quantized.primitive import compute
 
 
@@ -24,12 +24,14 @@ class Input:
     """What the operation is given.
 
     Attributes:
-        x: int8, `shifted` by the zero point, laid out as the caller's.
+        x: int8, laid out as the caller's, and `shifted` where zeros are to be put into rows.
+        is_shifted: whether it is.
         scale: a number, or one for each example, (...,).
         zero_point: one integer.
     """
 
     x: jax.Array
+    is_shifted: bool
     scale: Any
     zero_point: Any
 
@@ -57,9 +59,8 @@ class Input:
         if array.dtype != jnp.int8:
             spread = scale[..., None, None] if scale.ndim else scale
             array = scales.quantized(array, spread, zero)
-        return cls(
-            shifted(array, jnp.asarray(zero)), scale.reshape(-1) if scale.ndim else scale, zero
-        )
+        is_shifted = has_state or any(map(jax.export.is_symbolic_dim, array.shape))
+        return cls(shifted(array, zero) if is_shifted else array, is_shifted, scale, zero)
 
 
 def _found(
@@ -80,6 +81,17 @@ def _found(
         ends = lengths_lib.resolve(lengths, x.shape[:-2], steps)
         x = mask_tails(x, ends, data_format)
     return scales.dynamic_scale(x, (-2, -1) if kind == DYNAMIC[1] else tuple(range(x.ndim)))
+
+
+def shifted(x: jax.Array, zero_point: Any, back: bool = False) -> jax.Array:
+    """Take a zero point from int8, modulo 256, or add it again.
+
+    What is zero in between stands for the real number zero, whatever the zero point is.
+    """
+    if _is_zero(zero_point):
+        return x
+    zero = jnp.asarray(zero_point).astype(jnp.int8)
+    return x + zero if back else x - zero
 
 
 def check_symmetric(letter: str, kind: str, zero_point: Any) -> None:
@@ -104,7 +116,7 @@ class Rows:
 
     Attributes:
         call: as it was checked.
-        x: (B, L, C), `shifted`.
+        x: (B, L, C).
         ends: of the result's rows (B,), or None: all are whole.
     """
 
@@ -114,14 +126,16 @@ class Rows:
     geometry: Any
 
     @classmethod
-    def of(cls, call: Call) -> "Rows":
+    def of(cls, call: Call, given: Input) -> "Rows":
         """Put zeros where sequences end earlier."""
-        geometry = call.stages.geometry
-        if call.stages.limits == "whole":
-            return cls(call, call.x, None, geometry)
-        (lengths,) = call.limits
-        ends = output_lengths(lengths, geometry)
-        return cls(call, whole_rows(call.x, lengths, geometry), ends, rows_geometry(geometry))
+        x, geometry, zero, ends = call.x, call.stages.geometry, given.zero_point, None
+        is_shifted = given.is_shifted
+        if call.stages.limits == "lengths":
+            (lengths,) = call.limits
+            ends = output_lengths(lengths, geometry)
+            x = whole_rows(x if is_shifted else shifted(x, zero), lengths, geometry)
+            geometry, is_shifted = rows_geometry(geometry), True
+        return cls(call, shifted(x, zero, back=True) if is_shifted else x, ends, geometry)
 
     def task(self, dtype: Any, has_pointwise: bool) -> Task:
         """Return what is to be computed."""
@@ -130,9 +144,8 @@ class Rows:
     def finished(self, y: jax.Array, output: Output, dtype: DTypeLike) -> jax.Array:
         """Let what is behind the ends stand for zero, and lay the result out as x was."""
         if self.ends is not None:
-            is_shifted = output.scale is not None and not _is_zero(output.zero_point)
-            zero = jnp.asarray(output.zero_point, jnp.int8)
-            y = zero_tails(y - zero, self.ends) + zero if is_shifted else zero_tails(y, self.ends)
+            zero = output.zero_point
+            y = shifted(zero_tails(shifted(y, zero), self.ends), zero, back=True)
         y = self.call.unflatten(y)
         return y if output.scale is not None else y.astype(dtype)
 
@@ -141,7 +154,7 @@ def depthwise(
     call: Call, given: Input, depthwise_scale: Any, output: Output, dtype: DTypeLike
 ) -> jax.Array:
     """Compute the first stage of a checked call."""
-    rows = Rows.of(call)
+    rows = Rows.of(call, given)
     lanes = call.rest[-1].shape[0]
     multiplier = scales.second_multiplier(
         given.scale.reshape(-1, 1), depthwise_scale.reshape(1, -1), output.scale
@@ -168,7 +181,7 @@ def separable(
     dtype: DTypeLike,
 ) -> jax.Array:
     """Compute both stages of a checked call; `hidden`: the scale of h or its kind, and its zero."""
-    rows = Rows.of(call)
+    rows = Rows.of(call, given)
     weights, bias = call.rest
     lanes, filters = weights.shape[1:]
     x_scale, first_scale = given.scale.reshape(-1, 1), depthwise_scale.reshape(1, -1)

@@ -1,7 +1,6 @@
 """What the operation on integers is, by operations of XLA's: on any platform the same integers.
 
-Sums are int32, and exact; `scales` has the rest. x comes shifted, by its zero point and modulo 256,
-so that 0 is the padding whatever the zero point is.
+Sums are int32, and exact; `scales` has the rest.
 """
 
 import functools
@@ -40,26 +39,20 @@ class Task:
     implementation: str | None
 
 
-def shifted(x: jax.Array, zero_point: jax.Array) -> jax.Array:
-    """Take a zero point from int8, modulo 256: what is zero then stands for the real zero."""
-    return x - zero_point.astype(jnp.int8)
-
-
 def sums(
     x: jax.Array, kernel: jax.Array, zero_point: jax.Array, geometry: Geometry, form: Form
 ) -> jax.Array:
     """Filter every channel: (B, L, C), (K, C, M) -> (B, output_length, C*M) int32.
 
     Args:
-        x: int8, `shifted`.
+        x: int8.
         kernel: int8.
         zero_point: of x, a scalar.
         geometry: of whole rows.
         form: the convolution, or a sum of products with shifted inputs.
     """
     K, C, M = kernel.shape
-    zero = zero_point.astype(jnp.int8)
-    centred = (x + zero).astype(jnp.int32) - zero_point
+    centred = x.astype(jnp.int32) - zero_point
     rows = pad_steps(centred, geometry.pad_low, geometry.pad_high)
     taps = kernel.astype(jnp.int32)
     S, D, steps = geometry.stride, geometry.dilation, geometry.output_length
@@ -117,7 +110,7 @@ def depthwise(task: Task, form: Form, *operands: jax.Array) -> jax.Array:
     Args:
         task: what is to be computed.
         form: as for `sums`.
-        operands: x (B, L, C) `shifted`, the kernel (K, C, M), the bias (C*M,) int32, the
+        operands: x (B, L, C), the kernel (K, C, M), the bias (C*M,) int32, the
             multipliers (1 or B, C*M), the zero points (2,) int32 of x and of the result, and its
             bounds (2,).
     """
@@ -132,7 +125,7 @@ def separable(task: Task, form: Form, *operands: jax.Array) -> jax.Array:
     Args:
         task: what is to be computed.
         form: as for `sums`.
-        operands: x (B, L, C) `shifted`, the kernels (K, C, M) and (C*M, F), the bias (F,) int32,
+        operands: x (B, L, C), the kernels (K, C, M) and (C*M, F), the bias (F,) int32,
             the multipliers (1 or B, C*M) and (1 or B, F), the zero points (3,) int32 of x, h and
             the result, and its bounds (2,).
     """
