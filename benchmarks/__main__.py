@@ -14,6 +14,7 @@ SUITES = {
     "limits": "what lengths, states and segments cost where all is whole",
     "step": "one step of streams over the matrix product in it",
     "sweep": "layers drawn at random, in float32 and bfloat16, beside the same peers and more",
+    "integers": "the layer in int8, beside float32, ONNX Runtime, OpenVINO and LiteRT",
     "networks": "training steps of networks made of the layer",
     "accuracy": "the trainer's recipes on the data sets that come with aeon",
     "quantization": "trained networks beside the 8-bit integers that are made of them",

@@ -80,7 +80,7 @@ def processor() -> str:
         return platform.processor() or platform.machine()
     pairs = (line.partition(":") for line in CPUINFO.read_text().splitlines())
     lines = {name.strip(): value.strip() for name, _, value in pairs}
-    extensions = {"avx2", "avx512f", "avx512_bf16", "asimd"} & set(
+    extensions = {"avx2", "avx_vnni", "avx512f", "avx512_bf16", "avx512_vnni", "asimd"} & set(
         lines.get("flags", lines.get("Features", "")).split()
     )
     return " ".join([lines.get("model name", platform.machine()), *sorted(extensions)])

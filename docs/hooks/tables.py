@@ -395,6 +395,68 @@ def quantization() -> str:
     return picture + table.text(record["sets"]).strip() + _caption(record)
 
 
+def integers_means() -> str:
+    """Return how many times faster the layer is in int8: geometric means, and the least."""
+    from benchmarks.integers import report
+    from benchmarks.integers.contenders import PEERS as BESIDE
+    from benchmarks.integers.contenders import RIVALS
+
+    record = read("integers_cpu")
+    ratios: dict[str, Callable[[Record], float | None]] = {
+        "int8 to int8, than our float32": report.gain,
+        "int8 to float32, than our float32": lambda row: report.gain(row, "integers_to_real"),
+        **{
+            f"int8 to int8, than {BESIDE[name].title}": lambda row, name=name: report.lead(
+                row, name
+            )
+            for name in RIVALS
+        },
+        "**than the best of these at each layer**": lambda row: report.lead(row, report.best(row)),
+        "times fewer bytes of weights, with their scales": report.smaller,
+    }
+    rows = []
+    for title, of in ratios.items():
+        found = [(each, row) for row in record["rows"] if (each := of(row))]
+        if found:
+            least, where = min(found, key=lambda pair: pair[0])
+            mean = _times(geometric_mean(each for each, _ in found))
+            behind = str(sum(each < _LEVEL for each, _ in found))
+            rows.append([title, mean, behind, f"{show(least)} ({_shape(where)})"])
+    head = ["times faster", "geometric mean", "layers where slower", "least"]
+    words = drawing.conditions(record).removeprefix("float32, ")
+    return f"{table(head, rows)}\n\n*int8, {words}.*"
+
+
+def integers() -> str:
+    """Return the times of each layer in int8, the one where integers gain least at the top."""
+    from benchmarks.integers import report
+    from benchmarks.integers.contenders import PEERS as BESIDE
+    from benchmarks.integers.contenders import RIVALS
+
+    rows = []
+    for row in report.least_first(read("integers_cpu")["rows"]):
+        own = [report.milliseconds(row, "ours", each) for each in ("integers_to_real", "float32")]
+        offs = (
+            its["integers"]["off_steps"]
+            for its in row["contenders"].values()
+            if "off_steps" in its.get("integers", {})
+        )
+        rows.append(
+            [
+                _shape(row),
+                f"**{show(report.milliseconds(row, 'ours'))}**",
+                *own,
+                _times(report.gain(row)),
+                *(report.milliseconds(row, name) for name in RIVALS),
+                _times(report.lead(row, report.best(row))),
+                max(offs, default=None),
+            ]
+        )
+    head = ["ms", "flax_sepconv, int8", "int8 to float32", "float32", "gain"]
+    head += [*(BESIDE[name].title for name in RIVALS), "lead", "steps off, at most"]
+    return table(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (
@@ -412,5 +474,7 @@ TABLES: dict[str, Callable[[], str]] = {
         scaling_v5e,
         accuracy,
         quantization,
+        integers_means,
+        integers,
     )
 }

@@ -17,9 +17,7 @@ from flax_sepconv.training.console import guard, say, settle
 from flax_sepconv.training.settings import UserError
 
 # What the extra `train` brings, by the names that are imported.
-PACKAGES = (
-    "absl aeon etils google_crc32c grain matplotlib ml_collections orbax sklearn tqdm".split()
-)
+PACKAGES = "absl aeon etils grain matplotlib ml_collections orbax sklearn tensorboardX tqdm".split()
 
 
 def _write(text: str) -> None:

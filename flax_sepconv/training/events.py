@@ -1,12 +1,7 @@
 """TensorBoard's event files, written in the thread that has the numbers.
 
-A writer with a thread of its own may die where the disk is full, and nobody hears of it. And the
-libraries that bring one import PyTorch where it is installed, which takes longer than all else.
-
-record   length: u64; its checksum; an event; its checksum
-Event    1 wall_time: double, 2 step: int64, 3 file_version: string, 5 summary: Summary
-Summary  1 value, repeated: Value; here one
-Value    1 tag: string, 2 simple_value: float
+tensorboardX's own writer hands them to a thread, which dies where the disk is full: from then on
+nothing is written, and after some more rows the run stands still.
 """
 
 import os
@@ -16,43 +11,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import google_crc32c
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+from tensorboardX.summary import scalar
 
 _PREFIX = "events.out.tfevents."
-
-
-def _varint(value: int) -> bytes:
-    """Return an integer >= 0, seven bits a byte, the lowest ones first.
-
-    >>> _varint(300).hex()
-    'ac02'
-    """
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*found, value])
-
-
-def _field(number: int, value: float | int | bytes, kind: str = "") -> bytes:
-    """Return a field of a message in the wire format of Protocol Buffers.
-
-    Args:
-      number: of the field, below 16.
-      value: an integer >= 0; text or a message as bytes; or with a `kind`, a number.
-      kind: how `struct` packs it: "d" or "f".
-    """
-    if kind:
-        return bytes([number << 3 | {"d": 1, "f": 5}[kind]]) + struct.pack(f"<{kind}", value)
-    if isinstance(value, bytes):
-        return bytes([number << 3 | 2]) + _varint(len(value)) + value
-    return bytes([number << 3]) + _varint(int(value))
-
-
-def _checksum(data: bytes) -> bytes:
-    """Return the CRC-32C as these files have it: rotated, with a number added to it."""
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def event_files(folder: Path) -> list[Path]:
@@ -72,20 +35,20 @@ class EventFile:
         now = time.time_ns()
         path = folder / f"{_PREFIX}{now // 10**9}.{socket.gethostname()}.{os.getpid()}.{now}"
         self._file = path.open("xb", buffering=0)
-        self._write(_field(1, now / 1e9, "d") + _field(3, b"brain.Event:2"))
+        self._write(Event(wall_time=now / 1e9, file_version="brain.Event:2"))
 
-    def _write(self, event: bytes) -> None:
-        length = struct.pack("<Q", len(event))
-        record = memoryview(length + _checksum(length) + event + _checksum(event))
+    def _write(self, event: Event) -> None:
+        data = event.SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checksums = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        record = memoryview(b"".join([length, checksums[0], data, checksums[1]]))
         while record:  # a disk that is full may take a part of it first
             record = record[self._file.write(record) :]
 
     def add(self, step: int, walltime: float, values: Mapping[str, float]) -> None:
         """Write the values of a step by their names."""
         for name, value in values.items():
-            one = _field(1, name.encode()) + _field(2, value, "f")
-            summary = _field(5, _field(1, one))
-            self._write(_field(1, walltime, "d") + _field(2, step) + summary)
+            self._write(Event(wall_time=walltime, step=step, summary=scalar(name, value)))
 
     def size(self) -> int:
         """Return how many bytes were written."""

@@ -92,39 +92,42 @@ def create_state(
       rate: the learning rate by step; None: that of the config.
     """
     rate = rate or schedule(config, steps)
-    init_key, run_key = jax.random.split(jax.random.key(config.train.seed))
-    arguments = (jnp.asarray(batch["inputs"]), jnp.asarray(batch["lengths"]))
-    constraints = fsc.constraints_of(model, init_key, *arguments)
+    key = jax.random.key(config.train.seed)
+    arguments = (batch["inputs"], batch["lengths"])
+    constraints = fsc.constraints_of(model, key, *arguments)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.train.clip_norm),
         optax.adamw(rate, weight_decay=config.train.weight_decay),
         fsc.keep_params_constrained(constraints),
     )
 
-    @jax.jit
-    def begin(*arguments: jax.Array) -> Any:
-        variables = model.init(*arguments)
+    @jax.jit  # one program, for a new process compiles each operation outside of one by itself
+    def begin(key: jax.Array, *arguments: jax.Array) -> TrainState:
+        init_key, run_key = jax.random.split(key)
+        variables = model.init(init_key, *arguments)
         # Projected, for an average of weights is feasible only if every one of them is.
-        projected = project(constraints, variables["params"])
-        return {"params": projected, "batch_stats": variables["batch_stats"]}
+        kept = {
+            "params": project(constraints, variables["params"]),
+            "batch_stats": variables["batch_stats"],
+        }
+        copy = lambda: jax.tree.map(jnp.copy, kept)  # noqa: E731 - donated buffers cannot be shared
+        state = TrainState.create(
+            apply_fn=model.apply,
+            params=kept["params"],
+            tx=optimizer,
+            batch_stats=kept["batch_stats"],
+            averaged=copy(),
+            best=copy(),
+            best_score=jnp.float32(jnp.inf),
+            best_step=jnp.int32(-1),
+            key=jax.random.key_data(run_key),
+            sums=_zeros(TASKS[config.data.task]),
+            stopping=early_stopping.start(config.train),
+            constraints=constraints,
+        )
+        return state.replace(step=jnp.int32(0))  # a Python 0 would change its type on the way
 
-    kept = begin(init_key, *arguments)
-    copy = lambda: jax.tree.map(jnp.copy, kept)  # noqa: E731 - donated buffers cannot be shared
-    state = TrainState.create(
-        apply_fn=model.apply,
-        params=kept["params"],
-        tx=optimizer,
-        batch_stats=kept["batch_stats"],
-        averaged=copy(),
-        best=copy(),
-        best_score=jnp.float32(jnp.inf),
-        best_step=jnp.int32(-1),
-        key=jax.random.key_data(run_key),
-        sums=_zeros(TASKS[config.data.task]),
-        stopping=early_stopping.start(config.train),
-        constraints=constraints,
-    )
-    return state.replace(step=jnp.int32(0))  # a Python 0 would change its type on the way
+    return begin(key, *arguments)
 
 
 class _Found(NamedTuple):

@@ -1,4 +1,4 @@
-"""Twenty training steps with every constraint and optimizer, weight by weight, against the rest."""
+"""Ten training steps with every constraint and optimizer, weight by weight, against the rest."""
 
 import functools
 import types
@@ -18,7 +18,7 @@ from tests import peers, settings
 # Keras 3 reads its own variables in a way that NumPy 2 calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-STEPS, B, L, C, K, M, F = 20, 4, 11, 3, 5, 2, 6
+STEPS, B, L, C, K, M, F = 10, 4, 11, 3, 5, 2, 6
 
 # Exact in binary, the powers of the last two as well: TensorFlow keeps them in float32.
 RATE, MOMENTUM, BETA_1, BETA_2 = 1 / 32, 7 / 8, 1 / 4, 1 / 2

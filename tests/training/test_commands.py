@@ -93,7 +93,7 @@ NOWHERE = """
     from flax_sepconv.__main__ import main
 
     # What neither JAX nor Flax needs.
-    ABSENT = "aeon grain matplotlib ml_collections sklearn tqdm".split()
+    ABSENT = "aeon grain matplotlib ml_collections sklearn tensorboardX tqdm".split()
     assert not set(ABSENT) & {name.partition(".")[0] for name in sys.modules}
     sys.meta_path.insert(0, Nowhere())
 """
@@ -147,7 +147,6 @@ def test_what_the_extra_brings_is_known():
     """Each package of the extra by the name of its module; aeon and ml_collections bring more."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn", "etils": "etils"}
-    named["google-crc32c"] = "google_crc32c"
     brought = {
         need.split(">=")[0].split("[")[0] for need in project["optional-dependencies"]["train"]
     }

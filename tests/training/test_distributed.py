@@ -1,5 +1,6 @@
 """What processes tell one another, and which of them this one is."""
 
+import json
 import textwrap
 
 import pytest
@@ -131,13 +132,30 @@ PROGRAM = """
         learning_rate.measure = lambda *_: (np.geomspace(1e-6, 10, 351), np.full(351, 0.7))
         words = raised(lambda: learning_rate.search(config, folder / "rates", print))
         assert words.startswith("TogetherError: the loss falls at no learning rate"), words
+
+        # A run stops early in all of them: no loss is low enough behind the first one's patience.
+        settings = {
+            "data": {"name": "ItalyPowerDemand", "validation_fraction": 0.3},
+            "model": {"width": 4, "blocks": 1, "kernel_size": 3, "stem_multiplier": 1},
+            "train": {"batch_size": 16, "early_stopping": 2, "early_stopping_delta": 10.0},
+        }
+        found = loop.run(from_config_dict(settings), folder / "early")
+        print(found["stopped_at_epoch"], found["validation_loss"])
 """
 
 
 def test_two_processes_tell_one_another(tmp_path):
     file = tmp_path / "program.py"
     file.write_text(textwrap.dedent(PROGRAM))
-    with Processes(2, lambda group: [str(file), *map(str, group)], devices=2) as processes:
+    fast = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # to compile
+    with Processes(2, lambda group: [str(file), *map(str, group)], 2, **fast) as processes:
         assert processes.wait() == [0, 0], processes.said()
-    assert processes.said() == ["351 steps, from learning rate 1e-06 to 10\n", ""]
+    first, second = processes.said()
+    assert first.startswith("351 steps, from learning rate 1e-06 to 10\n")
+    assert second == ""
     assert (tmp_path / "rates" / "learning_rates.png").exists()
+    first, second = processes.printed()
+    assert first == second
+    assert first.startswith("3.0 ")
+    rows = (tmp_path / "early" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [1, 2, 3]

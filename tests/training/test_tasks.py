@@ -165,6 +165,7 @@ def runs(tmp_path_factory):
                     "evaluate": "best",
                     "checkpoint_every": 1,
                 },
+                "mesh": {"data": 1},
             }
         )
         found[task] = config, folder / f"run-{task}", loop.run(config, folder / f"run-{task}")

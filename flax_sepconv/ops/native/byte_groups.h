@@ -14,7 +14,10 @@ inline void pack_groups(const std::int8_t* from, std::int64_t step, std::int64_t
                         Group* panel, std::int32_t* start) {
   Dots sums[kParts];
   for (Dots& sum : sums) sum = begin(Counts{});
+  constexpr std::int64_t ahead = 16;  // From row to row it may be far.
   for (std::int64_t first = 0; first < rows; first += kGroup, panel += kBytes) {
+    for (std::int64_t i = ahead; i < std::min(ahead + kGroup, rows - first); ++i)
+      __builtin_prefetch(from + (first + i) * step);
     Bytes row[kGroup];
     for (std::int64_t i = 0; i < kGroup; ++i)
       row[i] = first + i < rows ? spread_apart(load_some(from + (first + i) * step, columns)) : Bytes{};

@@ -1,11 +1,7 @@
 // Products of blocks of h, which lie in the caches, with panels of weights.
 
 // Rows of a tile: its sums, a panel's groups and one value fill the registers.
-#if SEPCONV_VECTOR_BYTES == 64 || (defined(__aarch64__) && defined(SEPCONV_DOT_BYTES))
-constexpr int kByteRows = 6;
-#else
-constexpr int kByteRows = 2;
-#endif
+constexpr int kByteRows = kManyRegisters ? 6 : 2;
 
 // Rows of h, `step` values from one to the next.
 struct HiddenRows {

@@ -26,6 +26,12 @@ constexpr std::int32_t kShift = 128;
 
 constexpr std::int64_t kBytes = kWidth<std::int8_t>;
 constexpr std::int64_t kCounts = kWidth<std::int32_t>;
+// Whether 32 registers hold the sums in the making: without DOT_BYTES NEON's take two each.
+#if SEPCONV_VECTOR_BYTES == 64 || (defined(__aarch64__) && defined(SEPCONV_DOT_BYTES))
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
 // Vectors of 32 bits that hold what a vector of bytes holds.
 constexpr int kParts = 4;
 
@@ -94,29 +100,32 @@ SEPCONV_INLINE Native put_together(Native v) {
 #endif
 }
 
-// Groups of the bytes of kGroup rows, spread apart, which are numbers with a sign, or without.
+// The bytes of two rows, spread apart, in turns.
+struct Pairs {
+  Native low, high;
+};
+SEPCONV_INLINE Pairs paired_bytes(Bytes first, Bytes second) {
+  const Native a = bits_of<Native>(first), b = bits_of<Native>(second);
+  return {SEPCONV_MM(unpacklo_epi8)(a, b), SEPCONV_MM(unpackhi_epi8)(a, b)};
+}
+// Groups of two times two rows, or of the first two alone: these are numbers with a sign, or without.
 template <bool is_signed>
-SEPCONV_INLINE void interleave(const Bytes (&rows)[kGroup], Groups (&groups)[kParts]) {
-  Native v[kGroup];
-  for (int i = 0; i < kGroup; ++i) v[i] = bits_of<Native>(rows[i]);
-  const Native low = SEPCONV_MM(unpacklo_epi8)(v[0], v[1]);
-  const Native high = SEPCONV_MM(unpackhi_epi8)(v[0], v[1]);
+SEPCONV_INLINE void make_groups(const Pairs& a, [[maybe_unused]] const Pairs& b,
+                                Groups (&groups)[kParts]) {
   if constexpr (kGroup == 4) {
-    const Native low2 = SEPCONV_MM(unpacklo_epi8)(v[2], v[kGroup - 1]);
-    const Native high2 = SEPCONV_MM(unpackhi_epi8)(v[2], v[kGroup - 1]);
-    groups[0] = bits_of<Groups>(SEPCONV_MM(unpacklo_epi16)(low, low2));
-    groups[1] = bits_of<Groups>(SEPCONV_MM(unpackhi_epi16)(low, low2));
-    groups[2] = bits_of<Groups>(SEPCONV_MM(unpacklo_epi16)(high, high2));
-    groups[3] = bits_of<Groups>(SEPCONV_MM(unpackhi_epi16)(high, high2));
+    groups[0] = bits_of<Groups>(SEPCONV_MM(unpacklo_epi16)(a.low, b.low));
+    groups[1] = bits_of<Groups>(SEPCONV_MM(unpackhi_epi16)(a.low, b.low));
+    groups[2] = bits_of<Groups>(SEPCONV_MM(unpacklo_epi16)(a.high, b.high));
+    groups[3] = bits_of<Groups>(SEPCONV_MM(unpackhi_epi16)(a.high, b.high));
   } else {
-    const auto widened = [](Native a) {
-      return bits_of<Groups>(is_signed ? SEPCONV_MM(srai_epi16)(a, 8) : a);
+    const auto widened = [](Native v) {
+      return bits_of<Groups>(is_signed ? SEPCONV_MM(srai_epi16)(v, 8) : v);
     };
-    const Native with_low = is_signed ? low : no_bytes(), with_high = is_signed ? high : no_bytes();
-    groups[0] = widened(SEPCONV_MM(unpacklo_epi8)(low, with_low));
-    groups[1] = widened(SEPCONV_MM(unpackhi_epi8)(low, with_low));
-    groups[2] = widened(SEPCONV_MM(unpacklo_epi8)(high, with_high));
-    groups[3] = widened(SEPCONV_MM(unpackhi_epi8)(high, with_high));
+    const Native low = is_signed ? a.low : no_bytes(), high = is_signed ? a.high : no_bytes();
+    groups[0] = widened(SEPCONV_MM(unpacklo_epi8)(a.low, low));
+    groups[1] = widened(SEPCONV_MM(unpackhi_epi8)(a.low, low));
+    groups[2] = widened(SEPCONV_MM(unpacklo_epi8)(a.high, high));
+    groups[3] = widened(SEPCONV_MM(unpackhi_epi8)(a.high, high));
   }
 }
 
@@ -161,17 +170,19 @@ SEPCONV_INLINE Bytes narrowed(const Counts (&v)[kParts], std::int16_t zero) {
 
 SEPCONV_INLINE Bytes spread_apart(Bytes v) { return v; }
 
-template <bool is_signed>
-SEPCONV_INLINE void interleave(const Bytes (&rows)[kGroup], Groups (&groups)[kParts]) {
-  int8x16_t v[kGroup];
-  for (int i = 0; i < kGroup; ++i) v[i] = bits_of<int8x16_t>(rows[i]);
-  const auto pairs = [](int8x16_t p) { return vreinterpretq_s16_s8(p); };
-  const int16x8_t low = pairs(vzip1q_s8(v[0], v[1])), low2 = pairs(vzip1q_s8(v[2], v[3]));
-  const int16x8_t high = pairs(vzip2q_s8(v[0], v[1])), high2 = pairs(vzip2q_s8(v[2], v[3]));
-  groups[0] = bits_of<Groups>(vzip1q_s16(low, low2));
-  groups[1] = bits_of<Groups>(vzip2q_s16(low, low2));
-  groups[2] = bits_of<Groups>(vzip1q_s16(high, high2));
-  groups[3] = bits_of<Groups>(vzip2q_s16(high, high2));
+struct Pairs {
+  int16x8_t low, high;
+};
+SEPCONV_INLINE Pairs paired_bytes(Bytes first, Bytes second) {
+  const int8x16_t a = bits_of<int8x16_t>(first), b = bits_of<int8x16_t>(second);
+  return {vreinterpretq_s16_s8(vzip1q_s8(a, b)), vreinterpretq_s16_s8(vzip2q_s8(a, b))};
+}
+template <bool>
+SEPCONV_INLINE void make_groups(const Pairs& a, const Pairs& b, Groups (&groups)[kParts]) {
+  groups[0] = bits_of<Groups>(vzip1q_s16(a.low, b.low));
+  groups[1] = bits_of<Groups>(vzip2q_s16(a.low, b.low));
+  groups[2] = bits_of<Groups>(vzip1q_s16(a.high, b.high));
+  groups[3] = bits_of<Groups>(vzip2q_s16(a.high, b.high));
 }
 
 #if defined(SEPCONV_DOT_BYTES)
@@ -219,6 +230,13 @@ SEPCONV_INLINE Bytes narrowed(const Counts (&v)[kParts], std::int16_t zero) {
 }
 
 #endif
+
+// Groups of the bytes of kGroup rows, spread apart.
+template <bool is_signed>
+SEPCONV_INLINE void interleave(const Bytes (&rows)[kGroup], Groups (&groups)[kParts]) {
+  const Pairs last = paired_bytes(rows[kGroup - 2], rows[kGroup - 1]);
+  make_groups<is_signed>(kGroup == 4 ? paired_bytes(rows[0], rows[1]) : last, last, groups);
+}
 
 // Up to a vector of bytes, as a vector; the others are zero.
 SEPCONV_INLINE Bytes load_some(const std::int8_t* from, std::int64_t n) {

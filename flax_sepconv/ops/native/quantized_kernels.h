@@ -4,7 +4,9 @@
 #include "bytes.h"
 #include "byte_groups.h"
 #include "byte_endings.h"
+#include "byte_rows.h"
 #include "byte_taps.h"
+#include "byte_stage.h"
 #include "byte_product.h"
 #include "quantized_output.h"
 
