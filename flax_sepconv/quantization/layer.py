@@ -96,7 +96,7 @@ class Quantized:
         is_whole = is_converted(weights)
         warming = None if is_whole else memory.warming(config)
         whole = (
-            Whole.kept(weights, memory)
+            Whole.kept(weights, config, memory)
             if is_whole
             else Whole.rounded(weights, config, memory, warming)
         )

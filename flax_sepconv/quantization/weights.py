@@ -77,29 +77,37 @@ class Whole:
         return cls(kernels, scales, None if bias is None else bias.astype(jnp.float32))
 
     @classmethod
-    def kept(cls, weights: Mapping[str, jax.Array], memory: Memory) -> "Whole":
+    def kept(cls, weights: Mapping[str, jax.Array], config: Int8, memory: Memory) -> "Whole":
         """Return integers that `converted` made.
 
         Raises:
-            ValueError: what belongs to them is not there.
+            ValueError: what belongs to them is not there, or they were made for other activations.
         """
-        scales = {name: memory.kept.get(SCALES[name]) for name in SCALES if name in weights}
-        if None in scales.values():
+        names = [name for name in SCALES if name in weights]
+        observed = observed_names(config, POINTWISE_KERNEL in weights)
+        wanted = [SCALES[name] for name in names]
+        wanted += [f"{name}_{what}" for name in observed for what in ("scale", "zero_point")]
+        missing = [name for name in wanted if name not in memory.kept]
+        if missing:
             raise ValueError(
-                f"{memory.layer} has weights of int8 and not their scales: give it all that "
-                "flax_sepconv.quantization.convert returned"
+                f"{memory.layer} has weights of int8, and not {', '.join(missing)}: give it all "
+                f"that flax_sepconv.quantization.convert returned, and the Int8 from before, not "
+                f"{config}"
             )
-        kernels = {name: weights[name].astype(jnp.float32) for name in scales}
+        kernels = {name: weights[name].astype(jnp.float32) for name in names}
+        scales = {name: memory.kept[SCALES[name]] for name in names}
         bias = weights.get(BIAS)
-        is_steps = bias is not None and bias.dtype == jnp.int32
+        if bias is None:
+            return cls(kernels, scales, None, is_kept=True)
+        is_steps = config.activations == "static"
+        if jnp.issubdtype(bias.dtype, jnp.integer) != is_steps:
+            raise ValueError(
+                f"{memory.layer} has weights of int8 that were converted with other activations "
+                f"than {config.activations!r}: its bias is of {bias.dtype}"
+            )
+        bias = bias.astype(jnp.float32)
         real, steps = (None, bias) if is_steps else (bias, None)
-        return cls(
-            kernels,
-            scales,  # type: ignore[arg-type]
-            real,
-            None if steps is None else steps.astype(jnp.float32),
-            is_kept=True,
-        )
+        return cls(kernels, scales, real, steps, is_kept=True)
 
     def real(self, weights: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Return what the weights stand for, in the order of those given."""

@@ -101,8 +101,18 @@ def test_what_does_not_go_together():
     converted = fsc.quantization.convert(static, variables, x)
     with pytest.raises(ValueError, match="has weights of int8 and quantization=None"):
         static.clone(quantization=None).apply(converted, x)
-    with pytest.raises(ValueError, match="weights of int8 and not their scales"):
+    with pytest.raises(ValueError, match="has weights of int8, and not depthwise_scale, pointwise"):
         static.apply({"params": converted["params"]}, x)
+    for kind in ("dynamic", None):
+        with pytest.raises(
+            ValueError, match=f"other activations than {kind!r}: its bias is of int"
+        ):
+            static.clone(quantization=Int8(activations=kind)).apply(converted, x)
+    with pytest.raises(ValueError, match="and not output_scale, output_zero_point: give it all"):
+        static.clone(quantization=Int8(output=True)).apply(converted, x)
+    without = fsc.quantization.convert(dynamic, params, x)
+    with pytest.raises(ValueError, match="and not x_scale, x_zero_point, hidden_scale"):
+        static.apply(without, x)
     with pytest.raises(ValueError, match="lengths must be from 0 to"):
         static.apply(variables, x, [20, 1, 1])
     # The weights alone go together with everything.
