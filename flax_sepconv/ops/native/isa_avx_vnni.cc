@@ -16,7 +16,11 @@
 namespace sepconv::avx_vnni {
 #define SEPCONV_QUANTIZED_NAME "avx_vnni"
 #define SEPCONV_VECTOR_BYTES 32
+#if defined(SEPCONV_EMULATED_AVX_VNNI)  // For tests: see tests/native/emulated_avx_vnni.h.
+#define SEPCONV_DOT_BYTES(sums, a, b) emulated_dpbusd(sums, a, b)
+#else
 #define SEPCONV_DOT_BYTES(sums, a, b) _mm256_dpbusd_avx_epi32(sums, a, b)
+#endif
 #include "vector.h"
 #include "quantized_kernels.h"
 }  // namespace sepconv::avx_vnni
@@ -28,10 +32,14 @@ namespace sepconv::avx_vnni {
 #endif
 
 const sepconv::QuantizedKernels* sepconv::avx_vnni_quantized() {
+#if defined(SEPCONV_EMULATED_AVX_VNNI)
+  return avx2_kernels() != nullptr ? &avx_vnni::kQuantized : nullptr;
+#else
   unsigned a = 0, b = 0, c = 0, d = 0;
   const bool runs = avx2_kernels() != nullptr && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
                     (a >> 4 & 1);
   return runs ? &avx_vnni::kQuantized : nullptr;
+#endif
 }
 
 #else
