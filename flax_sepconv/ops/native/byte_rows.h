@@ -18,10 +18,18 @@ struct RowsOfExample {
     const std::int64_t row = origin + r;
     if (row < 0 || row >= rows) return Bytes{} + padding;
     const std::int8_t* const from = data + row * step;
-    return multiplier == 1 ? load_some(from, columns) : repeated(from);
+    if (multiplier == 1) return load_some(from, columns);
+    return multiplier == 2 && columns == kBytes ? doubled(from) : repeated(from);
   }
 
  private:
+  static Bytes doubled(const std::int8_t* from) {
+    typedef std::uint8_t Half __attribute__((vector_size(kBytes / 2)));
+    Half half;
+    __builtin_memcpy(&half, from, sizeof half);
+    const auto wide = __builtin_convertvector(half, Vector<std::uint16_t>);
+    return bits_of<Bytes>(wide | wide << 8);
+  }
   // Each channel's value as often as it has lanes.
   Bytes repeated(const std::int8_t* from) const {
     constexpr std::int64_t at_once = 8;

@@ -11,7 +11,7 @@ namespace sepconv {
 namespace {
 
 using Int8s = ffi::Buffer<ffi::S8>;
-using FloatsOfCall = ffi::Buffer<ffi::F32>;
+using F32s = ffi::Buffer<ffi::F32>;
 
 ffi::Error refuse(const std::string& what) { return ffi::Error::InvalidArgument(what); }
 
@@ -29,9 +29,9 @@ struct Geometry {
 struct QuantizedCall {
   const Int8s &x, &k;
   const Numbers& bias;
-  const FloatsOfCall& multipliers;  // of the depthwise sums
+  const F32s& multipliers;  // of the depthwise sums
   const Numbers& zero_points;
-  const FloatsOfCall& bounds;
+  const F32s& bounds;
   const Buffer& y;
   Geometry geometry;
 
@@ -41,7 +41,7 @@ struct QuantizedCall {
     return {a[0], a[1], a[2], b[2], b[0], geometry.stride, geometry.dilation, geometry.pad_low,
             y.dimensions()[1]};
   }
-  static Multipliers rows(const FloatsOfCall& m) {
+  static Multipliers rows(const F32s& m) {
     return {m.typed_data(), m.dimensions()[1], m.dimensions()[0] > 1};
   }
   QuantizedDepthwise depthwise() const {
@@ -53,7 +53,7 @@ struct QuantizedCall {
             limits[1]};
   }
 
-  ffi::Error refuse_multipliers(const char* name, const FloatsOfCall& m, std::int64_t columns) const {
+  ffi::Error refuse_multipliers(const char* name, const F32s& m, std::int64_t columns) const {
     const auto shape = m.dimensions();
     if (shape.size() == 2 && (shape[0] == 1 || shape[0] == x.dimensions()[0]) && shape[1] == columns)
       return ffi::Error::Success();
@@ -68,10 +68,11 @@ struct QuantizedCall {
       return refuse("x, k and the result must have 3 axes: " + of_shape("x", a) + ", " + of_shape("k", b) +
                     ", " + of_shape("the result", c));
     if (a[2] != b[1] || b[0] < 1)
-      return refuse("k must be (taps, channels of x, multiplier): " + of_shape("x", a) + ", " + of_shape("k", b));
+      return refuse("k must be (taps, channels of x, multiplier): " + of_shape("x", a) + ", " +
+                    of_shape("k", b));
     if (c[0] != a[0] || c[2] != columns)
-      return refuse("the result must be (" + std::to_string(a[0]) + ", steps, " + std::to_string(columns) +
-                    "): " + of_shape("it is", c));
+      return refuse("the result must be (" + std::to_string(a[0]) + ", steps, " +
+                    std::to_string(columns) + "): " + of_shape("it is", c));
     if (y.element_type() != ffi::S8 && y.element_type() != ffi::F32)
       return refuse("the result must be int8 or float32");
     if (geometry.stride < 1 || geometry.dilation < 1)
@@ -107,7 +108,7 @@ ffi::Error with_result(const Buffer& y, ffi::ThreadPool& threads, Run run) {
 }
 
 ffi::Error QuantizedSeparable(ffi::ThreadPool threads, Int8s x, Int8s k, Int8s w, Numbers bias,
-                              FloatsOfCall m1, FloatsOfCall m2, Numbers zero_points, FloatsOfCall bounds,
+                              F32s m1, F32s m2, Numbers zero_points, F32s bounds,
                               Result y, std::int64_t stride, std::int64_t dilation,
                               std::int64_t pad_low) {
   const QuantizedCall call{x, k, bias, m1, zero_points, bounds, *y, {stride, dilation, pad_low}};
@@ -134,8 +135,8 @@ ffi::Error QuantizedSeparable(ffi::ThreadPool threads, Int8s x, Int8s k, Int8s w
   });
 }
 
-ffi::Error QuantizedDepthwiseAlone(ffi::ThreadPool threads, Int8s x, Int8s k, Numbers bias, FloatsOfCall m,
-                                   Numbers zero_points, FloatsOfCall bounds, Result y, std::int64_t stride,
+ffi::Error QuantizedDepthwiseAlone(ffi::ThreadPool threads, Int8s x, Int8s k, Numbers bias, F32s m,
+                                   Numbers zero_points, F32s bounds, Result y, std::int64_t stride,
                                    std::int64_t dilation, std::int64_t pad_low) {
   const QuantizedCall call{x, k, bias, m, zero_points, bounds, *y, {stride, dilation, pad_low}};
   const std::int64_t lanes = k.dimensions().size() == 3 ? call.lanes() : 0;
@@ -173,19 +174,19 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_quantized_separable, sepconv::QuantizedSep
                                                          .Arg<sepconv::Int8s>()
                                                          .Arg<sepconv::Int8s>()
                                                          .Arg<sepconv::Numbers>()
-                                                         .Arg<sepconv::FloatsOfCall>()
-                                                         .Arg<sepconv::FloatsOfCall>()
+                                                         .Arg<sepconv::F32s>()
+                                                         .Arg<sepconv::F32s>()
                                                          .Arg<sepconv::Numbers>()
-                                                         .Arg<sepconv::FloatsOfCall>()));
+                                                         .Arg<sepconv::F32s>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_quantized_depthwise, sepconv::QuantizedDepthwiseAlone,
                               sepconv::with_geometry(xla::ffi::Ffi::Bind()
                                                          .Ctx<xla::ffi::ThreadPool>()
                                                          .Arg<sepconv::Int8s>()
                                                          .Arg<sepconv::Int8s>()
                                                          .Arg<sepconv::Numbers>()
-                                                         .Arg<sepconv::FloatsOfCall>()
+                                                         .Arg<sepconv::F32s>()
                                                          .Arg<sepconv::Numbers>()
-                                                         .Arg<sepconv::FloatsOfCall>()));
+                                                         .Arg<sepconv::F32s>()));
 
 // As sepconv_instruction_set and sepconv_instruction_sets, of the kernels for integers.
 extern "C" const char* sepconv_quantized_instruction_set() { return sepconv::chosen_quantized().name; }

@@ -83,9 +83,9 @@ class QuantizedSeparable {
     const std::int64_t strips = stage_.strips(), depth = groups_of(lanes_);
     const Scratch all(hidden_bytes(rows_));
     Value* const h = static_cast<Value*>(all.data());
+    const std::int64_t all_instructions = rows_ * stage_instructions(p_);
     const std::int64_t together =
-        std::clamp<std::int64_t>(kItemInstructions * kBytes / (rows_ * stage_instructions(p_)), 1,
-                                 std::max<std::int64_t>(1, strips));
+        std::max<std::int64_t>(1, strips * kItemInstructions / all_instructions);
     parallel_for(pool, ceil_div(strips, together), stage_.template scratch_bytes<Value>(rows_),
                  [&](std::int64_t item, void* scratch) {
                    const std::int64_t first = item * together;
@@ -98,9 +98,9 @@ class QuantizedSeparable {
   // All rows by one panel of the weights after the other, some panels an item.
   void by_panels(const Value* h, std::int64_t depth, Pool& pool) const {
     const std::int64_t panels = panels_of_bytes(w_.filters);
-    const std::int64_t together = std::clamp<std::int64_t>(kItemWeights / (1 + lanes_ * kBytes), 1, std::max<std::int64_t>(1, panels));
-    const std::int64_t size = depth * kBytes;
-    parallel_for(pool, ceil_div(panels, together), sizeof(Group) * size, [&](std::int64_t item, void* scratch) {
+    const std::int64_t together = std::max<std::int64_t>(1, kItemWeights / (1 + lanes_ * kBytes));
+    const std::size_t bytes = sizeof(Group) * depth * kBytes;
+    parallel_for(pool, ceil_div(panels, together), bytes, [&](std::int64_t item, void* scratch) {
       Group* const panel = static_cast<Group*>(scratch);
       for (std::int64_t i = item * together; i < std::min(panels, (item + 1) * together); ++i) {
         const std::int64_t f = i * kBytes;
@@ -116,9 +116,10 @@ class QuantizedSeparable {
     const PackedMatrix weights(lanes_, w_.filters);
     weights.pack(w_.weights, w_.zero, ending_.bias, pool);
     const Packed packed = weights.packed();
-    const std::int64_t block = block_rows(
-        stage_, rows_, step_ * sizeof(Value) + 1,
-        stage_instructions(p_) + ceil_div(w_.filters, kBytes) * (4 * packed.depth + 30), pool.threads());
+    const std::int64_t instructions =
+        stage_instructions(p_) + ceil_div(w_.filters, kBytes) * (kParts * packed.depth + 30);
+    const std::int64_t block =
+        block_rows(stage_, rows_, 1 + step_ * sizeof(Value), instructions, pool.threads());
     const std::size_t size = hidden_bytes(block);
     parallel_for(pool, ceil_div(rows_, block),
                  size + stage_.template scratch_bytes<Value>(block),
