@@ -6,8 +6,9 @@
 // Values of h in a block, about, and the rows of one.
 constexpr std::int64_t kHiddenBytes = 1 << 16;
 constexpr std::int64_t kMostBlockRows = 128, kLeastBlockRows = 24;
-// Up to so many rows, all of h is computed first, and each panel of weights packed where it is used.
-constexpr std::int64_t kFewByteRows = 64;
+// Up to so many rows, all of h is computed first, and each panel of weights packed where it is used;
+// up to more of them where the weights would not stay in a core's cache.
+constexpr std::int64_t kFewByteRows = 64, kFewRowsOfMany = 256, kManyWeights = 1 << 20;
 // So many weights, at least, of an item of few rows, and instructions, about, of one of a block.
 constexpr std::int64_t kItemWeights = 1 << 17, kItemInstructions = 1 << 15;
 
@@ -55,7 +56,8 @@ class QuantizedSeparable {
                                 : stage_.strips() * kBytes + 64 / static_cast<std::int64_t>(sizeof(Value))) {}
 
   void run(Pool& pool) const {
-    if (rows_ <= kFewByteRows)
+    const bool has_many = lanes_ * w_.filters >= kManyWeights;
+    if (rows_ <= (has_many ? kFewRowsOfMany : kFewByteRows))
       run_few(pool);
     else
       run_by_blocks(pool);
