@@ -18,8 +18,10 @@ if _FLAG not in _given:
 _QUICK = "" if _LEVEL in _given else f" {_LEVEL}=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = _given + _QUICK
 
-# Where both cores test, and in the many short processes, threads of OpenBLAS only wait, busily.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Where both cores test, and in the many short processes, threads of OpenBLAS and of OpenMP
+# (PyTorch's) only wait, busily.
+for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
 # Not the tables of choices of who runs the tests: a folder that is not there.
 os.environ["FLAX_SEPCONV_TUNED"] = str(pathlib.Path(__file__).with_name("no_tables"))
