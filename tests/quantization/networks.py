@@ -29,16 +29,17 @@ def layer_of(name, config, **settings):
     )
 
 
+def drawn(layer, *inputs, seed=0):
+    """Return a layer's first variables; no call is computed for them, and no program compiled."""
+    return layer.lazy_init(jax.random.key(seed), *inputs)
+
+
 def observed(layer, x, seed=1):
     """Return a layer's variables after one call, and its output."""
-
-    @jax.jit
-    def call(x):
-        variables = layer.init(jax.random.key(seed), x)
-        y, updates = layer.apply(variables, x, mutable=["quantization"])
-        return variables | updates, y
-
-    return call(x)
+    variables = drawn(layer, x, seed=seed)
+    apply = jax.jit(functools.partial(layer.apply, mutable=["quantization"]))
+    y, updates = apply(variables, x)
+    return variables | updates, y
 
 
 def compiled(layer, x, is_converted=False):

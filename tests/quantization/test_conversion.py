@@ -10,7 +10,14 @@ from flax import nnx
 
 import flax_sepconv as fsc
 from flax_sepconv.quantization import Int8, calibrate, convert, fold_batch_norm, quantize
-from tests.quantization.networks import LINEN, assert_equal, batch, layer_of, observed
+from tests.quantization.networks import (
+    LINEN,
+    assert_equal,
+    batch,
+    drawn,
+    layer_of,
+    observed,
+)
 from tests.streams import assert_close
 
 
@@ -59,7 +66,7 @@ def task(n=64, seed=0):
 @pytest.mark.parametrize("is_learned", [False, True])
 def test_a_network_trains_and_is_the_same_in_integers(is_learned):
     network, (x, labels) = Network(Int8(learned=is_learned, warmup=4, momentum=0.9)), task()
-    variables = jax.jit(network.init)(jax.random.key(0), x)
+    variables = drawn(network, x)
     tx = optax.adam(0.01)
     opt_state = tx.init(variables["params"])
 
@@ -109,7 +116,7 @@ def test_a_network_trains_and_is_the_same_in_integers(is_learned):
 
 def trained(network, x):
     """Return variables whose normalizations are not the identity."""
-    variables = jax.jit(network.init)(jax.random.key(0), x)
+    variables = drawn(network, x)
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda a: rng.uniform(0.3, 1.7, a.shape).astype(np.float32) if a.ndim == 1 else a, variables
@@ -153,7 +160,7 @@ def test_calibration_rounds_nothing():
 
 def test_calibration_sets_the_steps_that_are_learned():
     layer, x = fsc.SeparableConv1D(5, 4, quantization=Int8(learned=True, symmetric=True)), batch()
-    params = fsc.SeparableConv1D(5, 4).init(jax.random.key(0), x)
+    params = drawn(fsc.SeparableConv1D(5, 4), x)
     variables = calibrate(layer, params, [x])
     steps = variables["params"]
     assert float(steps["x_scale"]) == pytest.approx(np.abs(x).max() / 127)
@@ -191,7 +198,7 @@ def test_what_cannot_be_folded():
             fsc.DepthwiseConv1D(2),
         ]
     )
-    variables = model.init(jax.random.key(0), x)
+    variables = drawn(model, x)
     for layers, message in (
         ({"layers_7": "layers_1"}, "layers must name layers of flax_sepconv, got 'layers_7'"),
         ({"layers_0": "layers_2"}, "must name nn.BatchNorm modules .*, got 'layers_2'"),
@@ -274,7 +281,7 @@ def test_nnx_training_and_stacked_layers():
 def test_what_cannot_be_converted():
     x = batch()
     layer = layer_of("SeparableConv1D", Int8())
-    variables = layer.init(jax.random.key(0), x)
+    variables = drawn(layer, x)
     with pytest.raises(ValueError, match="_scale' is nan: calibrate the model first"):
         convert(layer, variables, x)
     plain = layer.clone(quantization=None)
@@ -304,7 +311,7 @@ def test_an_nnx_layer_inside_linen():
     bridge = nnx.bridge.ToLinen(
         fsc.nnx.SeparableConv1D, args=(3, 5, 4), kwargs={"quantization": Int8()}
     )
-    variables = bridge.init(jax.random.key(0), x)
+    variables = drawn(bridge, x)
     y, updates = bridge.apply(variables, x, mutable=["quantization"])
     assert np.isfinite(y).all()
     assert float(updates["quantization"]["x_high"]) == x.max()

@@ -16,6 +16,7 @@ from tests.quantization.networks import (
     assert_equal,
     batch,
     compiled,
+    drawn,
     layer_of,
     observed,
 )
@@ -130,7 +131,7 @@ def test_losses_and_weights_that_do_not_train():
         depthwise_regularizer="l2",
         activity_regularizer="l1",
     )
-    variables = layer.init(jax.random.key(0), x)
+    variables = drawn(layer, x)
     assert "params" not in variables
     assert "hidden_scale" in variables["non_trainable"]
     _, updates = layer.apply(variables, x, mutable=["quantization", "losses"])
@@ -175,7 +176,7 @@ def test_constraints_act_before_weights_are_rounded():
 def test_without_quantization_the_programs_are_as_they_were():
     x = batch()
     layer = fsc.SeparableConv1D(5, 4, padding="same", activation="gelu")
-    variables = layer.init(jax.random.key(0), x)
+    variables = drawn(layer, x)
 
     def plain(variables, x):
         p = variables["params"]
@@ -216,7 +217,7 @@ def test_nnx_is_linen(name, config, options):
     kept = nnx.to_pure_dict(nnx.state(layer, fsc.nnx.QuantizationState))
     if kept:
         variables["quantization"] = kept
-    shapes = jax.tree.map(jnp.shape, linen.init(jax.random.key(0), x))
+    shapes = jax.tree.map(jnp.shape, drawn(linen, x))
     assert shapes == jax.tree.map(jnp.shape, variables)
     layer.train()
     call = nnx.jit(lambda layer, x: layer(x))

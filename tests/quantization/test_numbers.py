@@ -14,6 +14,7 @@ from tests.quantization.networks import (
     activated,
     assert_equal,
     batch,
+    drawn,
     layer_of,
     learned_of,
     observed,
@@ -92,7 +93,7 @@ def test_hidden_values():
 def test_weights_alone(name):
     config, settings, x = Int8(activations=None), {"padding": "same", "strides": 2}, batch()
     layer = layer_of(name, config, **settings)
-    variables = layer.init(jax.random.key(1), x)
+    variables = drawn(layer, x, seed=1)
     assert "quantization" not in variables
     weights = weights_of(variables)
     rounded = {}

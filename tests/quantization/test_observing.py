@@ -11,7 +11,14 @@ import flax_sepconv as fsc
 from flax_sepconv.quantization import Int8
 from tests import oracle as float_oracle
 from tests.quantization import oracle
-from tests.quantization.networks import LINEN, batch, layer_of, observed, weights_of
+from tests.quantization.networks import (
+    LINEN,
+    batch,
+    drawn,
+    layer_of,
+    observed,
+    weights_of,
+)
 from tests.streams import assert_close
 
 
@@ -72,7 +79,7 @@ def test_the_range_of_the_hidden_values():
 def test_the_first_calls_round_nothing(name, kind):
     config = Int8(activations=kind, warmup=2, output=True)
     layer, x = layer_of(name, config, padding="same", activation="tanh"), batch()
-    variables = layer.init(jax.random.key(1), x)
+    variables = drawn(layer, x, seed=1)
     plain = layer.clone(quantization=None).apply({"params": variables["params"]}, x)
 
     @jax.jit
@@ -104,7 +111,7 @@ def test_what_is_behind_the_ends_is_not_observed():
     layer, x = layer_of("SeparableConv1D", Int8(), padding="same"), batch(B=2)
     lengths, behind = jnp.array([12, 19]), x.copy()
     behind[0, 12:] = np.nan
-    variables = layer.init(jax.random.key(1), x)
+    variables = drawn(layer, x, seed=1)
 
     @jax.jit
     def call(x, lengths):
@@ -124,7 +131,7 @@ def test_what_is_behind_the_ends_is_not_observed():
 def test_ranges_that_were_never_observed():
     layer, x = layer_of("SeparableConv1D", Int8()), batch()
     network = nn.Sequential([nn.relu, layer])
-    variables = network.init(jax.random.key(0), x)
+    variables = drawn(network, x)
     message = "layers_1 has not observed the range of 'x': calibrate .*nnx: after model.train"
     with pytest.raises(ValueError, match=message):
         network.apply(variables, x)
@@ -144,7 +151,7 @@ def test_divided_steps_are_observed_together():
     variables, y = observed(layer, x)
     whole = jax.sharding.PartitionSpec()
     steps = jax.sharding.PartitionSpec(None, "i")
-    before = layer.init(jax.random.key(1), x)
+    before = drawn(layer, x, seed=1)
 
     @jax.jit
     @jax.shard_map(mesh=mesh, in_specs=(whole, steps), out_specs=(steps, whole))
