@@ -12,10 +12,10 @@ import numpy as np
 
 from benchmarks import reference, timing
 from benchmarks.integers import problem
-from benchmarks.integers.contenders import PROGRAMS
+from benchmarks.integers.contenders import PEERS, PROGRAMS
 from benchmarks.integers.problem import GREATEST, LEAST, Expected, Problem
 from benchmarks.lasting import Failed, Lasting
-from benchmarks.worker import Declined
+from benchmarks.worker import Declined, Worker
 from benchmarks.workloads import Workload
 
 # How far, in steps of the output, results may be from what NumPy does not round at the end: half a
@@ -23,6 +23,21 @@ from benchmarks.workloads import Workload
 ALLOWED_STEPS = 2.0
 
 Facts = dict[str, Any]
+
+
+def start(name: str, environment: Mapping[str, str], patience: float) -> Lasting:
+    """Start the process of one of `PEERS`.
+
+    Args:
+        name: who it is.
+        environment: variables to set before the process imports anything.
+        patience: the seconds that it may take for an answer.
+    """
+    variables = {**PEERS[name].environment, **environment}
+    return Lasting(
+        functools.partial(Worker, name, variables, patience),
+        lambda worker: worker.call("os:getpid"),
+    )
 
 
 class Stopped(Exception):  # noqa: N818 - a fact of the row.

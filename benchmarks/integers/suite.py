@@ -18,7 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import flags, machine, workloads
-from benchmarks.integers import contenders, measuring, picture, report
+from benchmarks.integers import measuring, picture, report
 from benchmarks.integers.contenders import PEERS
 from benchmarks.sweep import generator
 from benchmarks.workloads import Workload
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
     with machine.kept(arguments.output, record, len(chosen)), contextlib.ExitStack() as stack:
         variables = flags.memory_environment(arguments)
         asked = {
-            name: stack.enter_context(contenders.start(name, variables, arguments.patience))
+            name: stack.enter_context(measuring.start(name, variables, arguments.patience))
             for name in names
         }
         for layer in tqdm(chosen, file=sys.stderr, disable=not sys.stderr.isatty()):
