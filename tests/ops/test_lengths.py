@@ -170,19 +170,21 @@ def check_rows(lowering, problem, garbage):
     with jax.enable_x64(True):
         lengths = np.asarray(problem.lengths, np.int32)
         spoiled = spoil(cotangent, problem.ends, garbage)
-        h, y, (dx, weights) = evaluate(problem.x(garbage), problem.weights, lengths, spoiled)
+        found = evaluate(problem.x(garbage), problem.weights, lengths, spoiled)
         clean = evaluate(problem.x(0), problem.weights, lengths, cotangent)
+    # In NumPy: there no cut is a program.
+    h, y, (dx, weights) = jax.tree.map(np.asarray, found)
     close(y, expected)
     for actual, desired in zip((dx, *weights), gradients, strict=True):
         close(actual, desired)
     for b, (length, end) in enumerate(zip(problem.lengths, problem.ends, strict=True)):
-        assert not np.asarray(h[b, end:]).any()
-        assert not np.asarray(y[b, end:]).any()
+        assert not h[b, end:].any()
+        assert not y[b, end:].any()
         if end:
             alone = problem.x(0)[b : b + 1, :length], problem.weights[0]
             close(h[b, :end], oracle.depthwise(*alone, **problem.oracle)[0])
     for row, length in zip(dx, problem.lengths, strict=True):
-        assert not np.asarray(row[length:]).any()
+        assert not row[length:].any()
     assert jax.tree.all(jax.tree.map(np.array_equal, (h, y, (dx, weights)), clean))
 
 
@@ -204,12 +206,13 @@ def x64():
 @every_padding
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (1, 1)])
 def test_vmap_over_inputs_lengths_and_both(x64, problem, axes):
-    layer, weights = layer_of(problem), problem.weights
+    layer, weights = jax.jit(layer_of(problem)), problem.weights
     x = np.stack([problem.x(np.nan), problem.x(np.inf) * 2], axis=axes[0] or 0)
     n = np.stack([problem.lengths, problem.lengths[::-1]], axis=axes[1] or 0)
     x = x if axes[0] is not None else problem.x(0)
     n = n if axes[1] is not None else np.asarray(problem.lengths)
-    mapped = jax.vmap(layer, in_axes=(axes[0], None, axes[1]))(x, weights, n)
+    mapped = jax.jit(jax.vmap(layer, in_axes=(axes[0], None, axes[1])))(x, weights, n)
+    mapped = np.asarray(mapped)
     for i in range(2):
         one = x if axes[0] is None else x.take(i, axes[0])
         own = n if axes[1] is None else n.take(i, axes[1])
@@ -232,8 +235,10 @@ def test_scan_over_batches(x64, problem):
     def unrolled(weights, x, n):
         return sum((layer(x[i], weights, n[i]) ** 2).sum() for i in range(2))
 
-    scanned = jax.jit(jax.value_and_grad(total, (0, 1)))(weights, x, n)
-    jax.tree.map(close, scanned, jax.value_and_grad(unrolled, (0, 1))(weights, x, n))
+    scanned, expected = (
+        jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, x, n) for loss in (total, unrolled)
+    )
+    jax.tree.map(close, scanned, expected)
 
 
 @every_padding
@@ -276,18 +281,24 @@ def test_both_modes_of_differentiation_to_second_order(x64, problem):
 @every_padding
 @pytest.mark.usefixtures("either_way")
 def test_remat_and_linear_transpose(x64, problem):
-    layer, weights, n = layer_of(problem), problem.weights, np.asarray(problem.lengths)
-    loss = lambda x: (layer(x, weights, n) ** 2).sum()  # noqa: E731
-    x = problem.x(np.nan)
-    close(jax.grad(jax.checkpoint(loss))(x), jax.grad(loss)(x))
-    linear = lambda x: layer(x, weights[:2], n)  # noqa: E731
-    y = linear(x)
-    (transposed,) = jax.linear_transpose(linear, x)(y)
-    close(transposed, jax.vjp(linear, x)[1](y)[0])
-    jointly = lambda *pointwise: layer(x, (weights[0], *pointwise), n)  # noqa: E731
-    transposed = jax.linear_transpose(jointly, *weights[1:])(y)
-    for ours, theirs in zip(transposed, jax.vjp(jointly, *weights[1:])[1](y), strict=True):
-        close(ours, theirs)
+    layer, n = layer_of(problem), np.asarray(problem.lengths)
+
+    @jax.jit
+    def pairs(x, weights):
+        loss = lambda x: (layer(x, weights, n) ** 2).sum()  # noqa: E731
+        remat = jax.grad(jax.checkpoint(loss))(x), jax.grad(loss)(x)
+        linear = lambda x: layer(x, weights[:2], n)  # noqa: E731
+        y = linear(x)
+        of_x = jax.linear_transpose(linear, x)(y), jax.vjp(linear, x)[1](y)
+        jointly = lambda *pointwise: layer(x, (weights[0], *pointwise), n)  # noqa: E731
+        of_pointwise = (
+            jax.linear_transpose(jointly, *weights[1:])(y),
+            jax.vjp(jointly, *weights[1:])[1](y),
+        )
+        return remat, of_x, of_pointwise
+
+    for ours, theirs in pairs(problem.x(np.nan), problem.weights):
+        jax.tree.map(close, ours, theirs)
 
 
 def test_channels_first_extra_batch_dimensions_and_a_single_sequence(x64):

@@ -92,6 +92,7 @@ def test_a_segment_is_as_alone(K, D, N):
         rng = np.random.default_rng(1)
         dy, after = rng.standard_normal((B, L, F)), rng.standard_normal(given[1].shape)
         first, both, gradients = evaluate(given, dy, after)
+        given = list(map(np.asarray, given))
         for found, weights in ((first, given[2:3]), (both, given[2:])):
             y, behind = alone(*given[:2], *weights, D=D)
             assert_close(found[0], y, 1e-13)
@@ -114,7 +115,7 @@ def test_dtypes_and_implementations(dtype, implementation, tolerance):
     given = operands(4, 2, 3, dtype)
     settings = {"D": 2, "implementation": implementation}
     y, behind = jax.jit(functools.partial(packed, **settings))(*given)
-    expected, after = alone(*given, D=2)
+    expected, after = alone(*map(np.asarray, given), D=2)
     assert y.dtype == behind.dtype == dtype
     assert_close(y, expected, tolerance)
     np.testing.assert_array_equal(behind, after.astype(behind.dtype))
@@ -246,7 +247,7 @@ def test_rows_and_channels_divided_among_devices():
             specs = lanes, PartitionSpec("b", None, None, "c"), *(PartitionSpec() for _ in weights)
             divided = jax.tree.map(jax.device_put, given, specs)
             jax.tree.map(assert_close, gradient(divided, jax.device_put(ids, rows)), expected)
-            along = jax.shard_map(call, in_specs=rows, out_specs=rows)
+            along = jax.jit(jax.shard_map(call, in_specs=rows, out_specs=rows))
             if kind == AxisType.Explicit:
                 steps = jax.device_put(jnp.ones((2, 16, C)), PartitionSpec(None, "b"))
                 with pytest.raises(ValueError, match="packed rows must not be divided where there"):

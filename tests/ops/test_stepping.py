@@ -92,7 +92,7 @@ def test_what_else_a_step_may_be_is_composed():
 def test_streams_of_steps(dtype, M, D, C, F, sizes):
     tolerance = {"float64": 1e-14, "float32": 2e-6, "bfloat16": 1e-2, "float16": 2e-3}[dtype]
     with jax.enable_x64(dtype == "float64"):
-        x, *weights = (jnp.asarray(a, dtype) for a in operands(K, M, 3, 23, C, F))
+        x, *weights = (np.asarray(a, jnp.dtype(dtype)) for a in operands(K, M, 3, 23, C, F))
         state = ops.initial_state(x.shape, weights[0].shape, dilation_rate=D, dtype=dtype)
         step = jax.jit(functools.partial(ops.separable_conv1d_step, dilation_rate=D))
         outputs = []
