@@ -45,4 +45,5 @@ def _draw_accuracies(axes: Axes, sets: dict[str, Any], versions: list[str]) -> N
     axes.set_yticks(range(len(versions)), [table.TITLES[version] for version in versions])
     axes.invert_yaxis()
     axes.margins(x=0.15)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(f"test accuracy over float32's, in points,\nmean of the seeds {drawing.HIGHER}")
