@@ -54,8 +54,11 @@ def to_quantization(
         >>> to_quantization([layer])
         {'sep': {'depthwise_scale': Array(0.5, dtype=float32)}}
     """
+    layers = list(layers)
     found = [layer for layer in layers if layer.scales is not None]
-    return _tree(found, names, lambda layer: layer.scales or {}) if found else {}
+    real = {layer.path for layer in layers} - {layer.path for layer in found}
+    own = None if names is None else {path: to for path, to in names.items() if path not in real}
+    return _tree(found, own, lambda layer: layer.scales or {}) if found else {}
 
 
 def _tree(

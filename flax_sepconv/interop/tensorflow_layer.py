@@ -2,11 +2,13 @@
 
 The converter takes scales and zero points of activations from operations that round them, and finds
 those of weights itself: a kernel whose greatest magnitude is 127 steps in each channel, as those of
-`quantization.convert` are, gets the scales back that it had.
+`Int8(weights="per_channel", learned=False)` are, gets the scales back that it had.
 """
 
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from flax_sepconv import activations
 from flax_sepconv.interop.layer import InteropError, Layer
@@ -91,6 +93,15 @@ def _arguments(layer: Layer) -> Arguments:
     missing = [f"{name}_scale" for name in needed if f"{name}_scale" not in layer.scales]
     if missing:
         raise refuse(f"needs scales of static activations, and {missing[0]} is not there")
+    for name in (DEPTHWISE_KERNEL, POINTWISE_KERNEL):
+        if name in layer.weights:
+            kernel = np.abs(layer.weights[name].astype(np.int32))
+            greatest = kernel.max((0,) if name == DEPTHWISE_KERNEL else (0, 1))
+            if not np.isin(greatest, (0, 127)).all():
+                raise refuse(
+                    f"must have a {name} whose channels reach 127 steps each, for the converter to "
+                    "find their scales: Int8(weights='per_channel', learned=False)"
+                )
     if layer.config is None:
         raise refuse("needs a config: strides, padding and activation are not known")
     own = layer.resolved()
@@ -98,7 +109,7 @@ def _arguments(layer: Layer) -> Arguments:
         raise refuse(f"must have data_format='channels_last', got {own.data_format!r}")
     if own.padding in EDGES:
         raise refuse(f"must have zeros for its padding, got {own.padding!r}")
-    name = activations.serialize(own.activation)
-    if not isinstance(name, str) or name not in _ENDINGS:
-        raise refuse(f"must have one of the activations {', '.join(_ENDINGS)}, got {name!r}")
+    activation = activations.serialize(own.activation)
+    if not isinstance(activation, str) or activation not in _ENDINGS:
+        raise refuse(f"must have one of the activations {', '.join(_ENDINGS)}, got {activation!r}")
     return own

@@ -1,5 +1,6 @@
 """Batch normalizations behind layers, folded into their weights."""
 
+import collections
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import core, traverse_util
 
+from flax_sepconv.quantization.linen_memory import COLLECTION
+from flax_sepconv.quantization.weights import STEPS
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 Path = tuple[str, ...]
@@ -32,7 +35,8 @@ def fold_batch_norm(
         The variables, with which the model computes what it did (with `use_running_average`).
 
     Raises:
-        ValueError: a path is not of a layer of ours, or of a normalization of as many channels; or
+        ValueError: a layer has scales of integers already, or two of them one normalization; a
+            path is not of a layer of ours, or of a normalization of as many channels; or
             neither of the two has a bias.
 
     Example:
@@ -49,6 +53,9 @@ def fold_batch_norm(
         >>> float(folded["batch_stats"]["layers_1"]["var"][0] + 1e-5)
         1.0
     """
+    shared = [norm for norm, count in collections.Counter(layers.values()).items() if count > 1]
+    if shared:
+        raise ValueError(f"layers must have a normalization each, {shared[0]!r} is that of several")
     flat: dict[Path, Any] = traverse_util.flatten_dict(core.unfreeze(dict(variables)))
     for layer, norm in layers.items():
         own, other = (tuple(path.split("/")) for path in (layer, norm))
@@ -63,6 +70,11 @@ def _fold(flat: dict[Path, Any], layer: Path, norm: Path, epsilon: float) -> Non
     if not has:
         raise ValueError(f"layers must name layers of flax_sepconv, got {'/'.join(layer)!r}")
     collection = has[0]
+    if any(path[1:-1] == layer and (path[0] == COLLECTION or path[-1] in STEPS) for path in flat):
+        raise ValueError(
+            f"{'/'.join(layer)!r} must be folded before it is calibrated or converted: its scales "
+            "are those of what it was"
+        )
     stats = {name: ("batch_stats", *norm, name) for name in ("mean", "var")}
     if not all(path in flat for path in stats.values()):
         raise ValueError(

@@ -12,14 +12,13 @@ from flax_sepconv.quantization.config import DEFAULT, Int8
 from flax_sepconv.quantization.linen_memory import COLLECTION
 from flax_sepconv.quantization.observing import CALLS
 from flax_sepconv.quantization.surroundings import within
-from flax_sepconv.quantization.weights import SCALES
+from flax_sepconv.quantization.weights import SCALES, STEPS, check_finite
 from flax_sepconv.spec import DEPTHWISE_KERNEL
 
 Variables = dict[str, Any]
 # A collection that nothing is in keeps what `nn.jit` traces here out of its cache for real calls.
 _UNUSED = "flax_sepconv_quantizing"
 _WEIGHTS = ("params", "non_trainable")
-_STEPS = tuple(f"{name}_scale" for name in ("depthwise", "pointwise", "x", "hidden", "output"))
 _RANGES = tuple(f"{name}_{end}" for name in ("x", "hidden", "output") for end in ("low", "high"))
 
 
@@ -102,7 +101,7 @@ def calibrate(
     if not calls:
         raise ValueError("batches must have at least one batch, got none")
     for path in set(_flat(found)) - before:
-        if path[0] in _WEIGHTS and path[-1] not in _STEPS:
+        if path[0] in _WEIGHTS and path[-1] not in STEPS:
             raise ValueError(
                 f"variables must have all weights of the model, {_show(path)} is not there"
             )
@@ -127,8 +126,8 @@ def convert(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs
         points. Of stacked layers (`nn.scan`, `nn.vmap`) they are stacked as the weights are.
 
     Raises:
-        ValueError: a range was never observed, no layer has weights to convert, or an `nn.scan`
-            shares them among its steps.
+        ValueError: a range was never observed, weights are not finite, no layer has weights to
+            convert, or an `nn.scan` shares them among its steps.
 
     Example:
         >>> import jax.numpy as jnp
@@ -167,17 +166,21 @@ def convert(model: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs
             f"{type(model).__name__}"
         )
     kept = {}
+    for path, array in _flat(found).items():
+        if path[1:-1] in layers and path[0] in _WEIGHTS:
+            check_finite(_show(path[1:]), array)
     for path, array in flat.items():
         is_ours = path[1:-1] in layers
         if is_ours and path[0] == COLLECTION:
-            if path[-1] in _STEPS and not np.isfinite(np.asarray(array)).all():
+            if path[-1] in STEPS and not np.isfinite(np.asarray(array)).all():
                 raise ValueError(
                     f"{_show(path[1:])} is {array}: calibrate the model first "
-                    "(flax_sepconv.quantization.calibrate)"
+                    "(flax_sepconv.quantization.calibrate), on inputs and with weights that are "
+                    "finite"
                 )
             if path[-1] in (*_RANGES, CALLS):
                 continue
-        elif is_ours and path[0] in _WEIGHTS and path[-1] in _STEPS:
+        elif is_ours and path[0] in _WEIGHTS and path[-1] in STEPS:
             continue
         kept[path] = array
     return traverse_util.unflatten_dict(kept)
@@ -217,6 +220,8 @@ def quantize(
         >>> bool(jnp.abs(small.apply(integers, x) - y).max() < 0.05 * jnp.abs(y).max())
         True
     """
+    if not isinstance(config, Int8):
+        raise TypeError(f"config must be a flax_sepconv.quantization.Int8, got {config!r}")
     batches = list(batches)
     small = QuantizedModel(model, config)
     found = calibrate(small, variables, batches, **kwargs)

@@ -15,7 +15,7 @@ from flax_sepconv.quantization.nnx_memory import (
 )
 from flax_sepconv.quantization.observing import Memory
 from flax_sepconv.quantization.surroundings import within
-from flax_sepconv.quantization.weights import converted, is_converted, learned_steps
+from flax_sepconv.quantization.weights import check_finite, converted, is_converted, learned_steps
 from flax_sepconv.spec import Arguments
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -123,6 +123,8 @@ def quantize(model: Model, batches: Iterable[Any], config: Int8 = DEFAULT, **kwa
         >>> bool(jnp.abs(quantize(layer, [x])(x) - y).max() < 0.05 * jnp.abs(y).max())
         True
     """
+    if not isinstance(config, Int8):
+        raise TypeError(f"config must be a flax_sepconv.quantization.Int8, got {config!r}")
     copy = nnx.clone(model)
     for layer in _layers(copy):
         if layer.quantization is None:
@@ -143,6 +145,8 @@ def _convert(layer: Any) -> None:
     weights = {name: getattr(layer, name)[...] for name in names}
     if is_converted(weights):
         return
+    for name, weight in weights.items():
+        check_finite(f"{name} of a {type(layer).__name__}", weight)
     kept = {name: variable[...] for name, variable in kept_by(layer).items()}
     learned = {n: getattr(layer, n)[...] for n in learned_steps(weights, layer.quantization)}
 
@@ -161,7 +165,8 @@ def _convert(layer: Any) -> None:
     for name, array in numbers.items():
         if not np.isfinite(np.asarray(array)).all():
             raise ValueError(
-                f"{name} is {array}: calibrate the model first "
-                "(flax_sepconv.quantization.nnx.calibrate)"
+                f"{name} of a {type(layer).__name__} is {array}: calibrate the model first "
+                "(flax_sepconv.quantization.nnx.calibrate), on inputs and with weights that are "
+                "finite"
             )
         setattr(layer, name, QuantizationState(array))

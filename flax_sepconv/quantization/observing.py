@@ -70,7 +70,8 @@ class Memory:
             if config.observer == "moving_average":
                 calls = self.kept[CALLS]
                 rate = jnp.maximum(1 - config.momentum, 1 / (calls + 1.0))
-                after = jnp.where(calls == 0, value, before + (value - before) * rate)
+                before = jnp.where(calls == 0, value, before)  # which is infinite at first
+                after = before + (value - before) * rate
             self.kept[f"{name}_{end}"] = after
 
     def called(self) -> None:

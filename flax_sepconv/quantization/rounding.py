@@ -24,6 +24,8 @@ from flax_sepconv.quantization.config import Int8
 
 # A step size that is trained is kept from zero by this.
 SMALLEST_STEP = 1e-12
+# The scale of a kernel's channel that is zero.
+SHORT_STEP = 2.0**-20
 
 
 class Steps(NamedTuple):
@@ -119,7 +121,11 @@ def weight_scale(name: str, kernel: jax.Array, config: Int8) -> jax.Array:
         (C, M), or (F,), or (), float32.
     """
     axes = (0,) if name == "depthwise_kernel" else (0, 1)
-    return dynamic_scale(kernel, axes if config.weights == "per_channel" else (0, 1, 2))
+    axes = axes if config.weights == "per_channel" else (0, 1, 2)
+    # Nothing but a bias is counted in steps of what is zero: they are short.
+    is_zero = jnp.all(kernel == 0, axis=axes)
+    scale: jax.Array = jnp.where(is_zero, SHORT_STEP, dynamic_scale(kernel, axes))
+    return scale
 
 
 def trained_scale(scale: jax.Array, count: int) -> jax.Array:

@@ -6,17 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from flax_sepconv.ops.quantized.scales import GREATEST, product, rounded, steps_of
+from flax_sepconv.ops.quantized.scales import GREATEST, inverse, product, rounded, steps_of
 from flax_sepconv.quantization.config import Int8
 from flax_sepconv.quantization.observing import FIRST_STEP, HIDDEN, Memory, X, observed_names
 from flax_sepconv.quantization.rounding import integers, trained_scale, weight_scale
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 SCALES = {DEPTHWISE_KERNEL: "depthwise_scale", POINTWISE_KERNEL: "pointwise_scale"}
+# What belongs to integers, and the step sizes that are parameters where they are learned.
+STEPS = tuple(f"{name}_scale" for name in ("depthwise", "pointwise", "x", "hidden", "output"))
 # A bias of 8-bit products leaves room for their sum in 32 bits.
 GREATEST_BIAS = 2.0**30
+_LIMITS = (-GREATEST, GREATEST)
 
 
 def is_converted(weights: Mapping[str, Any]) -> bool:
@@ -31,6 +35,14 @@ def refuse_converted(layer: str, weights: Mapping[str, Any]) -> None:
             f"{layer} has weights of int8 and quantization=None: give it the Int8 with which they "
             "were made, or use the model that flax_sepconv.quantization.quantize returned"
         )
+
+
+def check_finite(name: str, weight: Any) -> None:
+    """Raise ValueError where a weight has NaN or infinity in it, which no integer stands for."""
+    array = np.asarray(weight)
+    if not np.isfinite(array).all():
+        wrong = array[~np.isfinite(array)].flat[0]
+        raise ValueError(f"{name} must be finite to be converted, got {wrong}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +82,7 @@ class Whole:
                 if memory.calibrates:
                     memory.learned[scale_name] = scale
                 scale = trained_scale(memory.learned[scale_name], kernel.size // scale.size)
-                bounds = (-GREATEST, GREATEST)
+                bounds = _LIMITS
             kernels[name] = integers(kernel, scale, bounds, warming)
             scales[name] = scale
         bias = weights.get(BIAS)
@@ -140,7 +152,13 @@ def converted(
         made[BIAS] = weights[BIAS]
         if config.activations == "static":
             last, before = list(whole.scales)[-1], HIDDEN if POINTWISE_KERNEL in weights else X
-            scale = product(kept[f"{before}_scale"], whole.scales[last].reshape(-1))
+            own, before_scale = whole.scales[last], kept[f"{before}_scale"]
+            # Beside a bias of more steps than there are, weights so small count for nothing.
+            most = jnp.abs(whole.bias) * inverse(before_scale) * (1 / GREATEST_BIAS)
+            own = jnp.maximum(own, most.reshape(own.shape) if own.ndim else most.max())
+            made[last] = integers(weights[last].astype(jnp.float32), own, _LIMITS).astype(jnp.int8)
+            kept[SCALES[last]] = own
+            scale = product(before_scale, own.reshape(-1))
             bias = jnp.clip(rounded(steps_of(whole.bias, scale)), -GREATEST_BIAS, GREATEST_BIAS)
             made[BIAS] = bias.astype(jnp.int32)
     return {name: made[name] for name in weights}, kept

@@ -98,6 +98,16 @@ def test_one_scale_a_tensor(tmp_path):
     np.testing.assert_array_equal(own.dequantized().weights["bias"], 1)
 
 
+def test_trees_of_some_layers_take_the_names_of_all():
+    real = dataclasses.replace(layer("b").dequantized(), path="b")
+    names = {"a": "m/a", "b": "m/b"}
+    both = [layer("a"), real]
+    assert list(interop.to_params(both, names)["m"]) == ["a", "b"]
+    assert list(interop.to_quantization(both, names)["m"]) == ["a"]
+    with pytest.raises(InteropError, match="names has 'c', which is no layer"):
+        interop.to_quantization(both, {"c": "m"})
+
+
 def without(name):
     return {key: value for key, value in layer().scales.items() if key != name}
 

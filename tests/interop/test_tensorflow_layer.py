@@ -59,6 +59,7 @@ WRONG = {
     "padding": ({"padding": "circular"}, "must have zeros for its padding, got 'circular'"),
     "activation": ({"activation": "gelu"}, "must have one of the activations linear, relu, relu6"),
     "layout": ({"data_format": "channels_first"}, "must have data_format='channels_last'"),
+    "coarse": ({"quantization": Int8(weights="per_tensor")}, "whose channels reach 127 steps each"),
     "dynamic": ({"quantization": Int8(activations="dynamic")}, "needs scales of static activ"),
 }
 

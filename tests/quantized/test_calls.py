@@ -128,6 +128,21 @@ def test_scales_that_are_found(kind, lengths):
     assert np.isfinite(zeros).all()
 
 
+def test_what_is_not_finite_leaves_the_others_their_steps():
+    (x, *weights), settings = arrays(**SYMMETRIC)
+    real = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    given = settings | {"x_scale": "dynamic"}
+    whole = separable(real, *weights, **given)
+    spoiled = real.copy()
+    spoiled[0, 3, 0], spoiled[0, 5, 1] = np.nan, np.inf
+    most = abs(real).max() == abs(real[1]).max()
+    y = separable(spoiled, *weights, **given)
+    if most:
+        np.testing.assert_array_equal(y[1], whole[1])
+    apart = np.abs(np.int32(y[1]) - whole[1])
+    assert apart.max() <= 2
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_alone(dtype):
     (x, kernel, weights, _), settings = arrays()

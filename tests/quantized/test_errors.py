@@ -65,6 +65,20 @@ WRONG = {
     "real x, a scale of h alone": (
         {"x": X.astype("f"), "x_scale": None}, V, "hidden_scale must be None where x_scale is"
     ),
+    "a zero point of real x": (
+        {"x": X.astype("f"), "x_scale": None, "hidden_scale": None, "output_scale": None}, V,
+        "x_zero_point must be 0 where x_scale is None: x stays real, got -7"
+    ),
+    "integers for real results": (
+        {"output_scale": None, "output_zero_point": 0, "preferred_element_type": "int8"}, T,
+        "preferred_element_type must be of dtype float32, .* got int8"
+    ),
+    "too small": ({"x_scale": 1e-39}, V, "x_scale must be positive and finite, got"),
+    "no taps": ({"depthwise_kernel": KERNEL[:0]}, V, "depthwise_kernel must have shape"),
+    "dynamic h of streams": (
+        {"hidden_scale": "dynamic", "hidden_zero_point": 0, "padding": "causal",
+         "return_state": True}, V, "hidden_scale='dynamic' and the state of a stream do not go"
+    ),
     "many taps": (
         {"depthwise_kernel": np.zeros((70000, 5, 3), np.int8), "padding": "causal"}, V,
         "depthwise_kernel must have at most K=65793, for sums to fit in 32 bits, got 70000"

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops.api import depthwise_conv1d, separable_conv1d
-from flax_sepconv.ops.arguments import DataFormat, Padding, Size, bind, choice
+from flax_sepconv.ops.arguments import (
+    INTEGERS,
+    DataFormat,
+    Padding,
+    Size,
+    bind,
+    channels_of,
+    check_dtype,
+    check_kernel,
+    choice,
+)
 from flax_sepconv.ops.biased import ACTIVATIONS
 from flax_sepconv.ops.call import Call
 from flax_sepconv.ops.lowerings import Implementation
@@ -139,7 +149,7 @@ def quantized_depthwise_conv1d(
         "preferred_element_type": preferred_element_type,
     }
     if x_scale is None:
-        _check_real(x, None, output_scale)
+        _check_real(x, output_scale=output_scale, x=x_zero_point, output=output_zero_point)
         kernel = _real(depthwise_kernel, "depthwise_kernel", depthwise_scale, x)
         real: jax.Array | tuple[jax.Array, StreamState] = depthwise_conv1d(
             x, kernel, bias, activation=activation, **settings
@@ -223,10 +233,11 @@ def quantized_separable_conv1d(
     t[b, l, f] = sum_j (h[b, l, j] - z_h) * pointwise_kernel[0, j, f] + bias[f]
     y[b, l, f] = clip(round(t[b, l, f] * (hidden_scale * pointwise_scale[f] / output_scale)) + z_y)
 
-    Sums are exact. s and t are converted to float32 and multiplied once, by a multiplier that is
-    x_scale * (depthwise_scale * (1 / hidden_scale)), or hidden_scale * (pointwise_scale * (1 /
-    output_scale)), in float32: every lowering on every platform has the same integers for the same
-    multipliers. (On TPU a division may have another last bit: give scales as NumPy's there.)
+    Sums are exact (a bias must leave them room in 32 bits). s and t are converted to float32 and
+    multiplied once, by a multiplier that is x_scale * (depthwise_scale * (1 / hidden_scale)), or
+    hidden_scale * (pointwise_scale * (1 / output_scale)), in float32: every lowering on every
+    platform has the same integers for the same multipliers. (On TPU a division may have another
+    last bit: give scales as NumPy's there.)
     Without `output_scale` y is the real number t * (hidden_scale * pointwise_scale).
 
     Args:
@@ -236,9 +247,9 @@ def quantized_separable_conv1d(
         pointwise_kernel: (1, C*M, F) int8.
         bias: (F,) int32 in steps of hidden_scale * pointwise_scale, or None.
         x_scale: of x: a number, or (...), one for each example. Of real numbers also "dynamic", the
-            greatest magnitude of the call is 127 steps, or "dynamic_per_example". None: x stays
-            real, and so does h (`hidden_scale` is None too); the bias is of real numbers, and the
-            weights, 8 bits in memory, are multiplied by their scales.
+            greatest finite magnitude of the call is 127 steps, or "dynamic_per_example". None: x
+            stays real, and so does h (`hidden_scale` is None too); the bias is of real numbers, and
+            the weights, 8 bits in memory, are multiplied by their scales.
         depthwise_scale: of the depthwise kernel: a number, or (C, M).
         hidden_scale: of h, as `x_scale`.
         pointwise_scale: of the pointwise kernel: a number, or (F,).
@@ -248,7 +259,7 @@ def quantized_separable_conv1d(
         strides, padding, data_format, dilation_rate, lengths: as for `separable_conv1d`. Zeros of
             the padding, and what is behind the end of a sequence, are the real number zero.
         initial_state, return_state: as for `separable_conv1d`; `history` is int8, less the zero
-            point (`ops.initial_state(..., dtype="int8")`). Not with dynamic scales of x.
+            point (`ops.initial_state(..., dtype="int8")`). Not with dynamic scales.
         implementation: "native" (CPU), "shifted_sum" or "grouped_conv", which is the definition
             (CPU, TPU); None is "native" where there is that, else "shifted_sum".
         preferred_element_type: of a real result; None: that of x, or float32 where x is int8.
@@ -297,7 +308,8 @@ def quantized_separable_conv1d(
         "preferred_element_type": preferred_element_type,
     }
     if x_scale is None:
-        _check_real(x, hidden_scale, output_scale)
+        zeros = {"x": x_zero_point, "hidden": hidden_zero_point, "output": output_zero_point}
+        _check_real(x, hidden_scale=hidden_scale, output_scale=output_scale, **zeros)
         found = separable_conv1d(
             x,
             _real(depthwise_kernel, "depthwise_kernel", depthwise_scale, x),
@@ -315,6 +327,11 @@ def quantized_separable_conv1d(
     if isinstance(hidden_scale, str):
         hidden: Any = choice("hidden_scale", hidden_scale, DYNAMIC)
         computing.check_symmetric("hidden", hidden, hidden_zero_point)
+        if initial_state is not None or return_state:
+            raise ValueError(
+                f"hidden_scale={hidden!r} and the state of a stream do not go together: each chunk "
+                "would have a scale of its own"
+            )
     else:
         batch = jnp.shape(x)[:-2]
         hidden = arguments.scale("hidden_scale", hidden_scale, (batch, "for each example"))
@@ -346,6 +363,7 @@ def _bound(
         has_state,
     )
     kernel = named["depthwise_kernel"]
+    check_kernel(kernel.shape, channels_of("x", given.x, settings["data_format"], INTEGERS))
     if "bias" not in named:
         last = named.get("pointwise_kernel", kernel.reshape(*kernel.shape[:1], -1))
         named["bias"] = jnp.zeros(last.shape[-1], jnp.int32)
@@ -362,13 +380,17 @@ def _bound(
     return given, call, arguments.scale("depthwise_scale", depthwise_scale, (shape, "(C, M)"))
 
 
-def _check_real(x: ArrayLike, hidden_scale: Any, output_scale: Any) -> None:
-    """Raise unless x, h and the output are of real numbers."""
-    if jnp.asarray(x).dtype == jnp.int8:
+def _check_real(array: ArrayLike, /, **given: Any) -> None:
+    """Raise unless x is of real numbers, and no scale and no zero point is given of another."""
+    if jnp.asarray(array).dtype == jnp.int8:
         raise TypeError("x_scale must be given where x is of int8: what its steps are, got None")
-    for name, scale in (("hidden_scale", hidden_scale), ("output_scale", output_scale)):
-        if scale is not None:
-            raise ValueError(f"{name} must be None where x_scale is: x stays real, got {scale!r}")
+    for name, value in given.items():
+        if name.endswith("scale") and value is not None:
+            raise ValueError(f"{name} must be None where x_scale is: x stays real, got {value!r}")
+        if not name.endswith("scale") and not arguments.is_zero(value):
+            raise ValueError(
+                f"{name}_zero_point must be 0 where x_scale is None: x stays real, got {value!r}"
+            )
 
 
 def _real(kernel: ArrayLike, name: str, scale: Any, x: ArrayLike) -> jax.Array:
@@ -396,6 +418,8 @@ def _activated(
 def _dtype(x: ArrayLike, preferred: DTypeLike | None) -> DTypeLike:
     """Return the type of a real result."""
     own = jnp.asarray(x).dtype
+    if preferred is not None:
+        check_dtype("preferred_element_type", preferred)
     return preferred or (jnp.float32 if own == jnp.int8 else own)
 
 

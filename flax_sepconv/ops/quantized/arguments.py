@@ -72,10 +72,16 @@ def scale(name: str, given: Any, *shapes: tuple[tuple[int, ...], str]) -> Any:
         raise ValueError(f"{rule}, got shape {array.shape}")
     if not isinstance(array, jax.core.Tracer):
         known = np.asarray(array)
-        wrong = known[~(np.isfinite(known) & (known > 0))]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            wrong = known[~(np.isfinite(known) & (known > 0) & np.isfinite(1 / known))]
         if wrong.size:
             raise ValueError(f"{name} must be positive and finite, got {wrong.flat[0]}")
     return array
+
+
+def is_zero(zero_point: Any) -> bool:
+    """Tell whether a zero point is known to be 0."""
+    return not isinstance(zero_point, jax.core.Tracer) and bool(np.all(np.asarray(zero_point) == 0))
 
 
 def zero_point(name: str, given: Any) -> Any:
@@ -110,7 +116,7 @@ class Output:
             names = ", ".join(map(repr, ENDINGS))
             raise ValueError(f"activation must be None or one of {names}, got {activation!r}")
         if output_scale is None:
-            if not isinstance(output_zero_point, int) or output_zero_point != 0:
+            if not is_zero(output_zero_point):
                 raise ValueError(
                     "output_zero_point needs an output_scale: without one the result is of real "
                     f"numbers, got {output_zero_point!r}"

@@ -14,7 +14,7 @@ from flax_sepconv.ops.call import Call
 from flax_sepconv.ops.limits import output_lengths, rows_geometry, whole_rows
 from flax_sepconv.ops.masking import zero_tails
 from flax_sepconv.ops.quantized import arguments, scales
-from flax_sepconv.ops.quantized.arguments import DYNAMIC, Output
+from flax_sepconv.ops.quantized.arguments import DYNAMIC, Output, is_zero
 from flax_sepconv.ops.quantized.definition import Task
 from flax_sepconv.ops.quantized.primitive import compute
 
@@ -88,7 +88,7 @@ def shifted(x: jax.Array, zero_point: Any, back: bool = False) -> jax.Array:
 
     What is zero in between stands for the real number zero, whatever the zero point is.
     """
-    if _is_zero(zero_point):
+    if is_zero(zero_point):
         return x
     zero = jnp.asarray(zero_point).astype(jnp.int8)
     return x + zero if back else x - zero
@@ -96,12 +96,8 @@ def shifted(x: jax.Array, zero_point: Any, back: bool = False) -> jax.Array:
 
 def check_symmetric(letter: str, kind: str, zero_point: Any) -> None:
     """Raise ValueError where a scale that is to be found has a zero point that is not 0."""
-    if not _is_zero(zero_point):
+    if not is_zero(zero_point):
         raise ValueError(f"{letter}_scale={kind!r} needs {letter}_zero_point=0, got {zero_point!r}")
-
-
-def _is_zero(zero_point: Any) -> bool:
-    return not isinstance(zero_point, jax.Array) and zero_point == 0
 
 
 def _multiplier(scale: Any, count: int) -> jax.Array:

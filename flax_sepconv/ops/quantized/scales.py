@@ -73,8 +73,12 @@ def _no_derivative(primals: Any, tangents: Any) -> NoReturn:
 
 
 def dynamic_scale(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Return the scale whose 127 steps reach the greatest magnitude over axes; of zeros it is 1."""
-    greatest = jnp.max(jnp.abs(x.astype(jnp.float32)), axis=axes, initial=0)
+    """Return the scale whose 127 steps reach the greatest magnitude over axes; of zeros it is 1.
+
+    What is not finite does not count: it would leave no steps for the others.
+    """
+    magnitudes = jnp.abs(x.astype(jnp.float32))
+    greatest = jnp.max(jnp.where(jnp.isfinite(magnitudes), magnitudes, 0), axis=axes, initial=0)
     return jnp.where(greatest > 0, product(greatest, np.float32(1 / GREATEST)), 1)
 
 
