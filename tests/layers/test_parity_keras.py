@@ -3,6 +3,7 @@
 import copy
 import functools
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import hypothesis
@@ -15,7 +16,7 @@ from jax import lax
 
 import flax_sepconv as fsc
 from tests import peers, settings
-from tests.settings import Answer, Setting
+from tests.settings import ALONG_LAST_AXIS, Answer, Setting
 
 
 def ours(setting: Setting) -> Answer:
@@ -91,7 +92,7 @@ def keras_2(setting: Setting) -> Answer:
         and tensorflow_convolves_channels_first()
     )
     if transposed:
-        hypothesis.assume(setting.activation not in settings.ALONG_LAST_AXIS)
+        hypothesis.assume(setting.activation not in ALONG_LAST_AXIS)
         arguments["data_format"] = "channels_last"
     # Keras' DepthwiseConv1D has no "causal": the zeros are put in front by hand.
     zeros = [(0, 0), (0, 0), (0, 0)]
@@ -143,11 +144,23 @@ def test_random_layers(padding: str, data_format: str, steps: str, data: st.Data
     check(data.draw(layers))
 
 
-@pytest.mark.parametrize("activation", settings.ACTIVATIONS)
-@settings.examples(2)
+@pytest.mark.parametrize(
+    ("activation", "data_formats"),
+    [
+        # One by one the numbers do not know their axis; together they must in both layouts.
+        *((a, settings.DATA_FORMATS) for a in settings.ACTIVATIONS if a not in ALONG_LAST_AXIS),
+        *((a, [each]) for a in ALONG_LAST_AXIS for each in settings.DATA_FORMATS),
+    ],
+)
+@settings.examples(1)
 @hypothesis.given(data=st.data())
-def test_every_activation(activation: str, data: st.DataObject) -> None:
-    check(data.draw(settings.layers(paddings=["valid", "same"], activations=[activation])))
+def test_every_activation(
+    activation: str, data_formats: Sequence[str], data: st.DataObject
+) -> None:
+    layers = settings.layers(
+        paddings=["valid", "same"], data_formats=data_formats, activations=[activation]
+    )
+    check(data.draw(layers))
 
 
 def test_activations_are_all_that_keras_names() -> None:

@@ -53,7 +53,7 @@ def test_chunks_and_a_flush_give_the_whole(K, D, S, M, padding, data_format):
     for first, last in ((0, 1), (1, 12), (12, 23)):
         flush = jnp.full(3, True) if last == 23 else None
         y, state = step(swapped(x[:, first:last], data_format), state, *weights, flush=flush)
-        y = swapped(y, data_format)
+        y = swapped(np.asarray(y), data_format)
         outputs.append(y[:, : given(y, state)])
     assert_close(np.concatenate(outputs, 1), oracle.separable(x, *weights, S, D, padding), 2e-6)
 
@@ -96,6 +96,7 @@ def test_streams_begin_and_end_when_they_like(K, D, S, M, padding, seed):
         y, state = compiled(D, S, padding)(
             x, state, *weights, lengths=jnp.array(counts), reset=reset, flush=flush
         )
+        y, state = jax.tree.map(np.asarray, (y, state))
         for b in range(B):
             said[b] = np.concatenate([said[b], y[b, : given(y, state, b)]])
             if flush[b]:
