@@ -120,7 +120,7 @@ def weight_scale(name: str, kernel: jax.Array, config: Int8) -> jax.Array:
     Returns:
         (C, M), or (F,), or (), float32.
     """
-    axes = (0,) if name == "depthwise_kernel" else (0, 1)
+    axes: tuple[int, ...] = (0,) if name == "depthwise_kernel" else (0, 1)
     axes = axes if config.weights == "per_channel" else (0, 1, 2)
     # Nothing but a bias is counted in steps of what is zero: they are short.
     is_zero = jnp.all(kernel == 0, axis=axes)
