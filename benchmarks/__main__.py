@@ -29,7 +29,7 @@ SUITES = {
 def usage() -> str:
     """Return what `--help` prints."""
     lines = ["Measure: python -m benchmarks [PROGRAM] [FLAGS]", ""]
-    lines += [f"  {name:<14}{text}" for name, text in SUITES.items()]
+    lines += [f"  {name:<13}{text}" for name, text in SUITES.items()]
     lines += [
         "",
         "Without a name it is layers. The flags of each: python -m benchmarks PROGRAM --help",
