@@ -36,11 +36,12 @@ def test_lengths_and_segments(name, is_converted):
         y = call(x, lengths)
         for row, length in enumerate(lengths):
             alone = call(x[row : row + 1, :length])
-            assert_equal(y[row : row + 1, : alone.shape[1]], alone)
+            # Of other shapes the activation may have another last bit.
+            assert_close(y[row : row + 1, : alone.shape[1]], alone, 1e-6)
             assert_equal(y[row, alone.shape[1] :], 0)
     ids = jnp.array([[0] * 8 + [1] * 11] * 2)
     y = call(x, segment_ids=ids)
-    assert_equal(y, np.concatenate([call(x[:, :8]), call(x[:, 8:])], 1))
+    assert_close(y, np.concatenate([call(x[:, :8]), call(x[:, 8:])], 1), 1e-6)
 
 
 @FORMS
