@@ -275,7 +275,7 @@ def test_a_run_fails_for_our_mistakes_and_with_check_where_little_is_gained(
     if planted == "wrong":
         made["contenders"]["ours"]["integers"] = {"wrong": "off_steps is 3"}
     monkeypatch.setattr(measuring, "measure", lambda *_: made)
-    monkeypatch.setattr(suite.contenders, "start", lambda *_: _Nobody())
+    monkeypatch.setattr(suite.measuring, "start", lambda *_: _Nobody())
     argv = ["--filter", "lite-1", "--drawn", "0", "--output", str(tmp_path / "a.json")]
     if planted == "wrong":
         with pytest.raises(SystemExit, match="our own layer is wrong"):
