@@ -133,6 +133,9 @@ class Checkpoints:
                 except UserError:
                     if not isinstance(error, UserError):  # else it was said already
                         raise
+            if error is not None:  # Writes that went on beside the one that failed have ended now.
+                for folder in (self._last_folder, self._best_folder):
+                    _clear(folder)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
