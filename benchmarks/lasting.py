@@ -1,6 +1,7 @@
 """A worker whose end is not the end of a run."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Self, TypeVar
 
 from benchmarks.worker import Declined, Worker, WorkerError, WorkerLostError
@@ -35,6 +36,18 @@ class Lasting:
     def __init__(self, start: Callable[[], Worker], probe: Callable[[Worker], Any]):
         self._start, self._probe = start, probe
         self.worker = start()
+
+    @classmethod
+    def named(cls, name: str, environment: Mapping[str, str], patience: float) -> Self:
+        """Start a worker of the processor, which is sound as long as it answers.
+
+        Args:
+            name: what it is called.
+            environment: variables to set before the process imports anything.
+            patience: the seconds that it may take for an answer.
+        """
+        start = functools.partial(Worker, name, environment, patience)
+        return cls(start, lambda worker: worker.call("os:getpid"))
 
     def attempt(self, ask: Callable[[Worker], T]) -> T:
         """Ask the worker something.

@@ -337,8 +337,8 @@ class Arguments:
         self._set(name, default if found is None else found)
 
 
-# Activations that `ops.depthwise_conv1d` computes with its sums.
-_KNOWN_TO_SUMS: tuple[tuple[Activation, str], ...] = (
+# Activations that operations compute with their sums, and what they are called there.
+KNOWN_TO_SUMS: tuple[tuple[Activation, str], ...] = (
     (activations.relu, "relu"),
     (jax.nn.relu, "relu"),
     (activations.relu6, "relu6"),
@@ -359,7 +359,7 @@ class DepthwiseArguments(Arguments):
 
     def _sums_end(self) -> dict[str, Any]:
         """Return how the operation itself is told the activation, where it knows it."""
-        for function, name in _KNOWN_TO_SUMS:
+        for function, name in KNOWN_TO_SUMS:
             if function is self.activation:
                 return {"activation": name}
         return {}

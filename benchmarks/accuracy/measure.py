@@ -48,9 +48,10 @@ def settings(name: str, seed: int) -> dict[str, Any]:
     return dict(config.to_dict())
 
 
-def folder_of(runs: pathlib.Path, name: str, seed: int) -> pathlib.Path:
-    """Return the folder of a run; another recipe has another."""
-    text = json.dumps(settings(name, seed), sort_keys=True)
+def folder_of(runs: pathlib.Path, name: str, seed: int, *more: Any) -> pathlib.Path:
+    """Return the folder of a run; another recipe, or more that counts, has another."""
+    told = settings(name, seed)
+    text = json.dumps([told, *more] if more else told, sort_keys=True)
     return runs / f"{name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
@@ -60,11 +61,19 @@ def train(runs: pathlib.Path, name: str, seed: int, core: int | None) -> Row:
     Raises:
         WorkerError: it failed.
     """
-    folder = folder_of(runs, name, seed)
+    return made(folder_of(runs, name, seed), "benchmarks.accuracy.trial", name, seed, core)
+
+
+def made(folder: pathlib.Path, module: str, name: str, seed: int, core: int | None) -> Row:
+    """Run a module whose `main` is `trial.complete`, if its folder has no result; return that.
+
+    Raises:
+        WorkerError: it failed.
+    """
     found = folder / "found.json"
     if not found.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.accuracy.trial", name]
+        command = [sys.executable, "-m", module, name]
         command += [json.dumps(settings(name, seed)), str(folder)]
         command += [] if core is None else ["--core", str(core)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ from benchmarks.integers import problem
 from benchmarks.integers.contenders import PEERS, PROGRAMS
 from benchmarks.integers.problem import GREATEST, LEAST, Expected, Problem
 from benchmarks.lasting import Failed, Lasting
-from benchmarks.worker import Declined, Worker
+from benchmarks.worker import Declined
 from benchmarks.workloads import Workload
 
 # How far, in steps of the output, results may be from what NumPy does not round at the end: half a
@@ -33,11 +33,7 @@ def start(name: str, environment: Mapping[str, str], patience: float) -> Lasting
         environment: variables to set before the process imports anything.
         patience: the seconds that it may take for an answer.
     """
-    variables = {**PEERS[name].environment, **environment}
-    return Lasting(
-        functools.partial(Worker, name, variables, patience),
-        lambda worker: worker.call("os:getpid"),
-    )
+    return Lasting.named(name, {**PEERS[name].environment, **environment}, patience)
 
 
 class Stopped(Exception):  # noqa: N818 - a fact of the row.

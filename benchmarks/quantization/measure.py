@@ -5,12 +5,8 @@ made here. What is done is kept: the command, given again, goes on where it was 
 """
 
 import argparse
-import hashlib
-import json
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -18,19 +14,15 @@ import numpy as np
 from benchmarks import flags, machine
 from benchmarks.accuracy import measure as accuracy
 from benchmarks.quantization import picture, table, versions
-from benchmarks.worker import WorkerError
 
 SETS = ("GunPoint", "ItalyPowerDemand", "JapaneseVowels")
-PACKAGES = ("flax-sepconv", "jax", "jaxlib", "flax", "optax", "aeon")
 
 Row = dict[str, Any]
 
 
 def folder_of(runs: pathlib.Path, name: str, seed: int) -> pathlib.Path:
     """Return the folder of a run; other settings have another."""
-    told = [accuracy.settings(name, seed), versions.VERSIONS, versions.EPOCHS, versions.RATE]
-    text = json.dumps(told, sort_keys=True)
-    return runs / f"{name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return accuracy.folder_of(runs, name, seed, versions.VERSIONS, versions.EPOCHS, versions.RATE)
 
 
 def run(runs: pathlib.Path, name: str, seed: int, core: int | None) -> Row:
@@ -40,18 +32,7 @@ def run(runs: pathlib.Path, name: str, seed: int, core: int | None) -> Row:
         WorkerError: it failed.
     """
     folder = folder_of(runs, name, seed)
-    found = folder / "found.json"
-    if not found.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.quantization.trial", name]
-        command += [json.dumps(accuracy.settings(name, seed)), str(folder)]
-        command += [] if core is None else ["--core", str(core)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            said = done.stderr.strip() or f"status {done.returncode}"
-            told = f"{name}, seed {seed}"
-            raise WorkerError(f"{told}: {said[-2000:]}", f"{told}: {said.splitlines()[-1]}")
-    return {"set": name, "seed": seed, **json.loads(found.read_text())}
+    return accuracy.made(folder, "benchmarks.quantization.trial", name, seed, core)
 
 
 def summarize(rows: list[Row]) -> dict[str, Row]:
@@ -101,7 +82,7 @@ def main(argv: list[str]) -> None:
     """Parse the flags, train, print, write and draw."""
     arguments = parse(argv)
     wanted = [(name, seed) for name in arguments.sets for seed in range(arguments.seeds)]
-    record: dict[str, Any] = {**machine.facts(*PACKAGES), "rows": []}
+    record: dict[str, Any] = {**machine.facts(*accuracy.PACKAGES), "rows": []}
     record["trained_on"] = {"epochs": versions.EPOCHS, "rate": versions.RATE}
     core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     with machine.kept(arguments.output, record, len(wanted)):

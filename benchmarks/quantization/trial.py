@@ -1,12 +1,10 @@
 """One run in a process of its own: `python -m benchmarks.quantization.trial --help`."""
 
-import argparse
 import functools
-import json
-import os
 import pathlib
-import time
 from typing import Any
+
+from benchmarks.accuracy import trial
 
 
 def main() -> None:
@@ -15,29 +13,13 @@ def main() -> None:
     `found.json` has the test accuracy, the bytes of the layers' weights and the milliseconds of a
     forward pass, by version.
     """
-    begin = time.perf_counter()
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("set", help="the data set")
-    parser.add_argument("settings", help="of the run, as JSON")
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--core", type=int, help="the only core to use, where that can be chosen")
-    arguments = parser.parse_args()
-    if arguments.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {arguments.core})
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    trial.complete(main.__doc__, _versions)
 
-    # Late, for JAX makes as many threads as there are cores when it is loaded.
-    from flax_sepconv.memory import keep_memory
-    from flax_sepconv.training import loop, trained
-    from flax_sepconv.training.config import from_config_dict
 
-    keep_memory()
-    config = from_config_dict(json.loads(arguments.settings))
-    workdir = arguments.folder / "run"
-    loop.complete(config, workdir, resume=(workdir / "config.json").exists())
-    found = compared(trained.load(workdir, None))
-    found["seconds"] = time.perf_counter() - begin
-    (arguments.folder / "found.json").write_text(json.dumps(found))
+def _versions(_: Any, folder: pathlib.Path) -> dict[str, Any]:
+    from flax_sepconv.training import trained
+
+    return compared(trained.load(folder / "run", None))
 
 
 def compared(run: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Who is compared: a peer in a type of numbers, each in a process of its own."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from benchmarks.lasting import Failed, Lasting
 from benchmarks.peers import INFERENCE, NARROW, PEERS, RIVALS
-from benchmarks.worker import Declined, Worker
+from benchmarks.worker import Declined
 from benchmarks.workloads import Workload
 
 DTYPES = ("float32", "bfloat16")
@@ -57,8 +56,7 @@ class Contender:
     def __init__(self, name: Name, environment: Mapping[str, str], patience: float):
         self.name, self.losses = name, 0
         variables = {**PEERS[name.peer].environment, **environment}
-        start = functools.partial(Worker, str(name), variables, patience)
-        self.process = Lasting(start, lambda worker: worker.call("os:getpid"))
+        self.process = Lasting.named(str(name), variables, patience)
 
     def build(self, workload: Workload) -> dict[str, dict[str, Any]]:
         """Build the programs of a workload, and return their facts.

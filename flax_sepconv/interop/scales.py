@@ -5,16 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from flax_sepconv.quantization.observing import HIDDEN, OUTPUT, X
+from flax_sepconv.quantization.weights import SCALES
 from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL
 
 # Of each kernel, what axes its scale has, if it is no single number.
-KERNEL_SCALES = {
-    DEPTHWISE_KERNEL: ("depthwise_scale", ("C", "M")),
-    POINTWISE_KERNEL: ("pointwise_scale", ("F",)),
-}
-ACTIVATIONS = ("x", "hidden", "output")
+AXES = {DEPTHWISE_KERNEL: ("C", "M"), POINTWISE_KERNEL: ("F",)}
+ACTIVATIONS = (X, HIDDEN, OUTPUT)
 NAMES = (
-    *(name for name, _ in KERNEL_SCALES.values()),
+    *SCALES.values(),
     *(f"{of}_{what}" for of in ACTIVATIONS for what in ("scale", "zero_point")),
 )
 
@@ -25,13 +24,14 @@ def check(weights: Mapping[str, np.ndarray], scales: Mapping[str, np.ndarray]) -
     Raises:
         ValueError, TypeError: names what does not belong together.
     """
-    for name, (scale, letters) in KERNEL_SCALES.items():
+    for name, scale in SCALES.items():
         if (name in weights) != (scale in scales):
             raise ValueError(f"{scale} and {name} of int8 must come together, one is missing")
         if name not in weights:
             continue
         if weights[name].dtype != np.int8:
             raise TypeError(f"{name} must be of int8 where scales are given: {weights[name].dtype}")
+        letters = AXES[name]
         shape = weights[name].shape[3 - len(letters) :]
         _check_array(scale, scales[scale], "float32", ((), shape), letters)
     if BIAS in weights and weights[BIAS].dtype not in (np.int32, np.float32):
@@ -68,8 +68,8 @@ def real_weights(
     """Return the float32 weights that integers stand for."""
     real = {}
     for name, weight in weights.items():
-        if name in KERNEL_SCALES:
-            real[name] = weight.astype(np.float32) * scales[KERNEL_SCALES[name][0]]
+        if name in SCALES:
+            real[name] = weight.astype(np.float32) * scales[SCALES[name]]
         elif weight.dtype == np.int32:  # A bias in steps of the sums that it is added to.
             last = "pointwise_scale" if POINTWISE_KERNEL in weights else "depthwise_scale"
             before = "hidden_scale" if POINTWISE_KERNEL in weights else "x_scale"

@@ -107,6 +107,12 @@ class Int8:
         return self.activations not in ("static", None)
 
 
+def check_config(config: Any) -> None:
+    """Raise unless it says how models are quantized."""
+    if not isinstance(config, Int8):
+        raise TypeError(f"config must be a flax_sepconv.quantization.Int8, got {config!r}")
+
+
 def check(quantization: Any, implementation: Any) -> None:
     """Raise unless a layer's quantization is None, or says how and fits its implementation."""
     if quantization is None:

@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from flax_sepconv import activations, ops
+from flax_sepconv import ops
 from flax_sepconv.ops import lengths as lengths_lib
 from flax_sepconv.ops.arguments import mask_tails
+from flax_sepconv.ops.quantized.arguments import ENDINGS
 from flax_sepconv.ops.quantized.computing import shifted
 from flax_sepconv.ops.quantized.scales import (
     dynamic_scale,
@@ -36,15 +37,7 @@ from flax_sepconv.quantization.config import Int8
 from flax_sepconv.quantization.observing import HIDDEN, OUTPUT, Memory, X
 from flax_sepconv.quantization.rounding import Steps, integers
 from flax_sepconv.quantization.weights import SCALES, Whole, is_converted
-from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
-
-# Activations with which the operation on integers itself ends.
-_ENDINGS: tuple[tuple[Any, str], ...] = (
-    (activations.relu, "relu"),
-    (jax.nn.relu, "relu"),
-    (activations.relu6, "relu6"),
-    (jax.nn.relu6, "relu6"),
-)
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, KNOWN_TO_SUMS, POINTWISE_KERNEL, Arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,8 +252,8 @@ class Quantized:
             state = state.replaced(state.arrays | {"history": history})
         bias = weights.get(BIAS)
         if bias is None or not self.config.is_dynamic:
-            for function, name in _ENDINGS:
-                if function is self.arguments.activation:
+            for function, name in KNOWN_TO_SUMS:
+                if function is self.arguments.activation and name in ENDINGS:
                     settings["activation"] = name
         operation: Any = ops.quantized_depthwise_conv1d
         kernels = [weights[DEPTHWISE_KERNEL]]

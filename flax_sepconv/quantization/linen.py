@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import core, traverse_util
 
-from flax_sepconv.quantization.config import DEFAULT, Int8
+from flax_sepconv.quantization.config import DEFAULT, Int8, check_config
 from flax_sepconv.quantization.linen_memory import COLLECTION
 from flax_sepconv.quantization.observing import CALLS
 from flax_sepconv.quantization.surroundings import within
@@ -220,8 +220,7 @@ def quantize(
         >>> bool(jnp.abs(small.apply(integers, x) - y).max() < 0.05 * jnp.abs(y).max())
         True
     """
-    if not isinstance(config, Int8):
-        raise TypeError(f"config must be a flax_sepconv.quantization.Int8, got {config!r}")
+    check_config(config)
     batches = list(batches)
     small = QuantizedModel(model, config)
     found = calibrate(small, variables, batches, **kwargs)

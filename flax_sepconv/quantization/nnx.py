@@ -7,15 +7,16 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flax_sepconv.quantization.config import DEFAULT, Int8
+from flax_sepconv.quantization.config import DEFAULT, Int8, check_config
 from flax_sepconv.quantization.nnx_memory import (
     QuantizationState,
     add_quantization,
     kept_by,
+    weights_of,
 )
 from flax_sepconv.quantization.observing import Memory
 from flax_sepconv.quantization.surroundings import within
-from flax_sepconv.quantization.weights import check_finite, converted, is_converted, learned_steps
+from flax_sepconv.quantization.weights import check_finite, converted, is_converted, learned_names
 from flax_sepconv.spec import Arguments
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -123,8 +124,7 @@ def quantize(model: Model, batches: Iterable[Any], config: Int8 = DEFAULT, **kwa
         >>> bool(jnp.abs(quantize(layer, [x])(x) - y).max() < 0.05 * jnp.abs(y).max())
         True
     """
-    if not isinstance(config, Int8):
-        raise TypeError(f"config must be a flax_sepconv.quantization.Int8, got {config!r}")
+    check_config(config)
     copy = nnx.clone(model)
     for layer in _layers(copy):
         if layer.quantization is None:
@@ -141,14 +141,13 @@ def _layers(model: nnx.Module) -> Iterator[Any]:
 
 def _convert(layer: Any) -> None:
     """Make integers of a layer's weights, in place."""
-    names = [parameter.name for parameter in layer.arguments.parameters(layer.in_features)]
-    weights = {name: getattr(layer, name)[...] for name in names}
+    weights = weights_of(layer)
     if is_converted(weights):
         return
     for name, weight in weights.items():
         check_finite(f"{name} of a {type(layer).__name__}", weight)
     kept = {name: variable[...] for name, variable in kept_by(layer).items()}
-    learned = {n: getattr(layer, n)[...] for n in learned_steps(weights, layer.quantization)}
+    learned = {n: getattr(layer, n)[...] for n in learned_names(weights, layer.quantization)}
 
     def made(weights: Any, kept: Any, learned: Any) -> Any:
         memory = Memory(type(layer).__name__, kept, learned, observes=False)

@@ -10,7 +10,12 @@ from flax_sepconv.quantization.config import Int8
 from flax_sepconv.quantization.layer import Quantized
 from flax_sepconv.quantization.observing import Memory, initial_ranges
 from flax_sepconv.quantization.surroundings import surroundings
-from flax_sepconv.quantization.weights import is_converted, learned_steps, refuse_converted
+from flax_sepconv.quantization.weights import (
+    is_converted,
+    learned_names,
+    learned_steps,
+    refuse_converted,
+)
 from flax_sepconv.spec import POINTWISE_KERNEL
 
 
@@ -29,7 +34,7 @@ def add_quantization(layer: Any, quantization: Int8) -> None:
     layer.quantization = quantization
     # As of `nnx.BatchNorm`, so that `train()` and `eval()` set it.
     layer.use_running_average = False
-    weights = _weights(layer)
+    weights = weights_of(layer)
     for name, array in initial_ranges(quantization, POINTWISE_KERNEL in weights).items():
         setattr(layer, name, QuantizationState(array))
     kind = type(layer.depthwise_kernel)
@@ -51,7 +56,7 @@ def quantized_of(layer: Any, weights: Mapping[str, jax.Array]) -> Quantized | No
     kept = {n: variable[...] for n, variable in kept_by(layer).items()}
     if is_converted(weights):
         return Quantized(layer.arguments, config, Memory(name, kept, {}, observes=False))
-    learned = {n: getattr(layer, n)[...] for n in learned_steps(weights, config)}
+    learned = {n: getattr(layer, n)[...] for n in learned_names(weights, config)}
     memory = Memory(
         name, kept, learned, not layer.use_running_average, surroundings().is_calibrating
     )
@@ -68,6 +73,7 @@ def remember(layer: Any, memory: Memory) -> None:
             getattr(layer, name)[...] = array.astype(layer.param_dtype)
 
 
-def _weights(layer: Any) -> dict[str, jax.Array]:
+def weights_of(layer: Any) -> dict[str, jax.Array]:
+    """Return the weights of a layer, by name."""
     parameters = layer.arguments.parameters(layer.in_features)
     return {parameter.name: getattr(layer, parameter.name)[...] for parameter in parameters}

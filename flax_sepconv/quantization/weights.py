@@ -77,12 +77,13 @@ class Whole:
             if name not in weights:
                 continue
             kernel, bounds = weights[name].astype(jnp.float32), None
-            scale = lax.stop_gradient(weight_scale(name, kernel, config))
+            if not config.learned or memory.calibrates:
+                scale = lax.stop_gradient(weight_scale(name, kernel, config))
             if config.learned:
                 if memory.calibrates:
                     memory.learned[scale_name] = scale
-                scale = trained_scale(memory.learned[scale_name], kernel.size // scale.size)
-                bounds = _LIMITS
+                step = memory.learned[scale_name]
+                scale, bounds = trained_scale(step, kernel.size // step.size), _LIMITS
             kernels[name] = integers(kernel, scale, bounds, warming)
             scales[name] = scale
         bias = weights.get(BIAS)
@@ -162,6 +163,15 @@ def converted(
             bias = jnp.clip(rounded(steps_of(whole.bias, scale)), -GREATEST_BIAS, GREATEST_BIAS)
             made[BIAS] = bias.astype(jnp.int32)
     return {name: made[name] for name in weights}, kept
+
+
+def learned_names(weights: Mapping[str, Any], config: Int8) -> tuple[str, ...]:
+    """Return the names of the step sizes that are parameters of a layer."""
+    if not config.learned:
+        return ()
+    kernels = (scale for name, scale in SCALES.items() if name in weights)
+    observed = observed_names(config, POINTWISE_KERNEL in weights)
+    return (*kernels, *(f"{name}_scale" for name in observed))
 
 
 def learned_steps(weights: Mapping[str, jax.Array], config: Int8) -> dict[str, jax.Array]:

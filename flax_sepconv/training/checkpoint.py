@@ -58,12 +58,6 @@ def _manager(folder: Path, keep: int = 1) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handler)
 
 
-def _clear(folder: Path) -> None:
-    """Delete what a write that did not end has left."""
-    for path in folder.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def _save(manager: ocp.CheckpointManager, step: int, tree: Any) -> None:
     digest = {"sha256": _digest(tree)}
     manager.save(step, args=ocp.args.StandardSave(tree), force=True, custom_metadata=digest)
@@ -110,8 +104,7 @@ class Checkpoints:
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_stragglers())
             with self._writing():
-                for folder in folders:
-                    _clear(folder)
+                self._clear()
                 self._last = _manager(self._last_folder, _KEPT)
                 self._best = _manager(self._best_folder)
             self._stack = stack.pop_all()
@@ -134,8 +127,13 @@ class Checkpoints:
                     if not isinstance(error, UserError):  # else it was said already
                         raise
             if error is not None:  # Writes that went on beside the one that failed have ended now.
-                for folder in (self._last_folder, self._best_folder):
-                    _clear(folder)
+                self._clear()
+
+    def _clear(self) -> None:
+        """Delete what writes that did not end have left."""
+        for folder in (self._last_folder, self._best_folder):
+            for path in folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -143,8 +141,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            for folder in (self._last_folder, self._best_folder):
-                _clear(folder)  # the disk may be full
+            self._clear()  # the disk may be full
             place = self._workdir / "checkpoints"
             said = f"cannot write {place}: {reason(error)}; {self._describe()}"
             let_go(error)

@@ -1,5 +1,6 @@
 """The layer in int8: the draw, the judging, the tables; how fast anything is, no test asks."""
 
+import contextlib
 import doctest
 import json
 
@@ -259,14 +260,6 @@ def test_integers(tmp_path, monkeypatch, capsys):
         pytest.skip(f"{absent}: these comparisons did NOT run")
 
 
-class _Nobody:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
 @pytest.mark.parametrize("planted", ["wrong", "slow"])
 def test_a_run_fails_for_our_mistakes_and_with_check_where_little_is_gained(
     tmp_path, monkeypatch, planted
@@ -275,7 +268,7 @@ def test_a_run_fails_for_our_mistakes_and_with_check_where_little_is_gained(
     if planted == "wrong":
         made["contenders"]["ours"]["integers"] = {"wrong": "off_steps is 3"}
     monkeypatch.setattr(measuring, "measure", lambda *_: made)
-    monkeypatch.setattr(suite.measuring, "start", lambda *_: _Nobody())
+    monkeypatch.setattr(suite.measuring, "start", lambda *_: contextlib.nullcontext())
     argv = ["--filter", "lite-1", "--drawn", "0", "--output", str(tmp_path / "a.json")]
     if planted == "wrong":
         with pytest.raises(SystemExit, match="our own layer is wrong"):

@@ -1,5 +1,6 @@
 """Layers drawn at random: the draw, the judging, the tables; how fast anything is, no test asks."""
 
+import contextlib
 import doctest
 import json
 
@@ -303,7 +304,7 @@ def test_a_run_fails_for_our_mistakes_and_with_check_where_we_are_behind(
     if planted == "ours":
         made["contenders"]["ours"]["forward"] = {"wrong": ["y is off by 1"]}
     monkeypatch.setattr(measuring, "measure", lambda *_: made)
-    monkeypatch.setattr(suite, "Contender", lambda name, *_: _Nobody())
+    monkeypatch.setattr(suite, "Contender", lambda name, *_: contextlib.nullcontext())
     argv = ["--layers", "1", "--output", str(tmp_path / "a.json")]
     if planted == "ours":
         with pytest.raises(SystemExit, match="our own layer is wrong"):
@@ -313,14 +314,6 @@ def test_a_run_fails_for_our_mistakes_and_with_check_where_we_are_behind(
         with pytest.raises(SystemExit, match="behind the best of the others: float32 forward"):
             suite.main([*argv, "--check"])
     assert json.loads((tmp_path / "a.json").read_text())["complete"]
-
-
-class _Nobody:
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,8 @@
 """The bytes of real programs whose traffic is known from their shapes."""
 
 import functools
-import importlib.metadata
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +11,7 @@ from jax import lax
 
 from benchmarks.aot import hlo, traffic
 from benchmarks.aot.targets import TARGETS
+from tests import accelerators
 
 ROOT = pathlib.Path(__file__).parents[2]
 ARRAY = 16 * 512 * 1024
@@ -73,21 +70,8 @@ def test_programs_for_cpu_move_what_they_must():
 @pytest.mark.usefixtures("other_compilers")
 @pytest.mark.parametrize("target", ["v5e", "h100"])
 def test_programs_for_accelerators_move_what_they_must(target, tmp_path):
-    for package in TARGETS[target].packages:
-        try:
-            importlib.metadata.distribution(package)
-        except importlib.metadata.PackageNotFoundError:
-            pytest.skip(f"{package} is not installed")
-    finished = subprocess.run(
-        [sys.executable, "-c", f"import {__name__} as t; t.print_moved({target!r})"],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **TARGETS[target].environment(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    check(json.loads(finished.stdout.splitlines()[-1]), fills=target == "h100")
+    printed = accelerators.printed(target, __name__, "print_moved", tmp_path)
+    check(json.loads(printed.splitlines()[-1]), fills=target == "h100")
 
 
 @pytest.mark.parametrize(

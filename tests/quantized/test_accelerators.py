@@ -1,11 +1,7 @@
 """The operation on integers compiled for accelerators, where there are none."""
 
-import importlib.metadata
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +10,7 @@ from jax.sharding import SingleDeviceSharding
 
 from benchmarks.aot.targets import TARGETS
 from flax_sepconv import ops
+from tests import accelerators
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -40,21 +37,7 @@ def print_program(target):
 @pytest.mark.usefixtures("other_compilers")
 @pytest.mark.parametrize("target", ["v5e", "h100"])
 def test_products_are_of_bytes(target, tmp_path):
-    for package in TARGETS[target].packages:
-        try:
-            importlib.metadata.distribution(package)
-        except importlib.metadata.PackageNotFoundError:
-            pytest.skip(f"{package} is not installed")
-    finished = subprocess.run(
-        [sys.executable, "-c", f"import {__name__} as t; t.print_program({target!r})"],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **TARGETS[target].environment(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    program = finished.stdout
+    program = accelerators.printed(target, __name__, "print_program", tmp_path)
     products = re.findall(
         r"= (\w+)\[[^]]*\]\S* (?:dot|convolution)\((%[\w.-]+), (%[\w.-]+)", program
     )

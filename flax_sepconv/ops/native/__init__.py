@@ -76,6 +76,19 @@ def step(out: Any, dilation: int, operands: Sequence[jax.Array]) -> Any:
     return kernel(*operands, dilation=np.int64(dilation))
 
 
+def quantized(
+    target: str, out: Any, geometry: Geometry, operands: Sequence[jax.Array]
+) -> jax.Array:
+    """Call a kernel of 8-bit integers, for whole rows."""
+    kernel: Callable[..., jax.Array] = jax.ffi.ffi_call(f"flax_sepconv_{target}", out)
+    return kernel(
+        *operands,
+        stride=np.int64(geometry.stride),
+        dilation=np.int64(geometry.dilation),
+        pad_low=np.int64(geometry.pad_low),
+    )
+
+
 def zero_tails(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Set what lies behind the ends to zero, in place where XLA lets go of x: (B, L, C), (B,)."""
     out = result_type("zero_tails", (x,), x.shape, x.dtype)

@@ -1,5 +1,6 @@
 """The operation on 8-bit integers, as users call it."""
 
+import math
 from typing import Any, Literal, Required, TypedDict, Unpack, overload
 
 import jax
@@ -8,14 +9,11 @@ from jax.typing import ArrayLike, DTypeLike
 
 from flax_sepconv.ops.api import depthwise_conv1d, separable_conv1d
 from flax_sepconv.ops.arguments import (
-    INTEGERS,
     DataFormat,
     Padding,
     Size,
     bind,
-    channels_of,
     check_dtype,
-    check_kernel,
     choice,
 )
 from flax_sepconv.ops.biased import ACTIVATIONS
@@ -363,10 +361,10 @@ def _bound(
         has_state,
     )
     kernel = named["depthwise_kernel"]
-    check_kernel(kernel.shape, channels_of("x", given.x, settings["data_format"], INTEGERS))
     if "bias" not in named:
-        last = named.get("pointwise_kernel", kernel.reshape(*kernel.shape[:1], -1))
-        named["bias"] = jnp.zeros(last.shape[-1], jnp.int32)
+        last = named.get("pointwise_kernel")
+        features = math.prod(kernel.shape[1:]) if last is None else last.shape[-1]
+        named["bias"] = jnp.zeros(features, jnp.int32)
     call = bind(
         {"x": given.x, **named},
         **settings,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from flax_sepconv.ops.arguments import check_dtype
 from flax_sepconv.ops.quantized.primitive import NAMES
 from flax_sepconv.ops.quantized.scales import GREATEST, LEAST, inverse, rounded
 
@@ -24,8 +25,7 @@ MOST_PRODUCTS = 2**31 // (255 * 128)
 def check_integers(name: str, array: Any, dtype: str) -> jax.Array:
     """Return an operand as an array, or raise TypeError unless it is of an integer type."""
     found = jnp.asarray(array)
-    if found.dtype.name != dtype:
-        raise TypeError(f"{name} must be of dtype {dtype}, got {found.dtype}")
+    check_dtype(name, found.dtype, (dtype,))
     return found
 
 

@@ -2,11 +2,10 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
@@ -22,7 +21,7 @@ from flax_sepconv.ops.quantized.scales import NO_DERIVATIVE
 from flax_sepconv.ops.sharding import vary_alike
 
 quantized_p = Primitive("quantized_conv1d")
-FORMS: dict[str, Form] = {"shifted_sum": "shifted_sum", "grouped_conv": "grouped_conv"}
+FORMS: tuple[Form, ...] = get_args(Form)
 NAMES = ("native", *FORMS)
 
 
@@ -48,7 +47,7 @@ def _batch(
     """Fold a mapped axis of x, and of multipliers, into the batch; else map the definition."""
     rows = (0, 4, 5) if task.has_pointwise else (0, 3)
     if any(axis is not None for i, axis in enumerate(axes) if i not in rows):
-        form = FORMS.get(task.implementation or "", "shifted_sum")
+        form = task.implementation if task.implementation in FORMS else FORMS[0]
         function = functools.partial(_defined, task, form)
         return jax.vmap(function, in_axes=tuple(axes))(*operands), 0
     size = next(o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None)
@@ -87,7 +86,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, task: T
         replaced.add(Replaced(task.implementation, platform, name))
     function: Callable[..., Any] = functools.partial(_native, task)
     if name != "native":
-        function = functools.partial(_defined, task, FORMS[name])
+        function = functools.partial(_defined, task, cast(Form, name))
     return mlir.lower_fun(function, multiple_results=False)(ctx, *operands)
 
 
@@ -106,13 +105,7 @@ def _native(task: Task, *operands: jax.Array) -> jax.Array:
     shape = x.shape[0], task.geometry.output_length, features
     out = whole_type(x, shape, jnp.dtype(task.dtype))
     target = "quantized_separable" if task.has_pointwise else "quantized_depthwise"
-    kernel: Callable[..., jax.Array] = jax.ffi.ffi_call(f"flax_sepconv_{target}", out)
-    return kernel(
-        *operands,
-        stride=np.int64(task.geometry.stride),
-        dilation=np.int64(task.geometry.dilation),
-        pad_low=np.int64(task.geometry.pad_low),
-    )
+    return native.quantized(target, out, task.geometry, operands)
 
 
 register(quantized_p, abstract=_abstract, batch=_batch, jvp=_jvp, transpose=_jvp)
