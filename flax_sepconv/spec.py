@@ -246,6 +246,9 @@ class Arguments:
 
     def _sums_end(self) -> dict[str, Any]:
         """Return how the operation itself is told the activation, where it knows it."""
+        for function, name in KNOWN_TO_SUMS:
+            if function is self.activation:
+                return {"activation": name}
         return {}
 
     def initial_state(self, x_shape: tuple[int, ...], dtype: DTypeLike) -> ops.StreamState:
@@ -356,13 +359,6 @@ class DepthwiseArguments(Arguments):
     weights = ("depthwise", BIAS)
     operation = staticmethod(ops.depthwise_conv1d)
     step = staticmethod(ops.depthwise_conv1d_step)
-
-    def _sums_end(self) -> dict[str, Any]:
-        """Return how the operation itself is told the activation, where it knows it."""
-        for function, name in KNOWN_TO_SUMS:
-            if function is self.activation:
-                return {"activation": name}
-        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

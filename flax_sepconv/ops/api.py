@@ -37,11 +37,6 @@ class Options(TypedDict, total=False):
     axis_name: AxisName | None
     out_sharding: OutSharding | None
     initial_state: StreamState | None
-
-
-class DepthwiseOptions(Options, total=False):
-    """Those of the first stage alone."""
-
     activation: Activation | None
 
 
@@ -99,7 +94,7 @@ def depthwise_conv1d(
     bias: ArrayLike | None = None,
     *,
     return_state: Literal[False] = False,
-    **options: Unpack[DepthwiseOptions],
+    **options: Unpack[Options],
 ) -> jax.Array: ...
 
 
@@ -110,7 +105,7 @@ def depthwise_conv1d(
     bias: ArrayLike | None = None,
     *,
     return_state: Literal[True],
-    **options: Unpack[DepthwiseOptions],
+    **options: Unpack[Options],
 ) -> tuple[jax.Array, StreamState]: ...
 
 
@@ -121,7 +116,7 @@ def depthwise_conv1d(
     bias: ArrayLike | None = None,
     *,
     return_state: bool,
-    **options: Unpack[DepthwiseOptions],
+    **options: Unpack[Options],
 ) -> jax.Array | tuple[jax.Array, StreamState]: ...
 
 
@@ -156,10 +151,8 @@ def depthwise_conv1d(
         depthwise_kernel: (K, C, M).
         bias: (C*M,), or None.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
-            precision, preferred_element_type, axis_name, out_sharding, initial_state, return_state:
-            as for `separable_conv1d`.
-        activation: "relu", "relu6" or "silu", that y ends with, or None. On CPU it is computed with
-            the sums, in their dtype, before y is written.
+            precision, preferred_element_type, axis_name, out_sharding, initial_state, return_state,
+            activation: as for `separable_conv1d`.
 
     Returns:
         (..., output length, C*M), or (..., C*M, output length); with `return_state` a pair of it
@@ -248,6 +241,7 @@ def separable_conv1d(
     out_sharding: OutSharding | None = None,
     initial_state: StreamState | None = None,
     return_state: bool = False,
+    activation: Activation | None = None,
 ) -> jax.Array | tuple[jax.Array, StreamState]:
     """Filter every channel on its own, then mix the channels.
 
@@ -305,6 +299,8 @@ def separable_conv1d(
         return_state: whether the state behind x is returned too; with `segment_ids` those behind
             the segments, for which `initial_state` must be given, and of n-th segments that a row
             does not have the states as they came.
+        activation: "relu", "relu6" or "silu", that y ends with, or None. On CPU it is computed with
+            the sums, in their dtype, before y is written.
 
     Returns:
         (..., output length, F), or (..., F, output length); with `return_state` a pair of it and a
@@ -343,6 +339,7 @@ def separable_conv1d(
             "pointwise_kernel": pointwise_kernel,
             "bias": bias,
         },
+        activation=activation,
         strides=strides,
         padding=padding,
         data_format=data_format,

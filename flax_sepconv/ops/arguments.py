@@ -175,8 +175,7 @@ def bind(
         operands: x, depthwise_kernel and, where there is one, pointwise_kernel and bias, by name.
         strides, padding, data_format, dilation_rate, lengths, segment_ids, implementation,
             precision, preferred_element_type, axis_name, initial_state, return_state: as they were
-            given to `ops.separable_conv1d`, or to `ops.depthwise_conv1d`, as activation; flush to
-            their steps.
+            given to `ops.separable_conv1d`, as activation; flush to its steps.
         integers: whether the operands are integers, of several types, and stay as they are. The
             call is for whole rows or lengths then, and nothing is to be added to its result.
     """

@@ -99,8 +99,17 @@ def _jvp(
     # How relu moves its result tells; for the others the sums without an activation are kept.
     out = _bind(contraction if activation == "relu" else linear, *primals)
     dot = _tangent(linear, out, primals, tangents)
-    if activation is None:
-        return out, dot
+    return (out, dot) if activation is None else moved_end(activation, out, dot)
+
+
+def moved_end(activation: Activation, out: jax.Array, dot: Any) -> tuple[jax.Array, jax.Array]:
+    """Return an activated output and how it moves.
+
+    Args:
+        activation: of which "relu" is in `out` already.
+        out: the output, or the sums that the activation is made of.
+        dot: how the sums move.
+    """
     dot = ad.instantiate_zeros(dot)
     if activation == "relu":
         return out, lax.select(out > 0, dot, jnp.zeros_like(dot))

@@ -1,7 +1,7 @@
 """What is to be computed, in static facts: the parameters of the primitives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ class Stages:
         dtype: of the results.
         differentiated: whether all gradients of this output are computed too.
         context: of the program; known to a lowering that computes both stages together.
-        activation: of the depthwise stage alone, what its output ends with, or None.
+        activation: what the output ends with, or None.
     """
 
     result: StagesResult
@@ -122,6 +122,10 @@ class Stages:
             context,
             self.activation,
         )
+
+    def linear(self) -> "Stages":
+        """Return the same without an activation."""
+        return replace(self, activation=None)
 
     def part(self, operands: Sequence[Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Part what belongs to operands from what belongs to the limits behind them."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from flax_sepconv.ops.biased import biased
+from flax_sepconv.ops.biased import ACTIVATIONS, biased
 from flax_sepconv.ops.contraction import Stages
 from flax_sepconv.ops.depthwise import depthwise
 from flax_sepconv.ops.halo import rows_with_halo
@@ -296,20 +296,21 @@ def _program(plan: Plan, stages: Stages, given: tuple[Layout, ...]) -> Callable[
 
 
 def _local(plan: Plan, stages: Stages, x: jax.Array, weights: Arrays, limits: Arrays) -> jax.Array:
-    """Compute a device's part; what is summed over channels gets its bias behind the sum."""
+    """Compute a device's part; what is summed over channels gets all else behind the sum."""
     kernel, *rest = weights
     if not (stages.has_pointwise(rest) and plan.channels):
         return compute(x, kernel, rest, limits, stages, plan.shards)
-    without_bias = replace(stages, bias=False)
-    y: jax.Array = compute(x, kernel, rest[:1], limits, without_bias, plan.shards)
+    sums = replace(stages, bias=False, activation=None)
+    y: jax.Array = compute(x, kernel, rest[:1], limits, sums, plan.shards)
     if plan.scattered is None:
         y = lax.psum(y, plan.channels)
     else:
         y = lax.psum_scatter(y, plan.channels, scatter_dimension=plan.scattered, tiled=True)
-    if not stages.bias:
-        return y
-    y = y + rest[1]
-    if stages.limits != "lengths":
+    if stages.bias:
+        y = y + rest[1]
+    if stages.activation is not None:
+        y = ACTIVATIONS[stages.activation](y)
+    if not stages.bias or stages.limits != "lengths":
         return y
     ends = output_lengths(limits[0], stages.geometry)
     by_steps = plan.steps + (plan.channels if plan.scattered == 1 else ())

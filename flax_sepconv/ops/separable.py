@@ -1,8 +1,9 @@
 """Both stages as one primitive, so that a lowering may compute them together.
 
-`separable_conv1d` with result "y" is pointwise(depthwise(x, k), w) + b. With result "w" it gives
-the gradients of w and b, from x, k and the cotangent y: given x and k, each of the two is linear in
-what remains, and the other one's transpose. What limits the rows is the last operand.
+`separable_conv1d` with result "y" is pointwise(depthwise(x, k), w) + b, or an activation of that.
+With result "w" it gives the gradients of w and b, from x, k and the cotangent y: given x and k,
+each of the two is linear in what remains, and the other one's transpose, where there is no
+activation. What limits the rows is the last operand.
 
 With other results, such as "xkw", it gives several gradients, from x, k, w and y: the transpose of
 `separable_tangent`, which says how y moves with those operands that move.
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
+from flax_sepconv.ops.biased import ACTIVATIONS, moved_end
 from flax_sepconv.ops.choices.deciding import whole
 from flax_sepconv.ops.context import Context
 from flax_sepconv.ops.contraction import Stages, StagesResult
@@ -57,7 +59,7 @@ def separable(
     limits: Sequence[jax.Array],
     stages: Stages,
 ) -> jax.Array:
-    """Filter, then contract: (B, L, C), (K, C, M), (1, C*M, F), (F,) -> (B, output_length, F)."""
+    """Filter, contract, activate: (B, L, C), (K, C, M), (1, C*M, F), (F,) -> (B, steps, F)."""
     if not is_intercepted() or traced(stages.implementation, x, kernel) is None:
         pointwise = (pointwise[0][0], *pointwise[1:])
     named = LOWERINGS[stages.implementation] if stages.implementation else None
@@ -66,11 +68,11 @@ def separable(
         composed = True
         # Two operations, for h to be kept: XLA would not see that what it needs was exchanged.
         platform = "cuda" if jax.default_backend() == "gpu" else None
-        (y,) = compose(stages, x, kernel, *pointwise, *limits, platform=platform)
+        (y,) = compose(stages.linear(), x, kernel, *pointwise, *limits, platform=platform)
     elif named is not None and not named.stages:
         composed = True
         # What is asked for by name and has no way to compute both together stays two operations.
-        (y,) = compose(stages, x, kernel, *pointwise, *limits)
+        (y,) = compose(stages.linear(), x, kernel, *pointwise, *limits)
     elif named is not None and stages.limits == "lengths" and stages.limits not in named.limits:
         (lengths,), geometry = limits, stages.geometry
         whole = replace(stages, geometry=rows_geometry(geometry), limits="whole")
@@ -78,8 +80,11 @@ def separable(
         y = zero_tails(y, output_lengths(lengths, geometry))
     else:
         (y,) = _bind(stages, x, kernel, *pointwise, *limits)
+    if not composed:
+        return y
     # Behind the ends y is zero without a bias, but its cotangent may be anything.
-    return masked(stages, y, tuple(limits)) if composed and not stages.bias else y
+    y = y if stages.bias else masked(stages, y, tuple(limits))
+    return y if stages.activation is None else ACTIVATIONS[stages.activation](y)
 
 
 def _bind(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
@@ -89,6 +94,9 @@ def _bind(stages: Stages, *operands: jax.Array) -> list[jax.Array]:
 
 def _defined(stages: Stages, *operands: jax.Array, platform: str | None = None) -> list[jax.Array]:
     """Compute a result by the definition; the gradients of w and the bias by themselves."""
+    if stages.activation is not None:
+        (y,) = _defined(stages.linear(), *operands, platform=platform)
+        return [ACTIVATIONS[stages.activation](y)]
     through_h = stages.result.replace("w", "")
     if stages.result in ("y", "w") or through_h == stages.result:
         return compose(stages, *operands, platform=platform)
@@ -115,10 +123,15 @@ def _jvp(
         moves = tuple(not isinstance(dot, ad.Zero) for dot in dots)
         moved = (dot for dot, does in zip(dots, moves, strict=True) if does)
         operands = vary_alike(x, kernel, rest[0], *moved, *limits)
-        movement = Movement(stages, moves)
+        movement = Movement(stages.linear(), moves)
         is_ours = stages.implementation is None and movement.result == "xkw"
-        out = _bind(replace(stages, differentiated=is_ours), *primals)
-        return out, tangent_p.bind(*operands, movement=movement)
+        # As in `biased`: relu is told by its result, the sums of the others are kept.
+        kept = stages if stages.activation == "relu" else stages.linear()
+        (y,) = _bind(replace(kept, differentiated=is_ours), *primals)
+        (dot,) = tangent_p.bind(*operands, movement=movement)
+        if stages.activation is not None:
+            y, dot = moved_end(stages.activation, y, dot)
+        return [y], [dot]
     out = _bind(stages, *primals)
     if stages.result != "w":
         all_dots = tuple(map(ad.instantiate_zeros, tangents))
@@ -174,7 +187,7 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, stages: Stages) -> lis
     """Carry cotangents back to what is linear: w and b, or y; x or k by the composition."""
     (x, kernel, *rest), limits = stages.part(operands)
     through_h = ad.is_undefined_primal(x) or ad.is_undefined_primal(kernel)
-    if through_h or stages.result not in ("y", "w"):
+    if through_h or stages.result not in ("y", "w") or stages.activation is not None:
         return transpose_defined(functools.partial(_defined, stages), cotangents, operands)
     unknown = rest[0].aval
     known = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
@@ -213,7 +226,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     placed = replace(stages, context=context)
     function: Callable[..., Any]
     if joint is not None:
-        function = functools.partial(joint.separable, placed)
+        function = functools.partial(_together, joint, placed)
     elif named is not None and _is_for_whole_rows(named, placed, types):
         function = functools.partial(_between_masks, named, placed)
     else:
@@ -222,6 +235,14 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
         function = functools.partial(_defined, stages, platform=None if divided else platform)
     with lowering():
         return mlir.lower_fun(function)(ctx, *operands)
+
+
+def _together(lowering: Lowering, stages: Stages, *operands: jax.Array) -> list[jax.Array]:
+    """Compute a result of both stages by a lowering, and the activation that it does not."""
+    if stages.activation is None or lowering.activates:
+        return lowering.separable(stages, *operands)
+    (y,) = lowering.separable(stages.linear(), *operands)
+    return [ACTIVATIONS[stages.activation](y)]
 
 
 def _is_for_whole_rows(lowering: Lowering, stages: Stages, types: Sequence[Any]) -> bool:
@@ -237,7 +258,7 @@ def _between_masks(lowering: Lowering, stages: Stages, *operands: jax.Array) -> 
     geometry = stages.geometry
     rows, ends = whole_rows(x, lengths, geometry), output_lengths(lengths, geometry)
     if stages.result == "y":
-        (y,) = lowering.separable(whole(stages), rows, *rest)
+        (y,) = _together(lowering, whole(stages), rows, *rest)
         return [zero_tails(y, ends)]
     kernel, weights, y = rest
     dx, *others = lowering.separable(whole(stages), rows, kernel, weights, zero_tails(y, ends))

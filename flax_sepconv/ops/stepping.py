@@ -136,7 +136,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, platform: str, stages:
     first = named.first_stage(weights[0].shape[2], x.dtype, x.dtype, context)
     joint = choose_for_both(named, first, types)
     function: Callable[..., Any] = functools.partial(_defined, stages)
-    if joint is not None and joint.has_step:
+    if joint is not None and joint.has_step and (joint.activates or not stages.activation):
         function = functools.partial(joint.step, named)
     with lowering():
         return mlir.lower_fun(function)(ctx, *operands)

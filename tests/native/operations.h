@@ -82,7 +82,8 @@ inline Problem chunk_of(Problem p) {
 // A chunk of streams, from the steps before it, which with it are the rows that define the results.
 template <typename T>
 Operation<T, T> separable_step(const Problem& problem, std::int64_t filters, bool has_bias,
-                               double between, Separable<T> Kernels::*types) {
+                               Activation activation, double between,
+                               Separable<T> Kernels::*types) {
   const Problem p = chunk_of(problem);
   const Shape before{p.batch, p.length - p.output_length, p.channels};
   const Shape x{p.batch, p.output_length, p.channels}, k{1, p.taps, p.lanes()};
@@ -90,7 +91,8 @@ Operation<T, T> separable_step(const Problem& problem, std::int64_t filters, boo
   return {
       "separable step", {before, x, k, weights, bias}, {{p.batch, p.output_length, filters}, before},
       [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
-        (kernels.*types).step(p, in[0], in[1], in[2], {in[3], in[4], filters}, out[0], out[1], pool);
+        (kernels.*types).step(p, in[0], in[1], in[2], {in[3], in[4], filters, activation}, out[0],
+                              out[1], pool);
       },
       [=](auto& in, bool padding) {
         Values rows;
@@ -106,7 +108,7 @@ Operation<T, T> separable_step(const Problem& problem, std::int64_t filters, boo
           }
         }
         const Sums h = contract(Contraction::kOutput, p, rows, in[2], padding);
-        return std::vector<Sums>{pointwise(h, in[3], in[4], p.lanes(), filters), after};
+        return std::vector<Sums>{pointwise(h, in[3], in[4], p.lanes(), filters, activation), after};
       },
       between};
 }
@@ -115,7 +117,8 @@ Operation<T, T> separable_step(const Problem& problem, std::int64_t filters, boo
 // where there is one).
 template <typename T>
 std::vector<Operation<T, T>> separable(const Problem& p, std::int64_t filters, bool has_bias,
-                                       std::int64_t wanted, Separable<T> Kernels::*types) {
+                                       Activation activation, std::int64_t wanted,
+                                       Separable<T> Kernels::*types) {
   const Shape x{p.batch, p.length, p.channels}, k{1, p.taps, p.lanes()};
   const Shape y{p.batch, p.output_length, filters};
   const Shape weights{1, p.lanes(), filters}, bias{1, 1, has_bias ? filters : 0};
@@ -126,11 +129,11 @@ std::vector<Operation<T, T>> separable(const Problem& p, std::int64_t filters, b
   const Operation<T, T> output{
       "separable output", {x, k, weights, bias}, {y},
       [=](const Kernels& kernels, auto& in, auto& out, Pool& pool) {
-        (kernels.*types).output(p, in[0], in[1], {in[2], in[3], filters}, out[0], pool);
+        (kernels.*types).output(p, in[0], in[1], {in[2], in[3], filters, activation}, out[0], pool);
       },
       [=](auto& in, bool padding) {
         return std::vector<Sums>{
-            pointwise(hidden(in, padding), in[2], in[3], p.lanes(), filters)};
+            pointwise(hidden(in, padding), in[2], in[3], p.lanes(), filters, activation)};
       },
       between};
   std::vector<Shape> results{x, k, weights, bias};

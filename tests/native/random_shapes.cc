@@ -94,7 +94,7 @@ class Check {
     all("bfloat16 to float32", contractions(p, bias, activation, &Kernels::bf16_to_f32));
     all("float16", contractions(p, bias, activation, &Kernels::f16));
     all("float16 to float32", contractions(p, bias, activation, &Kernels::f16_to_f32));
-    both_stages(p, filters, bias);
+    both_stages(p, filters, bias, activation, of_doubles);
     in_integers(p, filters);
   }
 
@@ -103,7 +103,7 @@ class Check {
         Pools& pools, Watchdog& watchdog, Tally& tally)
       : random_(1), sets_(sets), pools_(pools), tally_(tally) {
     name(1, p, filters, true, watchdog);
-    both_stages(p, filters, true);
+    both_stages(p, filters, true, Activation::kSilu, Activation::kRelu6);
     in_integers(p, filters);
   }
 
@@ -115,12 +115,13 @@ class Check {
     watchdog.hear(name_);
   }
 
-  void both_stages(const Problem& p, std::int64_t filters, bool bias) {
+  void both_stages(const Problem& p, std::int64_t filters, bool bias, Activation activation,
+                   Activation of_doubles) {
     const std::int64_t wanted = random_.percent(60) ? 7 : random_.between(1, 7);
-    all("float32", separable(p, filters, bias, wanted, &Kernels::separable_f32));
-    all("float64", separable(p, filters, bias, wanted, &Kernels::separable_f64));
-    all("bfloat16", separable(p, filters, bias, wanted, &Kernels::separable_bf16));
-    all("float16", separable(p, filters, bias, wanted, &Kernels::separable_f16));
+    all("float32", separable(p, filters, bias, activation, wanted, &Kernels::separable_f32));
+    all("float64", separable(p, filters, bias, of_doubles, wanted, &Kernels::separable_f64));
+    all("bfloat16", separable(p, filters, bias, activation, wanted, &Kernels::separable_bf16));
+    all("float16", separable(p, filters, bias, activation, wanted, &Kernels::separable_f16));
   }
 
   void in_integers(const Problem& p, std::int64_t filters) {
@@ -226,7 +227,7 @@ void check_threads(const std::vector<const Kernels*>& sets, Pools& pools, Watchd
   watchdog.hear(name);
   Random random(1);
   std::vector<Operation<float, float>> operations = contractions(p, true, Activation::kNone, &Kernels::f32);
-  for (auto& operation : separable(p, 40, true, 7, &Kernels::separable_f32))
+  for (auto& operation : separable(p, 40, true, Activation::kNone, 7, &Kernels::separable_f32))
     operations.push_back(operation);
   for (const auto& operation : operations) {
     const Arrays<float> operands = random_operands<float>(random, operation.operands);

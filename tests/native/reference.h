@@ -81,15 +81,16 @@ Sums contract(Contraction which, const Problem& p, const Values& a, const std::v
   return sums;
 }
 
-// y = h weights + bias, for h (rows, lanes); no bias where it is empty.
-inline Sums pointwise(const Sums& h, const Values& weights, const Values& bias,
-                      std::int64_t lanes, std::int64_t filters) {
+// y = h weights + bias, activated, for h (rows, lanes); no bias where it is empty.
+inline Sums pointwise(const Sums& h, const Values& weights, const Values& bias, std::int64_t lanes,
+                      std::int64_t filters, Activation activation = Activation::kNone) {
   Sums y(h.size() / lanes * filters);
   for (std::size_t i = 0; i < y.size(); ++i) {
     const std::int64_t row = i / filters, f = i % filters;
     for (std::int64_t j = 0; j < lanes; ++j)
       y[i].add(h[row * lanes + j], weights[j * filters + f]);
     if (!bias.empty()) y[i].add(bias[f]);
+    y[i].value = activated(y[i].value, activation);
   }
   return y;
 }

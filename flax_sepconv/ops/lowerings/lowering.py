@@ -26,6 +26,7 @@ class Lowering:
             in XLA's own operations, for tools that look for these; JAX differentiates them then.
         stages: the results of both stages that `separable` computes, under the same limits.
         adds_bias: whether it has `output_with_bias`, under the same limits.
+        activates: whether `separable` and `step` end an output with the activation asked for.
         has_step: whether it has the method `step`.
     """
 
@@ -35,6 +36,7 @@ class Lowering:
     is_traced: bool = False
     stages: frozenset[StagesResult] = frozenset()
     adds_bias: bool = False
+    activates: bool = False
     has_step: bool = False
 
     def declines(self, context: Context) -> str | None:

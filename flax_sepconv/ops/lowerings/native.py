@@ -44,6 +44,7 @@ class Native(Lowering):
     limits: frozenset[Limit] = frozenset({"whole", "lengths", "segments"})
     stages: frozenset[StagesResult] = frozenset(get_args(StagesResult))
     adds_bias: bool = True
+    activates: bool = True
     has_step: bool = True
     version: int = 3
 
@@ -55,7 +56,7 @@ class Native(Lowering):
         self, task: Contraction, x: Array, kernel: Array, bias: Array, *limits: Array
     ) -> Array:
         """Let sums start from the bias, and end with the activation."""
-        if task.activation == "silu" and task.accumulator.itemsize > 4:
+        if _is_left_to_xla(task.activation, task.accumulator):
             without = replace(task, activation=None)
             return jax.nn.silu(self.output_with_bias(without, x, kernel, bias, *limits))
         return self._call(task, f"{task.name}_with_bias", x, kernel, bias, *limits)
@@ -76,7 +77,7 @@ class Native(Lowering):
         products = a.shape[0] * task.geometry.output_length, task.geometry.kernel_size, lanes
         b = counted(b, task.context, products, 0 if bias is None else products[0] * lanes)
         out = result_type(task.name, (a, b), _shape_of_result(task, a, b), result)
-        more = {} if bias is None else {"activation": np.int64(ACTIVATIONS.index(task.activation))}
+        more = {} if bias is None else {"activation": _number(task.activation)}
         operands = a, b, *rest
         called: Array = native.call(target, out, task.geometry, task.limits, operands, **more)
         return called.astype(task.dtype)
@@ -89,6 +90,8 @@ class Native(Lowering):
 
     def separable(self, stages: Stages, *operands: Array) -> list[Array]:
         """Compute the output, or the gradients that are wanted."""
+        if _is_left_to_xla(stages.activation, stages.dtype):
+            return [jax.nn.silu(y) for y in self.separable(stages.linear(), *operands)]
         (x, kernel, *rest), limits = stages.part(operands)
         rows = x.shape[0], stages.geometry.output_length
         K, J = kernel.shape[0], kernel.shape[1] * kernel.shape[2]
@@ -98,7 +101,12 @@ class Native(Lowering):
             kernel = _counted(kernel, rows, J, K + filters, filters if stages.bias else 0)
             out = whole_type(x, (*rows, filters), dtype)
             operands = x, kernel, w, b, *limits
-            return [native.call("separable_output", out, geometry, stages.limits, operands)]
+            end = _number(stages.activation)
+            return [
+                native.call(
+                    "separable_output", out, geometry, stages.limits, operands, activation=end
+                )
+            ]
         wants_x, wants_k, wants_w = (name in stages.result for name in "xkw")
         # The weights are not looked at for their own gradients.
         w = rest[0] if len(rest) == 2 else jnp.zeros((0, filters), dtype)
@@ -121,6 +129,9 @@ class Native(Lowering):
 
     def step(self, stages: Stages, before: Array, x: Array, *weights: Array) -> list[Array]:
         """Compute a chunk's output and the steps behind it by one call."""
+        if _is_left_to_xla(stages.activation, stages.dtype):
+            y, after = self.step(stages.linear(), before, x, *weights)
+            return [jax.nn.silu(y), after]
         kernel, w, *bias = weights
         rows, filters = (x.shape[0], x.shape[1]), w.shape[-1]
         K, J = kernel.shape[0], kernel.shape[1] * kernel.shape[2]
@@ -129,8 +140,19 @@ class Native(Lowering):
             whole_type(x, shape, stages.dtype) for shape in ((*rows, filters), before.shape)
         )
         (b,) = bias or (jnp.zeros(0, stages.dtype),)
-        y, after = native.step(out, stages.geometry.dilation, (before, x, kernel, w, b))
+        operands, end = (before, x, kernel, w, b), _number(stages.activation)
+        y, after = native.step(out, stages.geometry.dilation, operands, end)
         return [y, after]
+
+
+def _number(activation: Activation | None) -> np.int64:
+    """Return an activation as the library knows it."""
+    return np.int64(ACTIVATIONS.index(activation))
+
+
+def _is_left_to_xla(activation: Activation | None, sums: jnp.dtype) -> bool:
+    """Tell whether the library has no such activation of sums of a type."""
+    return activation == "silu" and sums.itemsize > 4
 
 
 def _counted(kernel: Array, rows: tuple[int, int], lanes: int, products: int, sums: int) -> Array:

@@ -70,10 +70,10 @@ def call(
     )
 
 
-def step(out: Any, dilation: int, operands: Sequence[jax.Array]) -> Any:
+def step(out: Any, dilation: int, operands: Sequence[jax.Array], activation: np.int64) -> Any:
     """Call the kernel of a chunk of streams: the steps before it, the chunk, k, w and the bias."""
     kernel: Callable[..., Any] = jax.ffi.ffi_call("flax_sepconv_separable_step", out)
-    return kernel(*operands, dilation=np.int64(dilation))
+    return kernel(*operands, dilation=np.int64(dilation), activation=activation)
 
 
 def quantized(

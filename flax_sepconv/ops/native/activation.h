@@ -30,3 +30,13 @@ SEPCONV_INLINE Vector<A> activated(Vector<A> v, Activation activation) {
   v = v < zero ? zero : v;
   return activation == Activation::kRelu6 ? (v > A{6} ? zero + A{6} : v) : v;
 }
+
+// The same for the sums of a tile, which stay in registers.
+template <typename A, int M, int V>
+SEPCONV_INLINE void activate(Vector<A> (&sums)[M][V], Activation activation) {
+  if (activation == Activation::kNone) return;
+#pragma GCC unroll 16
+  for (int i = 0; i < M; ++i)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) sums[i][v] = activated<A>(sums[i][v], activation);
+}

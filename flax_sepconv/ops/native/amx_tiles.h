@@ -77,13 +77,13 @@ SEPCONV_INLINE void amx_tile(const Matrix<E>& a, Panel<Pair> b, std::int64_t dep
 
 template <int V, Write write, typename P, typename E, typename A, typename R>
 void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
-                  Sums<const A> start, Sums<R> out);
+                  Sums<const A> start, Sums<R> out, Activation activation);
 
 // As product_rows, for as many of the rows as fill tiles; return their number. Vectors add the pairs
-// that fill no tile, and write what is not float, or goes past the caches.
+// that fill no tile, and write what is not float, is activated, or goes past the caches.
 template <Write write, typename E, typename R>
 std::int64_t amx_rows(Matrix<E> a, std::int64_t rows, Panel<Pair> b, std::int64_t depth,
-                      Sums<const float> start, Sums<R> out) {
+                      Sums<const float> start, Sums<R> out, Activation activation) {
   constexpr bool in_place = std::is_same_v<R, float> && write == Write::kCached;
   const std::int64_t whole = depth / kAmx * kAmx;
   const bool neighbours = a.column_step * sizeof(E) == sizeof(Pair);
@@ -99,10 +99,10 @@ std::int64_t amx_rows(Matrix<E> a, std::int64_t rows, Panel<Pair> b, std::int64_
       amx_tile<2>(a, b, whole, start, sums);
     else
       amx_tile<1>(a, b, whole, start, sums);
-    if (!in_place || whole < depth)
+    if (!in_place || whole < depth || activation != Activation::kNone)
       product_rows<kTileVectors, write>(
           Matrix<E>{a.data + whole * a.column_step, a.row_step, a.column_step}, n, rest,
-          depth - whole, Sums<const float>{sums.data, sums.step}, out);
+          depth - whole, Sums<const float>{sums.data, sums.step}, out, activation);
     a.data += n * a.row_step;
     start.data += n * start.step;
     out.data += n * out.step;

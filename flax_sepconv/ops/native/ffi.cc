@@ -24,7 +24,7 @@ struct Settings {
   std::int64_t stride, dilation, pad_low, behind, limit;
   bool same;
 };
-// Of an output that may have a bias.
+// Of an output that may have a bias and an activation.
 struct OutputSettings {
   std::int64_t stride, dilation, pad_low, behind, limit;
   bool same;
@@ -53,6 +53,16 @@ XLA_FFI_REGISTER_STRUCT_ATTR_DECODING(sepconv::OutputSettings,
 
 namespace sepconv {
 namespace {
+
+bool is_activation(std::int64_t number, const Buffer& x) {
+  const Activation named{number};
+  return named >= Activation::kNone && named <= Activation::kSilu &&
+         (named != Activation::kSilu || x.element_type() != ffi::F64);
+}
+
+ffi::Error wrong_activation() {
+  return ffi::Error::InvalidArgument("an activation that there is not for this type");
+}
 
 ffi::Error wrong_types() {
   return ffi::Error::InvalidArgument("types other than floats of 16 to 64 bits");
@@ -156,12 +166,9 @@ ffi::Error Output(ffi::ThreadPool threads, Buffer x, Buffer k, Limited limits, R
 
 ffi::Error OutputWithBias(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer bias, Limited limits,
                           Result y, OutputSettings settings) {
-  const Activation activation{settings.activation};
-  if (activation < Activation::kNone || activation > Activation::kSilu ||
-      (activation == Activation::kSilu && x.element_type() == ffi::F64))
-    return ffi::Error::InvalidArgument("an activation that there is not for this type");
+  if (!is_activation(settings.activation, x)) return wrong_activation();
   return contract(Role::kY, {x, k, *y, limits, settings.geometry()}, threads, x, k, y, bias,
-                  activation);
+                  Activation{settings.activation});
 }
 
 ffi::Error InputGradient(ffi::ThreadPool threads, Buffer y, Buffer k, Limited limits, Result x,
@@ -207,13 +214,15 @@ ffi::Error compute_separable(const Call& call, Buffer w, bool reads_w, Buffer bi
 }
 
 ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w, Buffer bias,
-                           Limited limits, Result y, Settings settings) {
+                           Limited limits, Result y, OutputSettings settings) {
+  if (!is_activation(settings.activation, x)) return wrong_activation();
   return compute_separable(
-      {x, k, *y, limits, settings}, w, true, bias, {y}, threads,
+      {x, k, *y, limits, settings.geometry()}, w, true, bias, {y}, threads,
       [&](const Sequences& batch, const auto& kernels, auto zero, Pool& pool) {
         using A = decltype(zero);
         const std::int64_t filters = w.dimensions()[1];
-        kernels.output(batch.problem(), data<A>(x), data<A>(k), {data<A>(w), data<A>(bias), filters},
+        kernels.output(batch.problem(), data<A>(x), data<A>(k),
+                       {data<A>(w), data<A>(bias), filters, Activation{settings.activation}},
                        data<A>(*y), pool);
         batch.clear_y(data<A>(*y), sizeof(A) * filters, pool);
         return ffi::Error::Success();
@@ -222,13 +231,15 @@ ffi::Error SeparableOutput(ffi::ThreadPool threads, Buffer x, Buffer k, Buffer w
 
 // A chunk x of causal streams, the steps before it and after it.
 ffi::Error SeparableStep(ffi::ThreadPool threads, Buffer before, Buffer x, Buffer k, Buffer w,
-                         Buffer bias, Result y, Result after, std::int64_t dilation) {
+                         Buffer bias, Result y, Result after, std::int64_t dilation,
+                         std::int64_t activation) {
   const auto a = before.dimensions(), b = x.dimensions(), c = k.dimensions(), d = w.dimensions();
   if (a.size() != 3 || b.size() != 3 || c.size() != 3 || d.size() != 2 || dilation < 1 ||
       a[0] != b[0] || a[2] != b[2] || b[2] != c[1] || c[0] < 1 || a[1] != (c[0] - 1) * dilation ||
       d[0] != c[1] * c[2] || count(*after) != count(before) || count(*y) != b[0] * b[1] * d[1] ||
       (count(bias) != 0 && count(bias) != d[1]) || count(x) == 0 || count(w) == 0)
     return wrong_shapes();
+  if (!is_activation(activation, x)) return wrong_activation();
   const auto type = x.element_type();
   for (const Buffer& other : {before, k, w, bias, *y, *after})
     if (other.element_type() != type) return ffi::Error::InvalidArgument("operands of two types");
@@ -237,7 +248,8 @@ ffi::Error SeparableStep(ffi::ThreadPool threads, Buffer before, Buffer x, Buffe
     return for_both_stages(type, [&](const auto& kernels, auto zero) {
       using T = decltype(zero);
       kernels.step(problem, data<T>(before), data<T>(x), data<T>(k),
-                   {data<T>(w), data<T>(bias), d[1]}, data<T>(*y), data<T>(*after), pool);
+                   {data<T>(w), data<T>(bias), d[1], Activation{activation}}, data<T>(*y),
+                   data<T>(*after), pool);
       return ffi::Error::Success();
     });
   });
@@ -317,12 +329,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_input_gradient, sepconv::InputGradient,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_kernel_gradient, sepconv::KernelGradient,
                               sepconv::call<2>().Attrs<sepconv::Settings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_output, sepconv::SeparableOutput,
-                              sepconv::call<4>().Attrs<sepconv::Settings>());
+                              sepconv::call<4>().Attrs<sepconv::OutputSettings>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_step, sepconv::SeparableStep,
                               sepconv::operands<5>()
                                   .Ret<sepconv::Buffer>()
                                   .Ret<sepconv::Buffer>()
-                                  .Attr<std::int64_t>("dilation"));
+                                  .Attr<std::int64_t>("dilation")
+                                  .Attr<std::int64_t>("activation"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(sepconv_separable_gradients, sepconv::SeparableGradients,
                               sepconv::call<4>()
                                   .Ret<sepconv::Buffer>()

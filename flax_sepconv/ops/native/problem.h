@@ -57,11 +57,12 @@ struct Contractions {
   void (*kernel_gradient)(const Problem&, const T* x, const T* y, R* k, Pool&);
 };
 
-// The pointwise stage: weights (lanes, filters), and a bias (filters) or null.
+// The pointwise stage: weights (lanes, filters), a bias (filters) or null, and what its sums end as.
 template <typename P>
 struct Pointwise {
   P weights, bias;
   std::int64_t filters;
+  Activation activation = Activation::kNone;
 };
 
 // The arrays of both stages, or their gradients, of which those that are null are not wanted; that of
@@ -75,7 +76,7 @@ struct Separated {
 // Both stages together: h, the depthwise output, never leaves the caches.
 template <typename T>
 struct Separable {
-  // y (batch, output_length, filters) = h weights + bias
+  // y (batch, output_length, filters) = h weights + bias, activated
   void (*output)(const Problem&, const T* x, const T* k, const Pointwise<const T*>& w, T* y, Pool&);
   // The same for a chunk of causal streams: of the problem's rows (batch, length, channels) the last
   // `output_length` are x and the others came before. Those that the next chunk needs, as many, are

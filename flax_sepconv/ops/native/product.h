@@ -152,10 +152,10 @@ SEPCONV_INLINE void write_vector(R* to, Vector<A> v) {
     store_narrow<R>(to, v);
 }
 
-// out = start + a b for M rows of a (M x depth) and V vectors of columns of b.
+// out = start + a b, activated, for M rows of a (M x depth) and V vectors of columns of b.
 template <int M, int V, Write write, typename P, typename E, typename A, typename R>
 SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t depth,
-                                 Sums<const A> start, Sums<R> out) {
+                                 Sums<const A> start, Sums<R> out, Activation activation) {
   Vector<A> sums[M][V];
   if (start.step == 0) {
     for (int v = 0; v < V; ++v) {
@@ -179,6 +179,7 @@ SEPCONV_INLINE void product_tile(const Matrix<E>& a, Panel<P> b, std::int64_t de
       for (int v = 0; v < V; ++v) add_product(sums[i][v], value, row[v]);
     }
   }
+  activate<A>(sums, activation);
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v)
       write_vector<write, R, A>(out.data + i * out.step + v * kWidth<A>, sums[i][v]);
@@ -193,10 +194,10 @@ struct AmxInUse {};
 
 template <int V, Write write, typename P, typename E, typename A, typename R>
 void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
-                  Sums<const A> start, Sums<R> out) {
+                  Sums<const A> start, Sums<R> out, Activation activation) {
 #if defined(SEPCONV_AMX)
   if constexpr (V == kTileVectors) {
-    const std::int64_t done = amx_rows<write>(a, rows, b, depth, start, out);
+    const std::int64_t done = amx_rows<write>(a, rows, b, depth, start, out, activation);
     rows -= done;
     a.data += done * a.row_step;
     start.data += done * start.step;
@@ -204,32 +205,33 @@ void product_rows(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth
   }
 #endif
   for (; rows >= kTileRows; rows -= kTileRows) {
-    product_tile<kTileRows, V, write>(a, b, depth, start, out);
+    product_tile<kTileRows, V, write>(a, b, depth, start, out, activation);
     a.data += kTileRows * a.row_step;
     start.data += kTileRows * start.step;
     out.data += kTileRows * out.step;
   }
   switch (rows) {
-    case 7: if constexpr (kTileRows > 7) return product_tile<7, V, write>(a, b, depth, start, out); break;
-    case 6: if constexpr (kTileRows > 6) return product_tile<6, V, write>(a, b, depth, start, out); break;
-    case 5: return product_tile<5, V, write>(a, b, depth, start, out);
-    case 4: return product_tile<4, V, write>(a, b, depth, start, out);
-    case 3: return product_tile<3, V, write>(a, b, depth, start, out);
-    case 2: return product_tile<2, V, write>(a, b, depth, start, out);
-    case 1: return product_tile<1, V, write>(a, b, depth, start, out);
+    case 7: if constexpr (kTileRows > 7) return product_tile<7, V, write>(a, b, depth, start, out, activation); break;
+    case 6: if constexpr (kTileRows > 6) return product_tile<6, V, write>(a, b, depth, start, out, activation); break;
+    case 5: return product_tile<5, V, write>(a, b, depth, start, out, activation);
+    case 4: return product_tile<4, V, write>(a, b, depth, start, out, activation);
+    case 3: return product_tile<3, V, write>(a, b, depth, start, out, activation);
+    case 2: return product_tile<2, V, write>(a, b, depth, start, out, activation);
+    case 1: return product_tile<1, V, write>(a, b, depth, start, out, activation);
   }
 }
 
-// out = start + a b for any number of rows, and one panel b of which `columns` are wanted.
+// out = start + a b, activated, for any number of rows, and one panel b of which `columns` are wanted.
 template <Write write = Write::kCached, typename P, typename E, typename A>
 void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std::int64_t columns,
-             Sums<const A> start, Sums<A> out) {
+             Sums<const A> start, Sums<A> out, Activation activation = Activation::kNone) {
   do {
     const std::int64_t part = std::min(depth, kDepth);
+    const Activation end = part == depth ? activation : Activation::kNone;
     if (columns > kWidth<P>)
-      product_rows<kTileVectors, write>(a, rows, b, part, start, out);
+      product_rows<kTileVectors, write>(a, rows, b, part, start, out, end);
     else
-      product_rows<1, Write::kCached>(a, rows, b, part, start, out);
+      product_rows<1, Write::kCached>(a, rows, b, part, start, out, end);
     a.data += part * a.column_step;
     b.data += part * b.step;
     start = {out.data, out.step};
@@ -241,21 +243,23 @@ void product(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth, std
 // is streamed has rows of whole vectors, and follows no other part of its sums.
 template <typename P, typename E, typename A, typename T>
 void product_into(Matrix<E> a, std::int64_t rows, Panel<P> b, std::int64_t depth,
-                  std::int64_t columns, Sums<const A> start, Sums<T> out, A* spill, Write write) {
+                  std::int64_t columns, Sums<const A> start, Sums<T> out, A* spill, Write write,
+                  Activation activation = Activation::kNone) {
   if constexpr (std::is_same_v<A, T>) {
     if (columns == kPanel<P> && write == Write::kStreamed)
-      return product<Write::kStreamed>(a, rows, b, depth, columns, start, out);
-    if (columns == columns_written<P>(columns)) return product(a, rows, b, depth, columns, start, out);
+      return product<Write::kStreamed>(a, rows, b, depth, columns, start, out, activation);
+    if (columns == columns_written<P>(columns))
+      return product(a, rows, b, depth, columns, start, out, activation);
   }
   if constexpr (in_vectors<T>) {
     if (columns == columns_written<P>(columns) && depth <= kDepth)
-      return columns <= kWidth<P> ? product_rows<1, Write::kCached>(a, rows, b, depth, start, out)
+      return columns <= kWidth<P> ? product_rows<1, Write::kCached>(a, rows, b, depth, start, out, activation)
              : write == Write::kStreamed
-                 ? product_rows<kTileVectors, Write::kStreamed>(a, rows, b, depth, start, out)
-                 : product_rows<kTileVectors, Write::kCached>(a, rows, b, depth, start, out);
+                 ? product_rows<kTileVectors, Write::kStreamed>(a, rows, b, depth, start, out, activation)
+                 : product_rows<kTileVectors, Write::kCached>(a, rows, b, depth, start, out, activation);
   }
   const Sums<A> sums{spill, kPanel<P>};
-  product(a, rows, b, depth, columns, start, sums);
+  product(a, rows, b, depth, columns, start, sums, activation);
   for (std::int64_t r = 0; r < rows; ++r)
     convert_row(spill + r * kPanel<P>, out.data + r * out.step, columns);
 }

@@ -54,8 +54,8 @@ class SeparableOutput {
     const std::int64_t items = std::max<std::int64_t>(1, filters / share);
     parallel_for(pool, items, 0, [&](std::int64_t item, void*) {
       const std::int64_t last = item + 1 == items ? filters : (item + 1) * share;
-      few_rows<T>({h.data, h.step, 1}, rows, w_.weights, filters, lanes, w_.bias, item * share,
-                  last, y, filters);
+      few_rows<T>({h.data, h.step, 1}, rows, w_.weights, filters, lanes, w_.bias, w_.activation,
+                  item * share, last, y, filters);
     });
   }
 
@@ -103,7 +103,8 @@ class SeparableOutput {
           const Sums<const A> from = first == 0 ? Sums<const A>{starts + i * kPanel<P>, 0}
                                                 : Sums<const A>{out, kPanel<P>};
           product(Matrix<H>{hidden + first, step, kTerms<P>}, rows, Panel<P>{packed + i * size},
-                  factors<P>(depth), std::min(kPanel<P>, last - g), from, Sums<A>{out, kPanel<P>});
+                  factors<P>(depth), std::min(kPanel<P>, last - g), from, Sums<A>{out, kPanel<P>},
+                  first + depth == lanes ? w_.activation : Activation::kNone);
         }
       }
       for (std::int64_t g = f, i = 0; g < last; g += kPanel<P>, ++i)
@@ -196,7 +197,7 @@ class SeparableOutput {
         if (i == 0) hidden_.prefetch(next_group, next_block, f, filters);
         product_into(Matrix<H>{rows, step, kTerms<P>}, n, Panel<P>{panel}, factors<P>(lanes),
                      std::min(kPanel<P>, filters - f), Sums<const A>{starts + f, 0},
-                     Sums<T>{out + f, filters}, spill, write);
+                     Sums<T>{out + f, filters}, spill, write, w_.activation);
       }
     }
     if (write == Write::kStreamed) end_of_streams();

@@ -42,7 +42,8 @@ class Stream {
     });
     in_ranges(F, C * F / kStreamShare, kFewVectors<1> * kWidth<A>, pool,
               [&](std::int64_t first, std::int64_t last) {
-                few_rows<T>({h, step, 1}, rows, w_.weights, F, C, w_.bias, first, last, y_, F);
+                few_rows<T>({h, step, 1}, rows, w_.weights, F, C, w_.bias, w_.activation, first, last, y_,
+                            F);
               });
   }
 

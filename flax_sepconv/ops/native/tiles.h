@@ -66,9 +66,7 @@ SEPCONV_INLINE void output_tile(const T* in, std::int64_t row_step, const TapRun
     if (left == 2) add_products<A, P, 2, V>(sums, rows, row_step, taps, run.step);
     if (left == 1) add_products<A, P, 1, V>(sums, rows, row_step, taps, run.step);
   }
-  if (activation != Activation::kNone)
-    for (int p = 0; p < P; ++p)
-      for (int v = 0; v < V; ++v) sums[p][v] = activated<A>(sums[p][v], activation);
+  activate<A>(sums, activation);
   for (int p = 0; p < P; ++p)
     for (int v = 0; v < V; ++v) store_narrow(out + p * out_step + v * kWidth<A>, sums[p][v]);
 }
