@@ -153,7 +153,7 @@ std::vector<Operation<T, T>> separable(const Problem& p, std::int64_t filters, b
                                  bias_gradient(in[3], filters)};
       },
       between};
-  return {output, separable_step<T>(p, filters, has_bias, between, types), gradients};
+  return {output, separable_step<T>(p, filters, has_bias, activation, between, types), gradients};
 }
 
 }  // namespace sepconv::testing
