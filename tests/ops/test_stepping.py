@@ -16,6 +16,8 @@ from flax_sepconv.ops import native
 from tests import oracle
 from tests.streams import assert_close, cuts, operands
 
+NONE = np.int64(0)  # no activation
+
 with_native = pytest.mark.skipif(native.ABSENCE is not None, reason=str(native.ABSENCE))
 C, F, K = 36, 70, 5
 
@@ -241,9 +243,9 @@ def test_shapes_that_do_not_belong_together_are_refused():
         "weights": (*good[:3], w[0, 1:], b),
         "bias": (*good[:4], b[1:]),
     }
-    native.step(out, 1, good)
+    native.step(out, 1, good, NONE)
     for wrong in bad.values():
         with pytest.raises(Exception, match="shapes that do not belong together"):
-            jax.block_until_ready(native.step(out, 1, wrong))
+            jax.block_until_ready(native.step(out, 1, wrong, NONE))
     with pytest.raises(Exception, match="operands of two types"):
-        jax.block_until_ready(native.step(out, 1, (*good[:4], b.astype("bfloat16"))))
+        jax.block_until_ready(native.step(out, 1, (*good[:4], b.astype("bfloat16")), NONE))
