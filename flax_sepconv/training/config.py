@@ -120,6 +120,12 @@ class ModelConfig:
         "before",
         POSITIVE,
     )
+    fixed_filters: int = setting(
+        0,
+        "the first layer also sees where steps and peaks are, by filters that are not trained, of "
+        "2, 4, 8, ... taps: so many lengths",
+        NOT_NEGATIVE,
+    )
     differences: bool = setting(
         False,
         "the difference of each step from the one before is an input too; all inputs are then "

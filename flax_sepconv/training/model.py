@@ -1,15 +1,18 @@
 """A small residual network of separable convolutions for series of any length."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import flax_sepconv as fsc
 from flax_sepconv.ops.lowerings import Implementation
 from flax_sepconv.training.config import ModelConfig
+from flax_sepconv.training.filters import steps_and_peaks
 from flax_sepconv.training.running import (
     RunningDifference,
     RunningPool,
@@ -74,17 +77,30 @@ class SeparableResNet(nn.Module):
             return layer(x, ends)
         # Not the layer's own `decode`: a step that is not settled must leave its state alone.
         kernel_shape = (kernel_size, x.shape[-1], depth_multiplier)
+        return self._next(layer, f"{layer.name}_state", x, ends, kernel_shape, dilation_rate)
+
+    def _next(
+        self,
+        convolve: Callable[..., Any],
+        name: str,
+        x: jax.Array,
+        settled: jax.Array,
+        kernel_shape: tuple[int, int, int],
+        dilation_rate: int = 1,
+    ) -> jax.Array:
+        """Convolve the step x (B, 1, C) and those before it, which the cache has by this name."""
         fresh = functools.partial(
             fsc.ops.initial_state,
             x.shape,
             kernel_shape,
             dilation_rate=dilation_rate,
-            dtype=config.dtype,
+            dtype=self.config.dtype,
         )
-        state = self.variable("cache", f"{layer.name}_state", fresh)
-        y, after = layer(x, initial_state=state.value, return_state=True)
+        state = self.variable("cache", name, fresh)
+        y: jax.Array
+        y, after = convolve(x, initial_state=state.value, return_state=True)
         if not self.is_initializing():
-            remember(state, after, ends)
+            remember(state, after, settled)
         return y
 
     def _with_differences(self, x: jax.Array, ends: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -102,6 +118,36 @@ class SeparableResNet(nn.Module):
             for i in range(config.stem_branches)
         ]
         return functools.reduce(jnp.add, outputs)
+
+    def _steps_and_peaks(
+        self, x: jax.Array, ends: jax.Array, mask: jax.Array | None, train: bool
+    ) -> jax.Array:
+        """Return (B, L, width): what fixed filters answer, rising and falling apart.
+
+        The weights begin with zeros, as if there were no filters.
+        """
+        config, C = self.config, x.shape[-1]
+        kernel = np.tile(steps_and_peaks(config.fixed_filters, config.padding), (1, C, 1))
+        convolve = functools.partial(
+            fsc.ops.depthwise_conv1d,
+            depthwise_kernel=jnp.asarray(kernel, config.dtype),
+            padding=config.padding,
+            implementation=self.implementation,
+        )
+        x = x.astype(config.dtype)
+        if self.decode:
+            y = self._next(convolve, "steps_and_peaks_state", x, ends, kernel.shape)
+        else:
+            y = convolve(x, lengths=ends)
+        y = _Norm(config.dtype)(y, mask, train=train)
+        y = jnp.concatenate([nn.relu(y), nn.relu(-y)], axis=-1)
+        return nn.Dense(
+            config.width,
+            use_bias=False,
+            kernel_init=nn.initializers.zeros,
+            dtype=config.dtype,
+            name="steps_and_peaks",
+        )(y)
 
     def _block(
         self, x: jax.Array, ends: jax.Array, mask: jax.Array | None, train: bool, rate: int
@@ -138,6 +184,8 @@ class SeparableResNet(nn.Module):
             x = self._with_differences(x, ends, mask)
             x = _Norm(config.dtype)(x, mask, train=train)
         x = self._stem(x, ends)
+        if config.fixed_filters:
+            x = x + self._steps_and_peaks(inputs, ends, mask, train)
         for block in range(config.blocks):
             if block and config.pool > 1:
                 if self.decode:

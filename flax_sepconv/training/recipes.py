@@ -24,6 +24,7 @@ def univariate(name: str) -> ml_collections.ConfigDict:
     config.model.stem_kernel_size = 41
     config.model.stem_branches = 3
     config.model.stem_multiplier = 8
+    config.model.fixed_filters = 6
     config.model.differences = True
     config.model.summary = "mean"
     config.model.dropout = 0.0

@@ -97,6 +97,7 @@ def divided():
     """Return a state behind a step on four devices, where each axis but `data` divides."""
     model = {"width": 6, "dropout": 0.3, "stem_multiplier": 1}
     model |= {"blocks": 2, "dilation": 2, "stem_branches": 2, "differences": True}
+    model["fixed_filters"] = 2
     config, model, state, _ = tiny_state(model, accumulation=2, learning_rate=0.05, warmup=0.0)
     config = dataclasses.replace(config, mesh=configured(sequence=2, model=2).mesh)
     split = tiny_split(12)

@@ -50,7 +50,7 @@ def parameters(config, channels, classes):
 
 
 def test_a_network_for_one_channel_is_as_small_as_is_said():
-    assert parameters(univariate("GunPoint"), 1, 2) == 11_094
+    assert parameters(univariate("GunPoint"), 1, 2) == 11_886
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
