@@ -1,7 +1,7 @@
 """The foreign libraries that judge this one, imported on demand and without their warnings."""
 
 import functools
-import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -25,6 +25,13 @@ def _load(name: str) -> types.ModuleType | None:
             if error.name != name:
                 raise
             return None
+
+
+def skip_without(*names: str) -> None:
+    """Skip a test that lacks a library, without importing those that are there."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed: this comparison did NOT run")
 
 
 def _load_or_skip(name: str) -> types.ModuleType:

@@ -22,8 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 def test_migration(tmp_path):
     """All blocks in order, in a process of its own: they import TensorFlow, Keras and PyTorch."""
-    for library in (peers.tf, peers.keras, peers.torch):
-        library()
+    peers.skip_without("tensorflow", "tf_keras", "keras", "torch")
     text = (GUIDES / "migration.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert sum("assert same(" in block for block in blocks) == 7
@@ -58,7 +57,9 @@ def test_tuning(tmp_path):
     """All blocks in order, in a process of its own, with none but the package's tables."""
     blocks = re.findall(r"```python\n(.*?)```", (GUIDES / "tuning.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
-    (tmp_path / "page.py").write_text("\n\n".join(blocks))
+    # Nobody reads the times.
+    quick = "from flax_sepconv.ops.tuning import timing\n\ntiming.VISIT_SECONDS = 1e-4"
+    (tmp_path / "page.py").write_text("\n\n".join([quick, *blocks]))
     ours = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     ran = subprocess.run(
         [sys.executable, "-W", "error", "page.py"],

@@ -131,6 +131,12 @@ class ModelConfig:
         "the difference of each step from the one before is an input too; all inputs are then "
         "normalised as those of a block are",
     )
+    detail_gain: float = setting(
+        0.0,
+        "differences, and what fixed filters answer, d become arcsinh(detail_gain * d), so that "
+        "small ones count beside large ones; 0: they stay as they are",
+        NOT_NEGATIVE,
+    )
     pool: int = setting(
         1, "window and stride of the max-pooling before every block but the first", POSITIVE
     )

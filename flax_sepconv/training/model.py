@@ -107,7 +107,12 @@ class SeparableResNet(nn.Module):
         """Return (B, L, 2 * C): x (B, L, C) and what each step is more than the one before it."""
         x = x if mask is None else jnp.where(mask, x, 0)
         difference = RunningDifference()(x, ends) if self.decode else x - _before(x)
-        return jnp.concatenate([x, difference], axis=-1)
+        return jnp.concatenate([x, self._details(difference)], axis=-1)
+
+    def _details(self, x: jax.Array) -> jax.Array:
+        """Return details on a scale on which small ones count beside large ones, if asked for."""
+        gain = self.config.detail_gain
+        return jnp.arcsinh(gain * x) if gain else x
 
     def _stem(self, x: jax.Array, ends: jax.Array) -> jax.Array:
         """Sum parallel convolutions: one separable convolution with kernels of several lengths."""
@@ -139,7 +144,7 @@ class SeparableResNet(nn.Module):
             y = self._next(convolve, "steps_and_peaks_state", x, ends, kernel.shape)
         else:
             y = convolve(x, lengths=ends)
-        y = _Norm(config.dtype)(y, mask, train=train)
+        y = _Norm(config.dtype)(self._details(y), mask, train=train)
         y = jnp.concatenate([nn.relu(y), nn.relu(-y)], axis=-1)
         return nn.Dense(
             config.width,

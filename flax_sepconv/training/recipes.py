@@ -26,6 +26,7 @@ def univariate(name: str) -> ml_collections.ConfigDict:
     config.model.stem_multiplier = 8
     config.model.fixed_filters = 6
     config.model.differences = True
+    config.model.detail_gain = 16.0
     config.model.summary = "mean"
     config.model.dropout = 0.0
     config.train.batch_size = 8

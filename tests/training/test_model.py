@@ -33,7 +33,7 @@ FEATURES = {
     "plain": {},
     "pooled": {"pool": 2},
     "more": {"dilation": 2, "stem_branches": 2, "differences": True, "summary": "mean"},
-    "filters": {"fixed_filters": 2, "padding": "causal"},
+    "filters": {"fixed_filters": 2, "padding": "causal", "detail_gain": 4.0},
 }
 
 

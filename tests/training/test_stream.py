@@ -33,7 +33,7 @@ CLASSES = ["standing", "running", "walking", "badminton"]
         {"pool": 2, "blocks": 2},
         {"pool": 3, "blocks": 3},
         {"pool": 1, "blocks": 3, "dilation": 2, "differences": True, "summary": "mean"},
-        {"pool": 1, "blocks": 1, "fixed_filters": 2},
+        {"pool": 1, "blocks": 1, "fixed_filters": 2, "differences": True, "detail_gain": 4.0},
         {"pool": 2, "blocks": 2, "differences": True, "stem_kernel_size": 9, "stem_branches": 3},
     ],
 )
