@@ -133,8 +133,9 @@ class ModelConfig:
     )
     detail_gain: float = setting(
         0.0,
-        "differences, and what fixed filters answer, d become arcsinh(detail_gain * d), so that "
-        "small ones count beside large ones; 0: they stay as they are",
+        "the logarithmic scale of differences and of what fixed filters answer: each d becomes "
+        "arcsinh(detail_gain * d), so that small ones count beside large ones; 0: they stay as they "
+        "are",
         NOT_NEGATIVE,
     )
     pool: int = setting(
