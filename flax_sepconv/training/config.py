@@ -134,8 +134,7 @@ class ModelConfig:
     detail_gain: float = setting(
         0.0,
         "the logarithmic scale of differences and of what fixed filters answer: each d becomes "
-        "arcsinh(detail_gain * d), so that small ones count beside large ones; 0: they stay as they "
-        "are",
+        "arcsinh(detail_gain * d), so that small ones count beside large ones; 0: they stay so",
         NOT_NEGATIVE,
     )
     pool: int = setting(
