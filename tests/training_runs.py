@@ -21,7 +21,16 @@ from flax_sepconv.training.workdir import open_workdir
 
 CONFIG = {
     "data": {"name": "BasicMotions"},
-    "model": {"padding": "causal", "width": 8, "blocks": 2, "kernel_size": 3, "pool": 3},
+    "model": {
+        "padding": "causal",
+        "width": 8,
+        "blocks": 2,
+        "kernel_size": 3,
+        "pool": 3,
+        "differences": True,
+        "fixed_filters": 2,
+        "detail_gain": 4.0,
+    },
 }
 
 
@@ -44,7 +53,7 @@ def make_run(workdir):
     state = steps.create_state(config, model, next(data.eval_batches(split, 1)), 1)
     state = state.replace(
         step=jnp.int32(7),
-        averaged=random_like(state.averaged, 2),
+        averaged=random_like(state.averaged, 4),
         best=random_like(state.best, 3),
         best_step=jnp.int32(5),
     )

@@ -21,6 +21,7 @@ from flax_sepconv.training.settings import (
     ODD_OR_ZERO,
     POSITIVE,
     SEED,
+    UP_TO_TEN,
     UserError,
     one_of,
     setting,
@@ -124,7 +125,7 @@ class ModelConfig:
         0,
         "the first layer also sees where steps and peaks are, by filters that are not trained, of "
         "2, 4, 8, ... taps: so many lengths",
-        NOT_NEGATIVE,
+        UP_TO_TEN,
     )
     differences: bool = setting(
         False,

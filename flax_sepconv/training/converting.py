@@ -20,6 +20,7 @@ import flax_sepconv as fsc
 from flax_sepconv.interop.export import export_model
 from flax_sepconv.training import tasks, trained
 from flax_sepconv.training.config import UserError
+from flax_sepconv.training.model import masked
 from flax_sepconv.training.splits import Scaling
 from flax_sepconv.training.trained import Trained
 
@@ -44,16 +45,16 @@ def _scaled(inputs: jax.Array, inside: jax.Array, scaling: Scaling | None) -> ja
     """Standardise (B, L, C) as the run's data were, and make what pads them zero."""
     if scaling is not None:
         mean, deviation = (jnp.float32(part) for part in (scaling.mean, scaling.deviation))
-        return jnp.where(inside, (inputs - mean) / deviation, 0)
+        return masked((inputs - mean) / deviation, inside)
     count = jnp.maximum(inside.sum(1, keepdims=True), 1)
     # From the first step on, so that what all steps share takes no digits away.
-    moved = jnp.where(inside, inputs - inputs[:, :1], 0)
-    centred = jnp.where(inside, moved - moved.sum(1, keepdims=True) / count, 0)
+    moved = masked(inputs - inputs[:, :1], inside)
+    centred = masked(moved - moved.sum(1, keepdims=True) / count, inside)
     deviation = jnp.sqrt((centred * centred).sum(1, keepdims=True) / count)
     return centred / jnp.maximum(deviation, 1e-8)
 
 
-def _masked(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+def _without_lengths(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     """Give a layer zeros for what pads its series, in place of their lengths: converters know it.
 
     It is the same where strides are 1 and padding is "same" or "causal", as in this network.
@@ -62,17 +63,17 @@ def _masked(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         return next_fun(*args, **kwargs)
     x, lengths = args
     inside = _inside(x, lengths)
-    return jnp.where(inside, next_fun(jnp.where(inside, x, 0)), 0)
+    return masked(next_fun(masked(x, inside)), inside)
 
 
-def _function(run: Trained, *, masked: bool) -> Callable[..., jax.Array]:
+def _function(run: Trained, *, for_tools: bool) -> Callable[..., jax.Array]:
     """Return the network as a function of its weights, inputs (B, L, C) and lengths (B,)."""
-    model = run.model.clone(implementation="grouped_conv" if masked else None)
+    model = run.model.clone(implementation="grouped_conv" if for_tools else None)
 
     def answers(weights: Any, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
         inside = _inside(inputs, lengths)
-        x = _scaled(jnp.where(inside, inputs, 0), inside, run.record.scaling)
-        with nn.intercept_methods(_masked if masked else _as_it_is):
+        x = _scaled(masked(inputs, inside), inside, run.record.scaling)
+        with nn.intercept_methods(_without_lengths if for_tools else _as_it_is):
             outputs: Any = model.apply(weights, x, lengths)
         found = tasks.TASKS[run.record.config.data.task].answers(outputs)
         if (scaling := run.record.target_scaling) is None:
@@ -94,7 +95,7 @@ def _period(run: Trained) -> int:
 
 def _to_jax(run: Trained) -> Converted:
     inputs = f"b, l, {run.channels}", ("b", "int32")
-    exported = export_model(_function(run, masked=False), run.weights, *inputs)
+    exported = export_model(_function(run, for_tools=False), run.weights, *inputs)
     blob = exported.serialize()
     reloaded = jax.export.deserialize(blob)
     return Converted(bytes(blob), lambda *given: np.asarray(reloaded.call(*given)), "any length")
@@ -108,7 +109,7 @@ def _to_onnx(run: Trained) -> Converted:
         longest = max(contents.longest for contents in run.record.contents.values())
         length = -(-longest // period) * period
     shapes = [("B", length, run.channels), jax.ShapeDtypeStruct(("B",), jnp.int32)]
-    function = functools.partial(_function(run, masked=True), run.weights)
+    function = functools.partial(_function(run, for_tools=True), run.weights)
     model = jax2onnx.to_onnx(function, shapes)
     contents = model.SerializeToString()
     said = "any length" if length == "L" else f"padded to length {length}"
@@ -136,7 +137,7 @@ def _to_litert(run: Trained) -> Converted:
     length = "l" if period == 1 else f"{period}*l"
     shape = f"b, {length}, {run.channels}"
     exported = export_model(
-        _function(run, masked=True),
+        _function(run, for_tools=True),
         run.weights,
         shape,
         ("b", "int32"),

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 import flax_sepconv as fsc
 from flax_sepconv.ops.lowerings import Implementation
@@ -105,14 +106,18 @@ class SeparableResNet(nn.Module):
 
     def _with_differences(self, x: jax.Array, ends: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Return (B, L, 2 * C): x (B, L, C) and what each step is more than the one before it."""
-        x = x if mask is None else jnp.where(mask, x, 0)
+        x = x if mask is None else masked(x, mask)
         difference = RunningDifference()(x, ends) if self.decode else x - _before(x)
         return jnp.concatenate([x, self._details(difference)], axis=-1)
 
     def _details(self, x: jax.Array) -> jax.Array:
         """Return details on a scale on which small ones count beside large ones, if asked for."""
-        gain = self.config.detail_gain
-        return jnp.arcsinh(gain * x) if gain else x
+        if not self.config.detail_gain:
+            return x
+        x = self.config.detail_gain * x
+        if self.implementation == "grouped_conv":  # for converters: not all have an arcsinh
+            return jnp.sign(x) * jnp.log(jnp.abs(x) + jnp.sqrt(x * x + 1))
+        return jnp.arcsinh(x)
 
     def _stem(self, x: jax.Array, ends: jax.Array) -> jax.Array:
         """Sum parallel convolutions: one separable convolution with kernels of several lengths."""
@@ -139,11 +144,11 @@ class SeparableResNet(nn.Module):
             padding=config.padding,
             implementation=self.implementation,
         )
-        x = x.astype(config.dtype)
+        x = (x if mask is None else masked(x, mask)).astype(config.dtype)
         if self.decode:
             y = self._next(convolve, "steps_and_peaks_state", x, ends, kernel.shape)
         else:
-            y = convolve(x, lengths=ends)
+            y = convolve(x)
         y = _Norm(config.dtype)(self._details(y), mask, train=train)
         y = jnp.concatenate([nn.relu(y), nn.relu(-y)], axis=-1)
         return nn.Dense(
@@ -208,14 +213,20 @@ class SeparableResNet(nn.Module):
         return nn.Dense(self.classes, name="head")(features)
 
 
+def masked(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return x, and zeros of its own type, which converters need, where the mask is not."""
+    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+
+
 def _before(x: jax.Array) -> jax.Array:
     """Return the step before each of (B, L, C); before the first one stands itself."""
-    return jnp.concatenate([x[:, :1], x[:, :-1]], axis=1)
+    first, but_last = (lax.slice_in_dim(x, 0, steps, axis=1) for steps in (1, x.shape[1] - 1))
+    return lax.concatenate([first, but_last], 1)
 
 
 def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Return which steps of (B, L, C) are before the ends of their series: (B, L, 1)."""
-    return jnp.expand_dims(jax.lax.iota(jnp.int32, x.shape[1]), (0, 2)) < lengths[:, None, None]
+    return jnp.expand_dims(lax.iota(jnp.int32, x.shape[1]), (0, 2)) < lengths[:, None, None]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -244,12 +255,12 @@ def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array,
         x = jnp.pad(x, ((0, 0), (0, steps * window - L), (0, 0)))
     x = jnp.where(_inside(x, lengths), x, -jnp.inf)
     peak = _largest(x.reshape(B, steps, window, C), 2)
-    windows = jax.lax.div(lengths + (window - 1), window)
+    windows = lax.div(lengths + (window - 1), window)
     return jnp.where(_inside(peak, windows), peak, 0), windows
 
 
 def _summary(x: jax.Array, mask: jax.Array, has_peak: bool) -> jax.Array:
     """Return the means over the steps of (B, L, C), which is not negative, and maybe the maxima."""
-    x = jnp.where(mask, x, 0)
+    x = masked(x, mask)
     mean = x.sum(1) / jnp.maximum(mask.sum(1), 1)
     return jnp.concatenate([mean, _largest(x, 1)], axis=-1) if has_peak else mean

@@ -19,6 +19,7 @@ class Rule(NamedTuple):
 POSITIVE = Rule("must be > 0", lambda v: v > 0)
 MINUS_ONE_OR_POSITIVE = Rule("must be -1 or > 0", lambda v: v == -1 or v > 0)
 NOT_NEGATIVE = Rule("must be >= 0", lambda v: v >= 0)
+UP_TO_TEN = Rule("must be in [0, 10]", lambda v: 0 <= v <= 10)
 FRACTION = Rule("must be in [0, 1)", lambda v: 0 <= v < 1)
 ODD = Rule("must be odd and > 0", lambda v: v > 0 and v % 2 == 1)
 ODD_OR_ZERO = Rule("must be odd and > 0, or 0", lambda v: v == 0 or ODD.holds(v))

@@ -172,7 +172,7 @@ def test_each_task_is_answered_in_the_unit_of_the_data(task, masked):
     inputs, lengths = padded()
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs, lengths)
     run = Trained(pathlib.Path(), record, "last", model, random_like(shapes, 1), 6)
-    function = jax.jit(converting._function(run, masked=masked))
+    function = jax.jit(converting._function(run, for_tools=masked))
     wanted = run.answers(run.split(series()))
     assert wanted.shape == ((10,) if task == "regression" else (10, len(classes)))
     assert np.ptp(wanted, axis=0).min() > 0.01
