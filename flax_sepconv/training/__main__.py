@@ -20,12 +20,16 @@ from flax_sepconv.training.settings import UserError
 PACKAGES = "absl aeon etils grain matplotlib ml_collections orbax sklearn tensorboardX tqdm".split()
 
 
+class _UnreadError(BrokenPipeError):
+    """Nobody reads what is printed; a library's own pipe may break too."""
+
+
 def _write(text: str) -> None:
     """Print text at once.
 
     Raises:
       UserError: it cannot be printed.
-      BrokenPipeError: nobody reads it.
+      _UnreadError: nobody reads it.
     """
     if sys.stdout is None:
         raise UserError("cannot write the output: stdout is closed")
@@ -35,7 +39,7 @@ def _write(text: str) -> None:
         # What is left in the buffer has nowhere to go, and Python would complain at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
-            raise
+            raise _UnreadError from error
         raise UserError(f"cannot write the output: {error.strerror or error}") from error
 
 
@@ -84,7 +88,7 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
-    except BrokenPipeError:
+    except _UnreadError:
         return 141
     except Exception:  # a fault of the program; 1, as Python has it, would say that a run diverged
         say(traceback.format_exc())

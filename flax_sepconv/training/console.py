@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import sys
 
 
@@ -41,6 +42,16 @@ def say(text: str) -> None:
 def is_terminal() -> bool:
     """Return whether stderr is one."""
     return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def is_read() -> bool:
+    """Return whether somebody still reads stdout and stderr: other pipes of a process break too."""
+    broken = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # no file, or it was closed
+            if stream is not None:
+                broken.register(stream.fileno(), 0)
+    return not broken.poll(0)
 
 
 def settle() -> None:

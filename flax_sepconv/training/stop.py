@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from flax_sepconv.training.console import is_read
 from flax_sepconv.training.distributed import are_several
 from flax_sepconv.training.mesh import Placement
 
@@ -40,6 +41,8 @@ class Stop:
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGPIPE and is_read():  # a library's own pipe
+            return
         self.number = self.number or number
         if number != signal.SIGPIPE:  # comes again with every line
             self._left -= 1

@@ -367,3 +367,15 @@ def test_what_nohup_ignores_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_pipe_of_a_library_that_breaks_stops_nothing():
+    """As a loop of asyncio that closes while a thread wakes it: what is said is still read."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Stop() as stop:
+        stop.listen()
+        with pytest.raises(BrokenPipeError):
+            os.write(writer, b"?")
+        assert not stop.number
+    os.close(writer)

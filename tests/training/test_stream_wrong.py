@@ -81,7 +81,7 @@ RUNS = {
     "division by zero": (noted(deviation=[1.0] * 5 + [0]), "data.deviation must be > 0"),
     "another count of channels": (
         noted(mean=[0.0], deviation=[1.0]),
-        "averaged/params/SeparableConv1D_0/depthwise_kernel is (3, 6, 4) in it and (3, 1, 4) in",
+        "averaged/batch_stats/_Norm_0/BatchNorm_0/mean is (12,) in it and (2,) in",
     ),
     "another count of classes": (noted(classes=["a"]), "params/head/bias is (4,) in it and (1,)"),
     "one block less": (asked("model", blocks=1), "in it and nothing in the network of config.json"),
