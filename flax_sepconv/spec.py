@@ -179,7 +179,7 @@ class Arguments:
         """
         streams = initial_state is not None or return_state
         settings = self.settings(lengths, precision)
-        sums_end = {} if flush is not None else self._sums_end()
+        sums_end = {} if flush is not None else self.sums_end()
         if flush is None:
             out = self.operation(
                 x,
@@ -244,7 +244,7 @@ class Arguments:
             )
         return y if ends is None else mask_tails(y, ends, self.data_format, axis_name)
 
-    def _sums_end(self) -> dict[str, Any]:
+    def sums_end(self) -> dict[str, Any]:
         """Return how the operation itself is told the activation, where it knows it."""
         for function, name in KNOWN_TO_SUMS:
             if function is self.activation:

@@ -37,7 +37,7 @@ from flax_sepconv.quantization.config import Int8
 from flax_sepconv.quantization.observing import HIDDEN, OUTPUT, Memory, X
 from flax_sepconv.quantization.rounding import Steps, integers
 from flax_sepconv.quantization.weights import SCALES, Whole, is_converted
-from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, KNOWN_TO_SUMS, POINTWISE_KERNEL, Arguments
+from flax_sepconv.spec import BIAS, DEPTHWISE_KERNEL, POINTWISE_KERNEL, Arguments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,9 +252,9 @@ class Quantized:
             state = state.replaced(state.arrays | {"history": history})
         bias = weights.get(BIAS)
         if bias is None or not self.config.is_dynamic:
-            for function, name in KNOWN_TO_SUMS:
-                if function is self.arguments.activation and name in ENDINGS:
-                    settings["activation"] = name
+            end = self.arguments.sums_end()
+            if end.get("activation") in ENDINGS:
+                settings |= end
         operation: Any = ops.quantized_depthwise_conv1d
         kernels = [weights[DEPTHWISE_KERNEL]]
         if POINTWISE_KERNEL in weights:

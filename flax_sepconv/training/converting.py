@@ -20,7 +20,7 @@ import flax_sepconv as fsc
 from flax_sepconv.interop.export import export_model
 from flax_sepconv.training import tasks, trained
 from flax_sepconv.training.config import UserError
-from flax_sepconv.training.model import masked
+from flax_sepconv.training.model import mask_of, masked
 from flax_sepconv.training.splits import Scaling
 from flax_sepconv.training.trained import Trained
 
@@ -33,12 +33,6 @@ class Converted(NamedTuple):
     contents: bytes
     call: Call | None
     lengths: str
-
-
-def _inside(inputs: jax.Array, lengths: jax.Array) -> jax.Array:
-    """Return which steps of (B, L, C) are before the ends of their series: (B, L, 1)."""
-    steps = jnp.expand_dims(jax.lax.iota(jnp.int32, inputs.shape[1]), (0, 2))
-    return steps < lengths[:, None, None]
 
 
 def _scaled(inputs: jax.Array, inside: jax.Array, scaling: Scaling | None) -> jax.Array:
@@ -62,7 +56,7 @@ def _without_lengths(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any
     if not isinstance(context.module, fsc.SeparableConv1D) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)
     x, lengths = args
-    inside = _inside(x, lengths)
+    inside = mask_of(x, lengths)
     return masked(next_fun(masked(x, inside)), inside)
 
 
@@ -71,7 +65,7 @@ def _function(run: Trained, *, for_tools: bool) -> Callable[..., jax.Array]:
     model = run.model.clone(implementation="grouped_conv" if for_tools else None)
 
     def answers(weights: Any, inputs: jax.Array, lengths: jax.Array) -> jax.Array:
-        inside = _inside(inputs, lengths)
+        inside = mask_of(inputs, lengths)
         x = _scaled(masked(inputs, inside), inside, run.record.scaling)
         with nn.intercept_methods(_without_lengths if for_tools else _as_it_is):
             outputs: Any = model.apply(weights, x, lengths)

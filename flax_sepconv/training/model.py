@@ -106,7 +106,7 @@ class SeparableResNet(nn.Module):
 
     def _with_differences(self, x: jax.Array, ends: jax.Array, mask: jax.Array | None) -> jax.Array:
         """Return (B, L, 2 * C): x (B, L, C) and what each step is more than the one before it."""
-        x = x if mask is None else masked(x, mask)
+        x = masked(x, mask)
         difference = RunningDifference()(x, ends) if self.decode else x - _before(x)
         return jnp.concatenate([x, self._details(difference)], axis=-1)
 
@@ -144,7 +144,7 @@ class SeparableResNet(nn.Module):
             padding=config.padding,
             implementation=self.implementation,
         )
-        x = (x if mask is None else masked(x, mask)).astype(config.dtype)
+        x = masked(x, mask).astype(config.dtype)
         if self.decode:
             y = self._next(convolve, "steps_and_peaks_state", x, ends, kernel.shape)
         else:
@@ -185,7 +185,7 @@ class SeparableResNet(nn.Module):
             raise ValueError("series need their lengths; with decode, one step and no lengths")
         # Of whole series their ends; of a step whether it is settled.
         ends = jnp.array(True) if lengths is None else lengths
-        mask = None if self.decode else _inside(inputs, ends)
+        mask = None if self.decode else mask_of(inputs, ends)
         block_of = SeparableResNet._block
         if config.remat and train:
             block_of = nn.remat(block_of, static_argnums=(4, 5))
@@ -202,7 +202,7 @@ class SeparableResNet(nn.Module):
                     x, ends = RunningPool(config.pool)(x, ends)
                 else:
                     x, ends = _max_pool(x, ends, config.pool)
-                    mask = _inside(x, ends)
+                    mask = mask_of(x, ends)
             x = block_of(self, x, ends, mask, train, config.dilation**block)
         x = nn.relu(_Norm(config.dtype)(x, mask, train=train)).astype(jnp.float32)
         has_peak = config.summary == "mean_max"
@@ -213,9 +213,9 @@ class SeparableResNet(nn.Module):
         return nn.Dense(self.classes, name="head")(features)
 
 
-def masked(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Return x, and zeros of its own type, which converters need, where the mask is not."""
-    return jnp.where(mask, x, jnp.zeros((), x.dtype))
+def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return x, and zeros of its own type, which converters need, where a mask is not."""
+    return x if mask is None else jnp.where(mask, x, jnp.zeros((), x.dtype))
 
 
 def _before(x: jax.Array) -> jax.Array:
@@ -224,7 +224,7 @@ def _before(x: jax.Array) -> jax.Array:
     return lax.concatenate([first, but_last], 1)
 
 
-def _inside(x: jax.Array, lengths: jax.Array) -> jax.Array:
+def mask_of(x: jax.Array, lengths: jax.Array) -> jax.Array:
     """Return which steps of (B, L, C) are before the ends of their series: (B, L, 1)."""
     return jnp.expand_dims(lax.iota(jnp.int32, x.shape[1]), (0, 2)) < lengths[:, None, None]
 
@@ -253,10 +253,10 @@ def _max_pool(x: jax.Array, lengths: jax.Array, window: int) -> tuple[jax.Array,
     steps = -(-L // window)  # spelled out, so that exports with an open batch and length know them
     if steps * window != L:
         x = jnp.pad(x, ((0, 0), (0, steps * window - L), (0, 0)))
-    x = jnp.where(_inside(x, lengths), x, -jnp.inf)
+    x = jnp.where(mask_of(x, lengths), x, -jnp.inf)
     peak = _largest(x.reshape(B, steps, window, C), 2)
     windows = lax.div(lengths + (window - 1), window)
-    return jnp.where(_inside(peak, windows), peak, 0), windows
+    return masked(peak, mask_of(peak, windows)), windows
 
 
 def _summary(x: jax.Array, mask: jax.Array, has_peak: bool) -> jax.Array:

@@ -160,8 +160,8 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("masked", [False, True])
-def test_each_task_is_answered_in_the_unit_of_the_data(task, masked):
+@pytest.mark.parametrize("for_tools", [False, True])
+def test_each_task_is_answered_in_the_unit_of_the_data(task, for_tools):
     """From series in their unit; as the network itself answers from standardised ones."""
     classes, target_scaling = TASKS[task]
     settings = {"data": {"task": task}, "model": {"width": 8, "blocks": 2, "pool": 3}}
@@ -172,7 +172,7 @@ def test_each_task_is_answered_in_the_unit_of_the_data(task, masked):
     inputs, lengths = padded()
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs, lengths)
     run = Trained(pathlib.Path(), record, "last", model, random_like(shapes, 1), 6)
-    function = jax.jit(converting._function(run, for_tools=masked))
+    function = jax.jit(converting._function(run, for_tools=for_tools))
     wanted = run.answers(run.split(series()))
     assert wanted.shape == ((10,) if task == "regression" else (10, len(classes)))
     assert np.ptp(wanted, axis=0).min() > 0.01
